@@ -1,0 +1,336 @@
+"""RL²: an agent whose memory is its learning algorithm, trained by PPO over whole trials.
+
+Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning",
+arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763. A trial is K consecutive episodes on one
+task. The memory is carried from episode to episode of a trial and nowhere else, and what is
+maximised is the return of the trial, so exploring early in order to earn later pays. The outer
+algorithm is PPO (Schulman et al. 2017, arXiv:1707.06347) with truncated back-propagation: a trial
+is cut into chunks, and each chunk starts from the memory that the policy had there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Int, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from metarl import optim
+from metarl.advantages import discounted_returns, gae, linear_baseline
+from metarl.config import Config
+from metarl.errors import UserError
+from metarl.networks import RecurrentActorCritic, RunningNormalizer
+from metarl.types import Rollout, TimeStep
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1)]
+
+
+class RL2Config(Config):
+    """RL² with PPO. Defaults are those of the Meta-World baselines where not said otherwise."""
+
+    kind: Literal["rl2"] = "rl2"
+
+    memory: Literal["gru", "lstm"] = "gru"
+    """What carries experience through a trial."""
+    hidden_size: Size = 128
+    """Units of the memory."""
+    encoder_sizes: tuple[Size, ...] = (128,)
+    """Tanh layers between the inputs and the memory; may be empty."""
+    normalize_inputs: bool = True
+    """Scale everything the agent sees by its running mean and standard deviation."""
+
+    learn_std: bool = True
+    """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`."""
+    initial_std: Positive = 1.0
+    """Standard deviation of continuous actions at the start."""
+    min_std: Positive = 1e-6
+    """The standard deviation never falls below this."""
+
+    discount: Fraction = 0.99
+    """Per step, over the whole trial: episode boundaries do not cut it."""
+    gae_lambda: Fraction = 0.95
+    """λ of generalised advantage estimation."""
+    baseline: Literal["value", "linear"] = "value"
+    """A value head on the memory, or a linear fit on each trial's observations and time."""
+    reward_scale: Positive = 1.0
+    """Rewards are multiplied by this before returns are computed."""
+    normalize_values: bool = True
+    """The value head predicts returns in units of their running mean and deviation."""
+
+    learning_rate: Positive = 5e-4
+    """Adam's step size."""
+    learning_rate_decay: Fraction = 1.0
+    """Factor on the step size after each update."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    clip: Positive = 0.2
+    """Range of the probability ratio (PPO's ε)."""
+    epochs: Size = 10
+    """Passes over a trial in one update."""
+    num_minibatches: Size = 4
+    """Gradient steps per pass, each on its share of the chunks."""
+    chunk_length: Size = 100
+    """Steps of back-propagation through time; must divide the steps of a trial."""
+    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the entropy bonus."""
+    value_coef: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the value loss."""
+    max_kl: Positive | None = None
+    """Stop the passes of an update once the policy moved further than this (in nats)."""
+
+    def build(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        trial_steps: int,
+        seed: int,
+        device: torch.device,
+    ) -> RL2:
+        """A new agent.
+
+        Raises:
+            UserError: `chunk_length` does not divide the steps of a trial.
+        """
+        chunk_length = min(self.chunk_length, trial_steps)
+        if trial_steps % chunk_length:
+            fits = [n for n in range(1, trial_steps + 1) if trial_steps % n == 0]
+            best = min(fits, key=lambda n: abs(n - chunk_length))
+            raise UserError(
+                f"agent.chunk_length {chunk_length} does not divide a trial of {trial_steps} "
+                f"steps; the nearest that does is {best}"
+            )
+        return RL2(self, observation_space, action_space, seed=seed, device=device)
+
+
+class RL2:
+    """The agent. Its adaptation state is the hidden state of the memory, `N S`."""
+
+    def __init__(
+        self,
+        config: RL2Config,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = RecurrentActorCritic(
+                observation_space,
+                action_space,
+                memory=config.memory,
+                hidden_size=config.hidden_size,
+                encoder_sizes=config.encoder_sizes,
+                initial_std=config.initial_std,
+                min_std=config.min_std,
+                learn_std=config.learn_std,
+                normalize_inputs=config.normalize_inputs,
+            ).to(device)
+        self.return_normalizer = RunningNormalizer(1, clip=float("inf")).to(device)
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            eps=1e-5,
+        )
+
+    # -- acting: the memory moves on with every step of a trial ------------------------------------
+
+    def begin_trial(self, num_slots: int) -> Float[Tensor, "N S"]:
+        """An empty memory."""
+        return torch.zeros(num_slots, self.network.state_size, device=self.device)
+
+    @torch.no_grad()
+    def act(
+        self,
+        state: Float[Tensor, "N S"],
+        step: TimeStep,
+        *,
+        generator: torch.Generator | None,
+    ) -> tuple[Shaped[Tensor, "N *A"], Float[Tensor, "N"], Float[Tensor, "N S"]]:
+        """Action, its log-probability and the memory after this step; no generator: the mode."""
+        policy, _, state = self.network(step.map(lambda x: x[:, None]), state)
+        action = policy.mode() if generator is None else policy.sample(generator)
+        return action[:, 0], policy.log_prob(action)[:, 0], state
+
+    def adapt(self, state: Float[Tensor, "N S"], rollout: Rollout) -> Float[Tensor, "N S"]:
+        """The memory as it is: it adapted while it acted."""
+        del rollout
+        return state
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
+        """PPO on one trial of N tasks."""
+        (rollout,) = trial
+        config = self.config
+        chunk_length = min(config.chunk_length, rollout.reward.shape[1])
+
+        memory, value = self._replay(rollout, chunk_length)
+        advantage, returns = self._advantages(rollout, value)
+        chunks = Chunks(
+            seen=rollout.seen.map(lambda x: cut(x, chunk_length)),
+            memory=memory.flatten(0, 1),
+            action=cut(rollout.action, chunk_length),
+            log_prob=cut(rollout.log_prob, chunk_length),
+            advantage=cut((advantage - advantage.mean()) / (advantage.std() + 1e-8), chunk_length),
+            returns=cut(returns, chunk_length),
+        )
+
+        history: dict[str, list[Tensor]] = defaultdict(list)
+        for _ in range(config.epochs):
+            order = torch.randperm(len(chunks), generator=generator, device=self.device)
+            for chosen in order.chunk(config.num_minibatches):
+                loss, metrics = self._loss(chunks.take(chosen))
+                self.optimizer.zero_grad()
+                loss.backward()
+                metrics["gradient_norm"] = nn.utils.clip_grad_norm_(
+                    self.network.parameters(), config.max_grad_norm
+                )
+                self.optimizer.step()
+                for name, metric in metrics.items():
+                    history[name].append(metric)
+            if config.max_kl is not None and self._kl(history) > config.max_kl:
+                break
+        metrics = {name: float(torch.stack(values).mean()) for name, values in history.items()}
+        metrics["kl"] = self._kl(history)
+        metrics["epochs"] = len(history["kl"]) / config.num_minibatches
+        metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
+        metrics["std"] = float(self.network.log_std.detach().exp().mean())
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+
+        # Only now: until here the policy had to be the one that played the rollout.
+        self.return_normalizer.update(returns[..., None])
+        if self.network.normalizer is not None:
+            self.network.normalizer.update(self.network.features(rollout.seen))
+        self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
+        return metrics
+
+    def _kl(self, history: dict[str, list[Tensor]]) -> float:
+        """How far the policy has moved from the one that acted, over the newest pass, in nats."""
+        return float(torch.stack(history["kl"][-self.config.num_minibatches :]).mean())
+
+    @torch.no_grad()
+    def _replay(
+        self, rollout: Rollout, chunk_length: int
+    ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"]]:
+        """The memory at the start of each of C chunks, and the value of each step."""
+        num_slots, num_steps = rollout.reward.shape
+        state = self.begin_trial(num_slots)
+        states, values = [], []
+        for start in range(0, num_steps, chunk_length):
+            states.append(state)
+            piece = rollout.seen.map(lambda x, s=start: x[:, s : s + chunk_length])
+            _, value, state = self.network(piece, state)
+            values.append(value)
+        value = torch.cat(values, dim=1)
+        if self.config.normalize_values:
+            value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
+        return torch.stack(states, dim=1), value
+
+    def _advantages(
+        self, rollout: Rollout, value: Float[Tensor, "N T"]
+    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
+        """Advantages and the returns that the value function should have predicted.
+
+        Nothing is cut inside a trial, and nothing follows it.
+        """
+        config = self.config
+        reward = rollout.reward * config.reward_scale
+        nothing_cut = torch.zeros_like(rollout.episode_end)
+        nothing_after = torch.zeros_like(reward[:, 0])
+        if config.baseline == "linear":
+            whole = discounted_returns(
+                reward, cut=nothing_cut, discount=config.discount, last_value=nothing_after
+            )
+            time = torch.arange(reward.shape[1], device=reward.device).expand_as(reward)
+            value = linear_baseline(rollout.seen.obs, time.to(reward.dtype), whole)
+        advantage = gae(
+            reward,
+            value,
+            cut=nothing_cut,
+            discount=config.discount,
+            gae_lambda=config.gae_lambda,
+            last_value=nothing_after,
+        )
+        return advantage, advantage + value
+
+    def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """PPO's clipped surrogate (eq. 7), with entropy bonus and value error (eq. 9)."""
+        config = self.config
+        policy, value, _ = self.network(chunks.seen, chunks.memory)
+        log_ratio = policy.log_prob(chunks.action) - chunks.log_prob
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+        policy_loss = -torch.minimum(ratio * chunks.advantage, clipped * chunks.advantage).mean()
+        entropy = policy.entropy().mean()
+        loss = policy_loss - config.entropy_coef * entropy
+        metrics = {"policy_loss": policy_loss, "entropy": entropy}
+        if config.baseline == "value":
+            target = chunks.returns
+            if config.normalize_values:
+                target = self.return_normalizer(target[..., None]).squeeze(-1)
+            value_loss = 0.5 * (value - target).square().mean()
+            loss = loss + config.value_coef * value_loss
+            metrics["value_loss"] = value_loss
+        metrics["kl"] = (ratio - 1 - log_ratio).mean()
+        metrics["clipped"] = ((ratio - 1).abs() > config.clip).float().mean()
+        return loss, {name: metric.detach() for name, metric in metrics.items()}
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, normalizers and optimizer: all that a bit-exact resume needs."""
+        return {
+            **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
+            **{f"returns.{name}": t for name, t in self.return_normalizer.state_dict().items()},
+            **optim.state_dict(self.optimizer, self.network),
+        }
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.network.load_state_dict(optim.section(tensors, "network."))
+        self.return_normalizer.load_state_dict(optim.section(tensors, "returns."))
+        optim.load_state_dict(self.optimizer, self.network, tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """M pieces of trials, L steps each, that gradients flow through one by one."""
+
+    seen: TimeStep
+    memory: Float[Tensor, "M S"]
+    """The memory before the first step, as the policy had it when the update began."""
+    action: Shaped[Tensor, "M L *A"]
+    log_prob: Float[Tensor, "M L"]
+    advantage: Float[Tensor, "M L"]
+    returns: Float[Tensor, "M L"]
+
+    def __len__(self) -> int:
+        return len(self.memory)
+
+    def take(self, chosen: Int[Tensor, "m"]) -> Chunks:
+        """The chunks with these numbers."""
+        return Chunks(
+            seen=self.seen.map(lambda x: x[chosen]),
+            memory=self.memory[chosen],
+            action=self.action[chosen],
+            log_prob=self.log_prob[chosen],
+            advantage=self.advantage[chosen],
+            returns=self.returns[chosen],
+        )
+
+
+def cut(values: Shaped[Tensor, "N T *F"], length: int) -> Shaped[Tensor, "M L *F"]:
+    """Trials cut into chunks: those of the first slot in order, then those of the second, …"""
+    return values.unflatten(1, (-1, length)).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Task distributions and the engines that step their environments."""

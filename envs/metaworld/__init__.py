@@ -1,0 +1,5 @@
+"""Meta-World: the official benchmarks as task distributions, and the engines that step them."""
+
+from envs.metaworld.benchmark import MetaWorld, MetaWorldConfig, MetaWorldTask
+
+__all__ = ["MetaWorld", "MetaWorldConfig", "MetaWorldTask"]

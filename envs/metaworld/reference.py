@@ -1,0 +1,131 @@
+"""The reference engine: the official environment objects, stepped one after the other.
+
+Slow and complete: it is what every other engine must agree with.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+from metaworld.types import Task as OfficialTask
+
+from envs.slots import SlotEnv
+from metarl.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from envs.metaworld.benchmark import MetaWorldTask
+
+
+def make_official_env(env_name: str, reward_version: str = "v2") -> SawyerXYZEnv:
+    """The official environment of a class; it needs a task before use."""
+    return ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
+
+
+def set_official_task(env: SawyerXYZEnv, task: MetaWorldTask) -> None:
+    """Gives an official environment its goal, hidden from the observation as in all ML benchmarks.
+
+    Takes effect at the environment's next `reset`.
+    """
+    goal = {"rand_vec": task.rand_vec, "env_cls": type(env), "partially_observable": True}
+    env.set_task(OfficialTask(env_name=task.env_name, data=pickle.dumps(goal)))
+
+
+class ReferenceEnv(SlotEnv["MetaWorldTask"]):
+    """Official environment objects, one per slot (about 20 MB each)."""
+
+    def __init__(
+        self, tasks: Sequence[MetaWorldTask], *, reward_version: str, horizon: int
+    ) -> None:
+        self._reward_version = reward_version
+        self._spare: dict[str, list[SawyerXYZEnv]] = defaultdict(list)
+        self._playing: list[tuple[str, SawyerXYZEnv]] = []
+        self._assign(tasks)
+        official = self.envs[0]
+        super().__init__(
+            tasks,
+            horizon=horizon,
+            observation_space=_hidden_goal_space(official),
+            action_space=spaces.Box(-1.0, 1.0, (4,), np.float32),
+        )
+        self._steps = 0
+
+    @property
+    def envs(self) -> list[SawyerXYZEnv]:
+        """The official environment of each slot."""
+        return [env for _, env in self._playing]
+
+    def _assign(self, tasks: Sequence[MetaWorldTask]) -> None:
+        """Finds or makes an environment of the right class for every slot."""
+        for env_name, env in self._playing:
+            self._spare[env_name].append(env)
+        self._playing = []
+        for task in tasks:
+            spare = self._spare[task.env_name]
+            env = spare.pop() if spare else make_official_env(task.env_name, self._reward_version)
+            set_official_task(env, task)
+            self._playing.append((task.env_name, env))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "N 39"], dict[str, Any]]:
+        """Starts a first episode in every slot; a seed restarts every slot's random stream."""
+        del options
+        self._assign(self.next_tasks)
+        if seed is not None:
+            for slot, env in enumerate(self.envs):
+                env.seed(derive_seed(seed, slot) % 2**32)
+        self._steps = 0
+        return self._reset_all(), {}
+
+    def _reset_all(self) -> Float[np.ndarray, "N 39"]:
+        return np.stack([env.reset()[0] for env in self.envs])
+
+    def step(
+        self, actions: Float[np.ndarray, "N 4"]
+    ) -> tuple[
+        Float[np.ndarray, "N 39"],
+        Float[np.ndarray, "N"],
+        np.ndarray,
+        np.ndarray,
+        dict[str, Any],
+    ]:
+        """One official step in every slot.
+
+        `info` holds every entry of the official one as an array (N,), and `final_obs` (N, 39).
+        """
+        results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
+        self._steps += 1
+        obs = np.stack([result[0] for result in results])
+        reward = np.array([result[1] for result in results], dtype=np.float64)
+        official = [result[4] for result in results]
+        info: dict[str, Any] = {
+            key: np.array([entry[key] for entry in official], dtype=np.float64)
+            for key in official[0]
+        }
+        info["success"] = info["success"] > 0
+        info["final_obs"] = obs
+        ended = np.full(self.num_envs, self._steps == self.horizon)
+        if ended.all():
+            self._steps = 0
+            obs = self._reset_all()
+        return obs, reward, np.zeros_like(ended), ended, info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Frees the official environments; Gymnasium calls this once, from `close`."""
+        del kwargs
+        for env in [*self.envs, *(e for spare in self._spare.values() for e in spare)]:
+            env.close()
+
+
+def _hidden_goal_space(env: SawyerXYZEnv) -> spaces.Box:
+    """The official bounds; they are the same for every class while the goal is hidden."""
+    space = env.sawyer_observation_space
+    return spaces.Box(space.low, space.high, dtype=np.float64)

@@ -1,0 +1,113 @@
+"""2-D navigation to a hidden goal: a point that must find out where it is wanted.
+
+As in MAML (Finn et al. 2017, arXiv:1703.03400, section 5.3): the goal is uniform in a square, the
+observation is the point's position, an action is a velocity within ±0.1, and the reward is the
+negative distance to the goal, which is not observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+from pydantic import Field
+
+from envs.slots import SlotEnv
+from metarl.config import Config
+from metarl.tasks import TaskSet
+
+STEP_LENGTH = 0.1
+"""Largest move per step along each axis."""
+SUCCESS_RADIUS = 0.05
+"""Closer than this to the goal is a success."""
+
+
+@dataclass(frozen=True, eq=False)
+class PointTask:
+    """A goal in the plane."""
+
+    goal: Float[np.ndarray, "2"]
+    env_name: str = "point-navigation"
+
+    @property
+    def parameters(self) -> Float[np.ndarray, "2"]:
+        """The goal."""
+        return self.goal
+
+
+class PointConfig(Config):
+    """2-D navigation to a hidden goal."""
+
+    kind: Literal["point"] = "point"
+    horizon: Annotated[int, Field(ge=1)] = 100
+    """Steps of an episode."""
+    half_side: Annotated[float, Field(gt=0)] = 0.5
+    """Goals are uniform in [-half_side, half_side]²."""
+    num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
+    """Goals to learn on."""
+    num_test_tasks: Annotated[int, Field(ge=1)] = 200
+    """Goals held out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the goals of all tasks."""
+
+    def build(self) -> Points:
+        """The distribution."""
+        return Points(self)
+
+
+class Points:
+    """The distribution over goals."""
+
+    def __init__(self, config: PointConfig) -> None:
+        self.name = "2-D point navigation"
+        self.horizon = config.horizon
+        rng = np.random.default_rng(config.seed)
+        total = config.num_train_tasks + config.num_test_tasks
+        goals = rng.uniform(-config.half_side, config.half_side, (total, 2))
+        tasks = [PointTask(goal) for goal in goals]
+        self.train = TaskSet(tasks[: config.num_train_tasks])
+        self.test = TaskSet(tasks[config.num_train_tasks :])
+
+    def make_env(self, num_slots: int) -> PointEnv:
+        """Slots that play training tasks until `set_tasks` says otherwise."""
+        tasks = self.train.sample(num_slots, np.random.default_rng(0))
+        return PointEnv(tasks, horizon=self.horizon)
+
+
+class PointEnv(SlotEnv[PointTask]):
+    """One goal per slot; every episode starts at the origin. Nothing here is random."""
+
+    def __init__(self, tasks: Sequence[PointTask], *, horizon: int) -> None:
+        super().__init__(
+            tasks,
+            horizon=horizon,
+            observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
+            action_space=spaces.Box(-STEP_LENGTH, STEP_LENGTH, (2,), np.float32),
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "N 2"], dict[str, Any]]:
+        """Puts every point at the origin."""
+        del seed, options
+        self._goals = np.stack([task.goal for task in self.next_tasks])
+        self._positions = np.zeros((self.num_envs, 2))
+        self._steps = 0
+        return self._positions.copy(), {}
+
+    def step(self, actions: Float[np.ndarray, "N 2"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Moves every point by its action, clipped to the step length."""
+        move = np.clip(np.asarray(actions, np.float64), -STEP_LENGTH, STEP_LENGTH)
+        self._positions = self._positions + move
+        self._steps += 1
+        distance = np.linalg.norm(self._positions - self._goals, axis=1)
+        info = {"final_obs": self._positions.copy(), "success": distance < SUCCESS_RADIUS}
+        ended = np.full(self.num_envs, self._steps == self.horizon)
+        if ended.all():
+            self._positions = np.zeros_like(self._positions)
+            self._steps = 0
+        return self._positions.copy(), -distance, np.zeros_like(ended), ended, info

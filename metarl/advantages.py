@@ -1,0 +1,75 @@
+"""Returns, generalised advantage estimation and the linear feature baseline, as pure functions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def discounted_returns(
+    reward: Float[Tensor, "N T"],
+    *,
+    cut: Bool[Tensor, "N T"],
+    discount: float,
+    last_value: Float[Tensor, "N"],
+) -> Float[Tensor, "N T"]:
+    """Discounted sums of the rewards from each step on.
+
+    Args:
+        cut: True where what follows a step does not count for it.
+        last_value: worth of what follows the last step, where that is not cut.
+    """
+    returns = torch.empty_like(reward)
+    following = last_value
+    for t in reversed(range(reward.shape[1])):
+        following = reward[:, t] + discount * torch.where(cut[:, t], 0.0, following)
+        returns[:, t] = following
+    return returns
+
+
+def gae(
+    reward: Float[Tensor, "N T"],
+    value: Float[Tensor, "N T"],
+    *,
+    cut: Bool[Tensor, "N T"],
+    discount: float,
+    gae_lambda: float,
+    last_value: Float[Tensor, "N"],
+) -> Float[Tensor, "N T"]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
+
+    Args:
+        value: estimate of the return from each step on.
+        cut: True where what follows a step does not count for it. Inside an RL² trial nothing is
+            cut, so advantages reach across episode boundaries.
+        last_value: worth of what follows the last step, where that is not cut.
+    """
+    next_value = torch.cat([value[:, 1:], last_value[:, None]], dim=1)
+    surprise = reward + discount * torch.where(cut, 0.0, next_value) - value
+    return discounted_returns(
+        surprise, cut=cut, discount=discount * gae_lambda, last_value=torch.zeros_like(last_value)
+    )
+
+
+def linear_baseline(
+    obs: Float[Tensor, "G M O"],
+    time: Float[Tensor, "G M"],
+    returns: Float[Tensor, "G M"],
+    *,
+    regularization: float = 1e-5,
+) -> Float[Tensor, "G M"]:
+    """Values fitted by ridge regression on features of observation and time (Duan et al. 2016,
+    arXiv:1604.06778, supplement: observation, its square, t, t², t³ with t in hundreds of steps).
+
+    Each of the G groups (a task's M steps) is fitted by itself. Solved in float64, because the
+    features are nearly collinear.
+    """
+    obs = obs.double().clamp(-10, 10)
+    hundreds = time.double()[..., None] / 100
+    ones = torch.ones_like(hundreds)
+    features = torch.cat([obs, obs**2, hundreds, hundreds**2, hundreds**3, ones], dim=-1)
+    gram = features.mT @ features
+    ridge = regularization * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    weights = torch.linalg.solve(gram + ridge, features.mT @ returns.double()[..., None])
+    return (features @ weights).squeeze(-1).to(returns.dtype)

@@ -1,0 +1,26 @@
+"""The one exception for mistakes that a user can mend, and how it reaches them."""
+
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """A mistake in the input; the message is one line that says what to do about it."""
+
+
+def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
+    """' Did you mean …?' with the names closest to `word`, or '' when none is close."""
+    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turns a `UserError` into one line on stderr and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,95 @@
+"""Progress of a training run: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+
+class Progress:
+    """Shows how far a run is, how fast it goes and how well the agent does.
+
+    On a terminal the display stays in place; otherwise a line is printed at most every
+    `line_seconds`, and one for the first and the last iteration.
+    """
+
+    def __init__(
+        self, title: str, *, total_env_steps: int, done_env_steps: int, line_seconds: float = 10.0
+    ) -> None:
+        self._title = title
+        self._total = total_env_steps
+        self._first = done_env_steps
+        self._started = time.monotonic()
+        self._line_seconds = line_seconds
+        self._last_line = float("-inf")
+        self._console = Console()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4)
+            self._live.start()
+            self._live.update(f"{self._title}: playing the first trial …")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, metrics: dict[str, float], *, iteration: int, env_steps: int) -> None:
+        """Shows the newest iteration's metrics."""
+        elapsed = time.monotonic() - self._started
+        speed = (env_steps - self._first) / max(elapsed, 1e-9)
+        left = _clock((self._total - env_steps) / max(speed, 1e-9))
+        if self._live is not None:
+            self._live.update(self._table(metrics, iteration, env_steps, speed, left))
+        elif elapsed - self._last_line >= self._line_seconds or env_steps >= self._total:
+            self._last_line = elapsed
+            print(
+                f"{100 * env_steps / self._total:3.0f} %  iteration {iteration}"
+                f"  env steps {env_steps:,}  {speed:,.0f}/s  left {left}"
+                f"  return {_first_to_last(metrics, 'return', '.1f')}"
+                f"  success {_first_to_last(metrics, 'success', '.0%')}",
+                flush=True,
+            )
+
+    def _table(
+        self, metrics: dict[str, float], iteration: int, env_steps: int, speed: float, left: str
+    ) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_row(self._title, ProgressBar(total=self._total, completed=env_steps, width=40))
+        rows = {
+            "iteration": f"{iteration}",
+            "env steps": f"{env_steps:,} of {self._total:,}",
+            "speed": f"{speed:,.0f} env steps per second, {left} left",
+            "return, first → last episode": _first_to_last(metrics, "return", ".1f"),
+            "success, first → last episode": _first_to_last(metrics, "success", ".0%"),
+        }
+        for name, value in rows.items():
+            table.add_row(name, value)
+        for name, value in metrics.items():
+            if name.startswith("agent/"):
+                table.add_row(name.removeprefix("agent/").replace("_", " "), f"{value:.4g}",
+                              style="dim")  # fmt: skip
+        return table
+
+
+def _first_to_last(metrics: dict[str, float], name: str, format_: str) -> str:
+    first, last = metrics[f"{name}/first_episode"], metrics[f"{name}/last_episode"]
+    return f"{first:{format_}} → {last:{format_}}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

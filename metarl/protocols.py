@@ -1,0 +1,99 @@
+"""What a task distribution and an agent are: all that the training loop and evaluation rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from metarl.tasks import TaskSet
+from metarl.types import Rollout, TimeStep
+
+S = TypeVar("S")
+
+
+@runtime_checkable
+class TaskVectorEnv(Protocol):
+    """A `gymnasium.vector.VectorEnv` of N slots, each of which plays a given task.
+
+    Autoreset is `SAME_STEP`: a slot that ends an episode starts the next one of the same task.
+    `info` of every step has `success` (N,) and `final_obs` (N, O), the observations that truly
+    followed the step, before any reset. All episodes are `horizon` steps long.
+    """
+
+    num_envs: int
+    horizon: int
+    single_observation_space: spaces.Box
+    single_action_space: spaces.Box | spaces.Discrete
+
+    def set_tasks(self, tasks: Sequence[Any]) -> None:
+        """Gives each slot its task; takes effect at the next `reset`."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts a trial: first observations and an info dictionary."""
+        ...
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Observation, reward, terminated, truncated and info, each for N slots."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the environment holds."""
+        ...
+
+
+@runtime_checkable
+class TaskDistribution(Protocol):
+    """Training tasks, held-out tasks, and the environments that play them."""
+
+    name: str
+    train: TaskSet[Any]
+    test: TaskSet[Any]
+    horizon: int
+    """Steps in an episode."""
+
+    def make_env(self, num_slots: int) -> TaskVectorEnv:
+        """Slots that play training tasks until `set_tasks` says otherwise."""
+        ...
+
+
+@runtime_checkable
+class Agent(Protocol[S]):
+    """What adapts to a task within a trial and learns across trials.
+
+    `S` is what adaptation changes, with leading axis N: a hidden state, or one set of parameters
+    per task.
+    """
+
+    device: torch.device
+
+    def begin_trial(self, num_slots: int) -> S:
+        """The state of an agent that knows nothing of its task yet."""
+        ...
+
+    def act(
+        self, state: S, step: TimeStep, *, generator: torch.Generator | None
+    ) -> tuple[Shaped[Tensor, "N *A"], Float[Tensor, "N"], S]:
+        """Action, its log-probability and the next state; without a generator, the mode."""
+        ...
+
+    def adapt(self, state: S, rollout: Rollout) -> S:
+        """The state after learning from a whole rollout."""
+        ...
+
+    def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
+        """One step of the outer learning; returns metrics to log."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that a bit-exact resume needs."""
+        ...
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        ...

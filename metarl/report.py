@@ -1,0 +1,112 @@
+"""Adaptation curves as a person reads them: tables on the terminal, and a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.console import Console
+from rich.table import Table
+
+from metarl.evaluation import Estimate, Summary
+
+PANELS = {
+    "return": "return of the episode",
+    "success_any": "success at any step",
+    "success_last": "success at the last step",
+}
+
+
+def print_curve(overall: Summary, console: Console) -> None:
+    """One row per episode: what the agent reached after so much experience."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("episodes of\nexperience", justify="right")
+    table.add_column("return\nmean [95 % interval]", justify="right")
+    table.add_column("\nIQM", justify="right")
+    table.add_column("success at any step\nmean [95 % interval]", justify="right")
+    table.add_column("\nIQM", justify="right")
+    table.add_column("success at the last step\nmean [95 % interval]", justify="right")
+    table.add_column("\nIQM", justify="right")
+    for k in range(len(overall.mean["return"].value)):
+        cells = [str(k)]
+        for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
+            cells.append(_with_interval(overall.mean[measure], k, form))
+            cells.append(f"{overall.iqm[measure].value[k]:{form}}")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def print_classes(by_class: dict[str, Summary], console: Console) -> None:
+    """One row per task class: before and after adaptation."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("task class")
+    table.add_column("tasks", justify="right")
+    table.add_column("return\nfirst → last", justify="right")
+    table.add_column("success at any step\nfirst → last", justify="right")
+    table.add_column("success at the last step\nfirst → last", justify="right")
+    for name, summary in by_class.items():
+        cells = [name, str(summary.num_tasks)]
+        for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
+            values = summary.mean[measure].value
+            cells.append(f"{values[0]:{form}} → {values[-1]:{form}}")
+        table.add_row(*cells)
+    console.print(table)
+
+
+def print_verdict(overall: Summary, threshold: float, console: Console) -> None:
+    """Areas under the curves and how soon success reached the threshold."""
+    area = overall.area_under_curve
+    reached = overall.episodes_to_threshold
+    console.print(
+        f"\narea under the curve: return {area['return']:.1f}, success at any step "
+        f"{area['success_any']:.1%}, at the last step {area['success_last']:.1%}\n"
+        f"episodes of experience to {threshold:.0%} success: "
+        f"at any step {_reached(reached['success_any'])}, "
+        f"at the last step {_reached(reached['success_last'])}",
+        highlight=False,
+    )
+
+
+def print_test_success(overall: Estimate, by_class: dict[str, Estimate], console: Console) -> None:
+    """Success in the test episodes of Meta-World's protocol."""
+    console.print("\nMeta-World protocol, success at any step of the test episodes:")
+    for name, estimate in {"all classes": overall, **by_class}.items():
+        console.print(f"  {name}: {_with_interval(estimate, 0, '.1%')}", highlight=False)
+
+
+def _reached(episodes: int | None) -> str:
+    return "not reached" if episodes is None else str(episodes)
+
+
+def plot_curve(overall: Summary, *, title: str, footnote: str, path: Path) -> None:
+    """Return and success against episodes of experience, with 95 % intervals, as a PNG."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for axis, (measure, label) in zip(axes, PANELS.items(), strict=True):
+        estimate = overall.mean[measure]
+        episodes = range(len(estimate.value))
+        axis.fill_between(episodes, estimate.low, estimate.high, alpha=0.2, linewidth=0)
+        axis.plot(episodes, estimate.value, marker="o", markersize=4, label="mean")
+        axis.plot(episodes, overall.iqm[measure].value, linestyle="--", label="IQM")
+        axis.set_xlabel("episodes of experience")
+        axis.set_title(label, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        if measure != "return":
+            axis.set_ylim(-0.03, 1.03)
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    figure.supxlabel(footnote, fontsize=7.5, color="0.4")
+    partial = path.with_name(f".partial-{path.name}")
+    figure.savefig(partial, dpi=150, format="png")
+    plt.close(figure)
+    partial.replace(path)
+
+
+def _with_interval(estimate: Estimate, k: int, form: str) -> str:
+    value, low, high = estimate.value[k], estimate.low[k], estimate.high[k]
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

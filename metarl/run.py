@@ -1,0 +1,213 @@
+"""A run: its folder, its metrics and its checkpoints.
+
+<run>/config.yaml                 every value, defaults too
+<run>/env.json                    versions, machine, git revision, command of each start
+<run>/metrics.jsonl               a line per iteration
+<run>/events.out.tfevents.*       the same for TensorBoard
+<run>/checkpoints/<env_steps>/    see `metarl.checkpoint`
+<run>/eval/                       written by evaluate.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
+from metarl.config import Config, write_yaml
+from metarl.errors import UserError
+from metarl.protocols import Agent
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
+
+
+class Run:
+    """A run folder that is being written to.
+
+    `iteration` and `env_steps` count what is finished. The newest finished state is kept in memory,
+    so an interrupt in the middle of an iteration can still save it.
+    """
+
+    def __init__(self, folder: Path, agent: Agent[Any]) -> None:
+        self.folder = folder
+        self.agent = agent
+        self.iteration = 0
+        self.env_steps = 0
+        self.metrics: dict[str, float] = {}
+        self._load_newest()
+        self._finished = self._snapshot()
+        self._cut_metrics()
+        _append_start(folder)
+        # Imported late: it takes a second that evaluation need not wait for.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._metrics_file = (folder / METRICS).open("a")
+        self._tensorboard = SummaryWriter(str(folder), purge_step=self.env_steps + 1)
+
+    @staticmethod
+    def create(folder: Path, config: Config) -> None:
+        """Makes the folder of a new run; it appears with its config in it, or not at all.
+
+        Raises:
+            UserError: it is there already; nothing in it is touched.
+        """
+        if folder.exists():
+            raise UserError(
+                f"{folder} exists already; go on with --resume {folder}, "
+                "or choose another --seed, --name or --run-dir"
+            )
+        partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            write_yaml(config, partial / CONFIG)
+            partial.rename(folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"cannot make the run folder {folder}: {error}") from None
+
+    def finish_iteration(self, metrics: dict[str, float], *, env_steps: int) -> None:
+        """Counts and logs an iteration that played `env_steps` steps.
+
+        Raises:
+            UserError: a metric is not finite; names it, and leaves the last good state in place.
+        """
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"iteration {self.iteration + 1}: {', '.join(broken)} is not finite; lower the "
+                f"learning rate or look at the rewards. The last good state is in {self.save()}"
+            )
+        self.iteration += 1
+        self.env_steps += env_steps
+        self.metrics = metrics
+        # The line first: one of an iteration that was not saved is dropped when the run goes on.
+        line = {"iteration": self.iteration, "env_steps": self.env_steps, **metrics}
+        self._metrics_file.write(json.dumps(line) + "\n")
+        self._metrics_file.flush()
+        self._finished = self._snapshot()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(name, value, self.env_steps)
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
+        tensors, meta = self._finished
+        folder = self.folder / "checkpoints" / str(meta["env_steps"])
+        save_checkpoint(folder, tensors, meta)
+        return folder
+
+    def close(self) -> None:
+        """Flushes what was logged."""
+        self._metrics_file.close()
+        self._tensorboard.close()
+
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
+        return tensors, {"iteration": self.iteration, "env_steps": self.env_steps}
+
+    def _load_newest(self) -> None:
+        whole = checkpoints(self.folder / "checkpoints")
+        if whole:
+            meta = load_agent(self.agent, whole[-1])
+            self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
+
+    def _cut_metrics(self) -> None:
+        """Drops lines of iterations that are played again, and a last line that was cut short."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return
+        kept = [
+            line
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["iteration"] <= self.iteration
+        ]
+        partial = path.with_name(f".partial-{METRICS}")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+
+
+def load_agent(agent: Agent[Any], folder: Path) -> dict[str, Any]:
+    """Loads a checkpoint into an agent; returns its facts (`iteration`, `env_steps`).
+
+    Raises:
+        UserError: the checkpoint is damaged or does not fit the agent.
+    """
+    tensors, meta = load_checkpoint(folder)
+    check_fits(tensors, agent.state_dict(), source=folder)
+    agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
+    return meta
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device here; use --device cpu or --device auto")
+    return torch.device(name)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and command: what a result must be read with."""
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "git": _git_revision(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, as well as the system tells."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision.stdout.strip()
+
+
+def _append_start(folder: Path) -> None:
+    """Notes this start of the run in env.json; a resumed run has several."""
+    path = folder / "env.json"
+    try:
+        starts = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        starts = []
+    partial = path.with_name(".partial-env.json")
+    partial.write_text(json.dumps([*starts, environment()], indent=1))
+    partial.replace(path)

@@ -1,0 +1,115 @@
+"""The only code that steps environments with an agent: training and evaluation both play here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.actions import action_size, execute
+from metarl.protocols import Agent, TaskVectorEnv
+from metarl.tasks import Task
+from metarl.types import Rollout, TimeStep
+
+S = TypeVar("S")
+
+
+def run_trial(
+    agent: Agent[Any],
+    env: TaskVectorEnv,
+    tasks: Sequence[Task],
+    *,
+    episodes: int,
+    seed: int,
+    generator: torch.Generator | None,
+    num_rollouts: int = 1,
+) -> list[Rollout]:
+    """Plays one trial on each task: the agent starts knowing nothing and adapts as it goes.
+
+    Args:
+        tasks: one per slot.
+        episodes: episodes of one rollout.
+        seed: of the environments' random streams.
+        generator: draws the actions; without one the agent takes the mode.
+        num_rollouts: rollouts of the trial; the agent adapts after each but the last.
+    """
+    env.set_tasks(tasks)
+    obs, _ = env.reset(seed=seed)
+    state = agent.begin_trial(env.num_envs)
+    step = first_step(obs, env.single_action_space, agent.device)
+    rollouts: list[Rollout] = []
+    for _ in range(num_rollouts):
+        if rollouts:
+            state = agent.adapt(state, rollouts[-1])
+        rollout, state, step = collect(
+            agent, env, state, step, num_steps=episodes * env.horizon, generator=generator
+        )
+        rollouts.append(rollout)
+    return rollouts
+
+
+@torch.no_grad()
+def collect(
+    agent: Agent[S],
+    env: TaskVectorEnv,
+    state: S,
+    step: TimeStep,
+    *,
+    num_steps: int,
+    generator: torch.Generator | None,
+) -> tuple[Rollout, S, TimeStep]:
+    """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from."""
+    seen, actions, log_probs = [], [], []
+    rewards, episode_ends, successes = [], [], []
+    next_obs: Any = None
+    for _ in range(num_steps):
+        action, log_prob, state = agent.act(state, step, generator=generator)
+        executed, prev_action = execute(action, env.single_action_space)
+        obs, reward, terminated, truncated, info = env.step(executed)
+        episode_end = _tensor(terminated, agent.device) | _tensor(truncated, agent.device)
+        seen.append(step)
+        actions.append(action)
+        log_probs.append(log_prob)
+        rewards.append(_tensor(reward, agent.device))
+        episode_ends.append(episode_end)
+        successes.append(_tensor(info["success"], agent.device).bool())
+        next_obs = info["final_obs"]
+        step = TimeStep(
+            obs=_tensor(obs, agent.device),
+            prev_action=prev_action,
+            prev_reward=rewards[-1],
+            episode_start=episode_end,
+        )
+    rollout = Rollout(
+        seen=TimeStep.stack(seen),
+        action=torch.stack(actions, dim=1),
+        log_prob=torch.stack(log_probs, dim=1),
+        reward=torch.stack(rewards, dim=1),
+        episode_end=torch.stack(episode_ends, dim=1),
+        success=torch.stack(successes, dim=1),
+        final_obs=_tensor(next_obs, agent.device),
+    )
+    return rollout, state, step
+
+
+def first_step(
+    obs: Any, action_space: spaces.Box | spaces.Discrete, device: torch.device
+) -> TimeStep:
+    """What a policy sees before the first action of a trial: no action yet, no reward yet."""
+    seen = _tensor(obs, device)
+    num_slots = len(seen)
+    return TimeStep(
+        obs=seen,
+        prev_action=torch.zeros(num_slots, action_size(action_space), device=device),
+        prev_reward=torch.zeros(num_slots, device=device),
+        episode_start=torch.ones(num_slots, dtype=torch.bool, device=device),
+    )
+
+
+def _tensor(values: Any, device: torch.device) -> Tensor:
+    """`values` on the agent's device; floats in torch's default precision."""
+    tensor = torch.as_tensor(values, device=device)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
