@@ -7,7 +7,8 @@ from gymnasium import spaces
 from envs.navigation import PointTask
 from envs.slots import SlotEnv
 from metarl.trial import run_trial
-from metarl.types import Rollout, TimeStep
+from metarl.types import Rollout
+from tests.spy import SpyAgent
 
 SLOTS, HORIZON, EPISODES = 3, 4, 2
 TASKS = [PointTask(np.array([slot, 0.0])) for slot in range(SLOTS)]
@@ -45,39 +46,9 @@ class CountingEnv(SlotEnv[PointTask]):
         return obs, final_obs[:, 0] + 0.5, np.zeros_like(ended), ended, info
 
 
-class SpyAgent:
-    """Counts its acts in its state and remembers everything that it was shown."""
-
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.shown: list[TimeStep] = []
-        self.adapted: list[torch.Tensor] = []
-
-    def begin_trial(self, num_slots):
-        return torch.zeros(num_slots)
-
-    def act(self, state, step, *, generator):
-        self.shown.append(step)
-        # Beyond the bounds, so that what is executed differs from what was drawn.
-        return 2 * torch.ones(len(state), 1), torch.zeros(len(state)), state + 1
-
-    def adapt(self, state, rollout):
-        self.adapted.append(rollout.reward)
-        return state + 1000
-
-    def meta_update(self, trial, *, generator):
-        return {}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, tensors):
-        pass
-
-
 def play(num_rollouts: int = 1) -> tuple[SpyAgent, list[Rollout]]:
-    agent = SpyAgent()
+    # Beyond the bounds, so that what is executed differs from what was drawn.
+    agent = SpyAgent(action=2 * torch.ones(SLOTS, 1))
     trial = run_trial(
         agent, CountingEnv(), TASKS, episodes=EPISODES, seed=0, generator=None,
         num_rollouts=num_rollouts,
@@ -124,7 +95,7 @@ def test_the_rollout_holds_what_was_seen_and_done() -> None:
 def test_the_agent_adapts_between_rollouts() -> None:
     agent, trial = play(num_rollouts=2)
     assert len(trial) == 2
-    assert torch.equal(agent.adapted[0], trial[0].reward)
+    assert torch.equal(agent.adapted[0].reward, trial[0].reward)
     assert len(agent.adapted) == 1
     # The second rollout goes on where the first ended.
     assert trial[1].seen.prev_reward[0, 0] == trial[0].reward[0, -1]

@@ -1,0 +1,228 @@
+"""RL²'s update against whole-sequence autograd and numbers by hand."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents.rl2 import RL2, Chunks, RL2Config, cut
+from envs.navigation import PointConfig
+from metarl.errors import UserError
+from metarl.seeding import torch_generator
+from metarl.trial import run_trial
+from metarl.types import Rollout
+
+CPU = torch.device("cpu")
+SLOTS, EPISODES, HORIZON = 6, 3, 8
+STEPS = EPISODES * HORIZON
+
+
+def new_agent(**changes: Any) -> RL2:
+    values = {"hidden_size": 16, "encoder_sizes": (8,), "chunk_length": 8, **changes}
+    config = RL2Config(**values)
+    return config.build(
+        spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        spaces.Box(-0.1, 0.1, (2,), np.float32),
+        trial_steps=STEPS,
+        seed=0,
+        device=CPU,
+    )
+
+
+def play(agent: RL2, seed: int = 0) -> Rollout:
+    distribution = PointConfig(horizon=HORIZON, num_train_tasks=50).build()
+    env = distribution.make_env(SLOTS)
+    tasks = distribution.train.sample(SLOTS, np.random.default_rng(seed))
+    (rollout,) = run_trial(
+        agent, env, tasks, episodes=EPISODES, seed=0, generator=torch_generator(seed, CPU)
+    )
+    return rollout
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm"])
+def test_memory_is_carried_through_the_trial_and_starts_empty(memory: str) -> None:
+    agent = new_agent(memory=memory)
+    first, second = play(agent), play(agent)
+    # The same trial again, so nothing was left over from the first one.
+    assert torch.equal(first.action, second.action)
+    states, _ = agent._replay(first, HORIZON)
+    assert not states[:, 0].any()
+    # At an episode's start the memory is that of the episode before, not an empty one.
+    _, _, carried = agent.network(
+        first.seen.map(lambda x: x[:, :HORIZON]), agent.begin_trial(SLOTS)
+    )
+    torch.testing.assert_close(states[:, 1], carried)
+    assert carried.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm"])
+@pytest.mark.parametrize("chunk_length", [4, 8, STEPS])
+def test_chunks_see_what_the_acting_policy_saw(memory: str, chunk_length: int) -> None:
+    """With stored memory every step's log-probability is that of acting: all ratios are 1."""
+    agent = new_agent(memory=memory)
+    rollout = play(agent)
+    states, _ = agent._replay(rollout, chunk_length)
+    policy, _, _ = agent.network(
+        rollout.seen.map(lambda x: cut(x, chunk_length)), states.flatten(0, 1)
+    )
+    torch.testing.assert_close(
+        policy.log_prob(cut(rollout.action, chunk_length)), cut(rollout.log_prob, chunk_length)
+    )
+
+
+def test_cut_keeps_slots_and_steps_in_order() -> None:
+    numbered = torch.arange(12).view(2, 6)
+    assert cut(numbered, 3).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
+def test_advantages_reach_across_episodes_and_end_with_the_trial() -> None:
+    agent = new_agent(discount=0.9, gae_lambda=1.0, normalize_values=False)
+    rollout = play(agent)
+    value = torch.zeros_like(rollout.reward)
+    advantage, returns = agent._advantages(rollout, value)
+    # With λ = 1 and no value, an advantage is the discounted sum to the end of the trial.
+    powers = 0.9 ** torch.arange(STEPS)
+    by_hand = torch.stack(
+        [(rollout.reward[:, t:] * powers[: STEPS - t]).sum(1) for t in range(STEPS)], dim=1
+    )
+    torch.testing.assert_close(returns, by_hand)
+    torch.testing.assert_close(advantage, by_hand)
+
+
+def test_rewards_are_scaled_before_returns() -> None:
+    rollout = play(new_agent())
+    value = torch.zeros_like(rollout.reward)
+    plain = new_agent(reward_scale=1.0)._advantages(rollout, value)[1]
+    scaled = new_agent(reward_scale=0.25)._advantages(rollout, value)[1]
+    torch.testing.assert_close(scaled, plain / 4)
+
+
+def chunks_of(agent: RL2, rollout: Rollout, advantage: torch.Tensor, length: int) -> Chunks:
+    states, _ = agent._replay(rollout, length)
+    return Chunks(
+        seen=rollout.seen.map(lambda x: cut(x, length)),
+        memory=states.flatten(0, 1),
+        action=cut(rollout.action, length),
+        log_prob=cut(rollout.log_prob, length),
+        advantage=cut(advantage, length),
+        returns=cut(advantage, length),
+    )
+
+
+def test_the_first_gradient_is_the_policy_gradient() -> None:
+    """Where all ratios are 1, the clipped surrogate's gradient is the policy gradient's, and a
+    chunk as long as the trial gives that of the whole sequence."""
+    agent = new_agent(value_coef=0.0)
+    rollout = play(agent)
+    advantage = torch.randn(SLOTS, STEPS, generator=torch.Generator().manual_seed(0))
+    loss, metrics = agent._loss(chunks_of(agent, rollout, advantage, STEPS))
+    loss.backward()
+    ours = [p.grad.clone() for p in agent.network.memory.parameters()]
+    agent.network.zero_grad()
+    policy, _, _ = agent.network(rollout.seen, agent.begin_trial(SLOTS))
+    (policy.log_prob(rollout.action) * advantage).mean().neg().backward()
+    for gradient, parameter in zip(ours, agent.network.memory.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
+    assert metrics["kl"].abs() < 1e-6
+    assert metrics["clipped"] == 0
+
+
+def test_the_clip_stops_the_gradient_of_a_ratio_that_went_too_far() -> None:
+    agent = new_agent(value_coef=0.0, clip=0.2)
+    rollout = play(agent)
+    one = torch.ones(SLOTS, STEPS)
+    chunks = chunks_of(agent, rollout, one, STEPS)
+    # The policy now gives every action e times the probability that it acted with.
+    further = replace(chunks, log_prob=chunks.log_prob - 1)
+    loss, metrics = agent._loss(further)
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.2)
+    assert metrics["clipped"] == 1
+    assert not agent.network.policy_head.weight.grad.any()
+
+
+def test_advantages_are_divided_by_the_standard_deviation() -> None:
+    """Not by the variance, as in a code base of the field."""
+    agent = new_agent(epochs=1, num_minibatches=1)
+    rollout = play(agent)
+    given: list[torch.Tensor] = []
+    loss = agent._loss
+    agent._loss = lambda chunks: (given.append(chunks.advantage), loss(chunks))[1]
+    raw, _ = agent._advantages(rollout, agent._replay(rollout, HORIZON)[1])
+    agent.meta_update([rollout], generator=torch_generator(0, CPU))
+    assert given[0].std().item() == pytest.approx(1, abs=1e-4)
+    assert raw.std().item() != pytest.approx(1, abs=0.01)
+    expected = ((raw - raw.mean()) / raw.std()).flatten().sort().values
+    torch.testing.assert_close(given[0].flatten().sort().values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_normalizers_move_only_after_the_update() -> None:
+    agent = new_agent(epochs=1, num_minibatches=1)
+    rollout = play(agent)
+    metrics = agent.meta_update([rollout], generator=torch_generator(0, CPU))
+    # In the one pass that was made, the policy was still exactly the one that acted.
+    assert abs(metrics["kl"]) < 1e-6
+    assert agent.network.normalizer.count == SLOTS * STEPS
+    torch.testing.assert_close(
+        agent.network.normalizer.mean[:2], rollout.seen.obs.double().mean((0, 1))
+    )
+
+
+def test_passes_stop_when_the_policy_moved_too_far() -> None:
+    agent = new_agent(epochs=10, max_kl=1e-4, learning_rate=0.01)
+    metrics = agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
+    assert metrics["epochs"] < 10
+    assert metrics["kl"] > 1e-4
+
+
+def test_a_fixed_standard_deviation_stays() -> None:
+    agent = new_agent(learn_std=False, initial_std=0.3)
+    agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
+    torch.testing.assert_close(agent.network.log_std.exp(), torch.full((2,), 0.3))
+
+
+VARIANTS = [
+    {"baseline": "linear"},
+    {"memory": "lstm"},
+    {"normalize_inputs": False, "normalize_values": False},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_every_variant_learns_something_finite(changes: dict) -> None:
+    agent = new_agent(**changes)
+    before = agent.network.policy_head.weight.clone()
+    metrics = agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
+    assert all(np.isfinite(list(metrics.values())))
+    assert not torch.equal(before, agent.network.policy_head.weight)
+
+
+def test_linear_baseline_takes_the_place_of_the_value_head() -> None:
+    agent = new_agent(baseline="linear", gae_lambda=1.0, discount=1.0)
+    rollout = play(agent)
+    advantage, returns = agent._advantages(rollout, torch.full_like(rollout.reward, 1e6))
+    whole = rollout.reward.flip(1).cumsum(1).flip(1)
+    torch.testing.assert_close(returns, whole, rtol=1e-4, atol=1e-4)
+    # What is left after a fit of each trial has no mean and less spread than the returns.
+    assert advantage.mean(1).abs().max() < 0.05
+    assert advantage.std() < whole.std()
+
+
+def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
+    agent, twin = new_agent(learning_rate_decay=0.9), new_agent(learning_rate_decay=0.9)
+    agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
+    twin.load_state_dict({name: t.clone() for name, t in agent.state_dict().items()})
+    for each in (agent, twin):
+        each.meta_update([play(each)], generator=torch_generator(1, CPU))
+    ours, theirs = agent.state_dict(), twin.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours["optimizer.learning_rate"] == pytest.approx(5e-4 * 0.81)
+
+
+def test_chunks_must_divide_the_trial() -> None:
+    with pytest.raises(UserError, match=r"chunk_length 7 .* trial of 24 steps; .* is 6"):
+        new_agent(chunk_length=7)
