@@ -81,6 +81,7 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     distribution = experiment.env.build()
     env = distribution.make_env(plan.tasks_per_trial)
     agent = build_agent(experiment, env)
+    experiment.agent.check_trial(plan.episodes_per_trial * env.horizon)
     if new:
         Run.create(folder, experiment)
     run = Run(folder, agent)
@@ -121,7 +122,7 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                 progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
     except KeyboardInterrupt:
         run.save()
-        print(f"\nStopped and saved at {run.env_steps:,} env steps. Go on with:\n"
+        print(f"\nStopped, saved at {run.env_steps:,} env steps. Go on with:\n"
               f"  python train.py --resume {folder}")  # fmt: skip
         raise SystemExit(130) from None
     finally:
@@ -133,11 +134,9 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
 
 def build_agent(experiment: Experiment, env: TaskVectorEnv) -> RL2:
     """The experiment's agent, untrained."""
-    plan = experiment.train
     return experiment.agent.build(
         env.single_observation_space,
         env.single_action_space,
-        trial_steps=plan.episodes_per_trial * env.horizon,
         seed=derive_seed(experiment.seed, "weights"),
         device=choose_device(experiment.device),
     )

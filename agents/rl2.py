@@ -90,14 +90,17 @@ class RL2Config(Config):
         observation_space: spaces.Box,
         action_space: spaces.Box | spaces.Discrete,
         *,
-        trial_steps: int,
         seed: int,
         device: torch.device,
     ) -> RL2:
-        """A new agent.
+        """A new agent."""
+        return RL2(self, observation_space, action_space, seed=seed, device=device)
+
+    def check_trial(self, trial_steps: int) -> None:
+        """Checks that trials of so many steps can be learned from.
 
         Raises:
-            UserError: `chunk_length` does not divide the steps of a trial.
+            UserError: `chunk_length` does not divide them.
         """
         chunk_length = min(self.chunk_length, trial_steps)
         if trial_steps % chunk_length:
@@ -107,7 +110,6 @@ class RL2Config(Config):
                 f"agent.chunk_length {chunk_length} does not divide a trial of {trial_steps} "
                 f"steps; the nearest that does is {best}"
             )
-        return RL2(self, observation_space, action_space, seed=seed, device=device)
 
 
 class RL2:

@@ -26,7 +26,6 @@ def new_agent(**changes: Any) -> RL2:
     return config.build(
         spaces.Box(-np.inf, np.inf, (2,), np.float64),
         spaces.Box(-0.1, 0.1, (2,), np.float32),
-        trial_steps=STEPS,
         seed=0,
         device=CPU,
     )
@@ -225,4 +224,5 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
 
 def test_chunks_must_divide_the_trial() -> None:
     with pytest.raises(UserError, match=r"chunk_length 7 .* trial of 24 steps; .* is 6"):
-        new_agent(chunk_length=7)
+        RL2Config(chunk_length=7).check_trial(STEPS)
+    RL2Config(chunk_length=100).check_trial(STEPS)

@@ -1,0 +1,37 @@
+# Two commands do everything on a machine that has Python and pip:
+#   make train    install, train the default experiment, evaluate it before and after
+#   make test     install, run the whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/rl2_ml1_reach/seed1
+
+.PHONY: train test check clean
+
+train: $(VENV)/.installed
+	@if [ -d $(RUN) ]; then $(BIN)/python train.py --resume $(RUN); else $(BIN)/python train.py; fi
+	@echo; echo "Before training, on held-out goals:"
+	@$(BIN)/python evaluate.py $(RUN) --checkpoint 0
+	@echo; echo "After training, on the same goals:"
+	@$(BIN)/python evaluate.py $(RUN)
+	@echo; echo "The run is in $(RUN); watch it with: $(BIN)/tensorboard --logdir runs"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

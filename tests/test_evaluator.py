@@ -1,0 +1,90 @@
+"""Policies of known success read as such, on the real Meta-World.
+
+The official evaluation counts the first episodes to finish and ends episodes at success, so a
+policy that succeeds 10 % of the time reads as 51 % on ML1. Here each task plays the same number of
+whole episodes and each of them counts.
+"""
+
+import numpy as np
+import pytest
+import torch
+from metaworld.policies import ENV_POLICY_MAP
+
+from envs.metaworld import MetaWorld
+from envs.metaworld.reference import ReferenceEnv
+from metarl.evaluation import adaptation_curve, success_after, summarize
+from metarl.trial import run_trial
+
+HORIZON, EPISODES = 110, 5
+GIVE_UP = torch.tensor([0.0, -1.0, 1.0, 0.0])  # Up and back, away from every target.
+
+
+class SometimesScripted:
+    """At each episode's start it draws whether to play the official scripted policy or give up."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, env: ReferenceEnv, success_rate: float, seed: int) -> None:
+        self.env, self.success_rate = env, success_rate
+        self.rng = np.random.default_rng(seed)
+        self.intended: list[np.ndarray] = []
+
+    def begin_trial(self, num_slots):
+        self.policies = [ENV_POLICY_MAP[task.env_name]() for task in self.env.next_tasks]
+        return torch.zeros(num_slots)
+
+    def act(self, state, step, *, generator):
+        if step.episode_start.all():
+            self.intended.append(self.rng.random(len(state)) < self.success_rate)
+        actions = GIVE_UP.repeat(len(state), 1)
+        for slot in np.flatnonzero(self.intended[-1]):
+            seen = step.obs[slot].double().numpy().copy()
+            seen[36:] = self.env.envs[slot]._target_pos
+            action = self.policies[slot].get_action(seen)
+            actions[slot] = torch.as_tensor(action, dtype=torch.float32).clamp(-1, 1)
+        return actions, torch.zeros(len(state)), state
+
+    def adapt(self, state, rollout):
+        return state
+
+    def meta_update(self, trial, *, generator):
+        return {}
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, tensors):
+        pass
+
+
+# The classes of ML10 whose scripted policies are done within the shortened horizon.
+QUICK = ["drawer-close-v3", "window-open-v3", "reach-v3", "button-press-topdown-v3"]
+
+
+@pytest.fixture(scope="module", params=["ML1-reach-v3", "ML10"])
+def slots(request: pytest.FixtureRequest):
+    """An environment of 16 slots and the training tasks that they play."""
+    distribution = MetaWorld(request.param, horizon=HORIZON)
+    classes = [name for name in QUICK if name in distribution.train.classes]
+    few = distribution.train.first_of_each_class(16 // len(classes))
+    tasks = [task for task in few if task.env_name in classes]
+    return distribution.make_env(len(tasks)), tasks
+
+
+@pytest.mark.parametrize("success_rate", [0.0, 0.1, 0.3, 1.0])
+def test_success_is_read_as_it_is(slots, success_rate: float) -> None:
+    env, tasks = slots
+    agent = SometimesScripted(env, success_rate, seed=1)
+    trial = run_trial(agent, env, tasks, episodes=EPISODES, seed=0, generator=None)
+    curve = adaptation_curve(trial, [task.env_name for task in tasks])
+    intended = torch.tensor(np.stack(agent.intended, axis=1))
+    # Task by task and episode by episode, what was meant is what is read.
+    assert torch.equal(curve.success_any, intended)
+    overall, by_class = summarize(curve, threshold=0.5, seed=0)
+    assert sum(summary.num_tasks for summary in by_class.values()) == len(tasks)
+    # And what is read is the rate that was set: the overall interval of the pooled episodes
+    # holds it.
+    pooled, _ = success_after(curve, adaptation_episodes=0, seed=0)
+    assert pooled.low[0] <= success_rate <= pooled.high[0]
+    success = overall.mean["success_any"]
+    assert np.mean(success.value) == pytest.approx(pooled.value[0])

@@ -1,0 +1,86 @@
+"""RL² learns: from the command line, judged on held-out tasks, against known bounds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+from envs.bandit import thompson_sampling
+from envs.navigation import STEP_LENGTH
+from train import load_experiment
+
+ROOT = Path(__file__).parents[1]
+
+
+def held_out_returns(tmp_path: Path, config: str, *, flags: tuple[str, ...] = ()) -> torch.Tensor:
+    """Trains as a user would and plays all held-out tasks: returns of tasks × episodes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = str(tmp_path / "run")
+    for command in (
+        ["train.py", f"configs/{config}.yaml", "--run-dir", run],
+        ["evaluate.py", run, *flags],
+    ):
+        subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True,
+                       capture_output=True, timeout=600)  # fmt: skip
+    (result,) = Path(run, "eval").glob("*.json")
+    return torch.tensor(json.loads(result.read_text())["per_task"]["return"])
+
+
+def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:
+    """On the same held-out bandits. Thompson sampling knows the prior, RL² had to learn it."""
+    returns = held_out_returns(tmp_path, "rl2_bandit")
+    tasks = load_experiment(ROOT / "configs/rl2_bandit.yaml").env.build().test
+    means = np.stack([task.arm_means for task in tasks])
+    rng = np.random.default_rng(0)
+    for pulls in (10, 100):
+        collected = float(returns[:, :pulls].sum(1).mean())
+        thompson = np.mean(
+            [thompson_sampling(means, pulls=pulls, rng=rng).mean() for _ in range(20)]
+        )
+        random = pulls * means.mean()
+        assert collected >= 0.97 * thompson, pulls
+        # Far above random: most of what Thompson sampling gains over it.
+        assert collected - random >= 0.75 * (thompson - random), pulls
+
+
+def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
+    returns = held_out_returns(tmp_path, "rl2_point").numpy()
+    config = load_experiment(ROOT / "configs/rl2_point.yaml").env
+    goals = np.stack([task.goal for task in config.build().test])
+
+    # A policy without memory moves the same way on every task, so at no step does it come nearer
+    # to the goals, on average, than the point with the least mean distance to them.
+    def mean_distance(point: np.ndarray) -> float:
+        return float(np.linalg.norm(goals - point, axis=1).mean())
+
+    without_memory = -config.horizon * minimize(mean_distance, np.zeros(2)).fun
+    # One that knows the goal loses only the way there.
+    oracle = -np.mean([distance_on_the_way(goal, config.horizon) for goal in goals])
+    first, last = returns[:, 0], returns[:, -1]
+    assert without_memory < oracle
+    assert last.mean() > without_memory + 0.5 * (oracle - without_memory)
+    # Adapting wins back a third of what the first episode lost by not knowing the goal, and no
+    # luck of the draw: five standard errors of the paired difference.
+    gain = last - first
+    assert gain.mean() > (oracle - first.mean()) / 3
+    assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+
+
+def distance_on_the_way(goal: np.ndarray, horizon: int) -> float:
+    """Distances summed over an episode of a point that goes straight for its goal."""
+    position, total = np.zeros(2), 0.0
+    for _ in range(horizon):
+        position = position + np.clip(goal - position, -STEP_LENGTH, STEP_LENGTH)
+        total += float(np.linalg.norm(goal - position))
+    return total
+
+
+def test_the_oracle_of_navigation_by_hand() -> None:
+    # .3 away along an axis: .2, .1 and 0 are left after three steps.
+    assert distance_on_the_way(np.array([0.3, 0.0]), 5) == pytest.approx(0.3)
