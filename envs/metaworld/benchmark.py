@@ -7,46 +7,28 @@ the official classes draw, in the official order.
 from __future__ import annotations
 
 import functools
-import pickle
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Literal
 
 import metaworld
 import numpy as np
-from jaxtyping import Float
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.types import Task as OfficialTask
 from pydantic import Field
 
+from envs.engine.cache import cache_folder, read_arrays, write_arrays
+from envs.metaworld.native import NativeEnv
+from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
 from metarl.config import Config
 from metarl.errors import UserError, nearest
 from metarl.tasks import TaskSet
 
-CLASSES = tuple(ALL_V3_ENVIRONMENTS)
-"""The names of the 50 task classes."""
 OFFICIAL_NUM_GOALS = 50
 """Goals that an official benchmark draws for each class."""
-HORIZON = 500
-"""Steps of an official episode."""
 BENCHMARKS = ("ML10", "ML25", "ML45", "custom", *(f"ML1-{name}" for name in CLASSES))
-
-
-@dataclass(frozen=True, eq=False)
-class MetaWorldTask:
-    """A Meta-World environment with one goal."""
-
-    env_name: str
-    """The class, e.g. `reach-v3`."""
-    rand_vec: Float[np.ndarray, "P"]
-    """The official goal vector: initial object position and target, as the class defines them."""
-
-    @property
-    def parameters(self) -> Float[np.ndarray, "P"]:
-        """The goal vector."""
-        return self.rand_vec
+Engine = Literal["native", "reference"]
 
 
 class MetaWorldConfig(Config):
@@ -62,7 +44,12 @@ class MetaWorldConfig(Config):
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws the goals. Apart from the run's seed, so that runs share their held-out tasks."""
     reward_version: Literal["v1", "v2"] = "v2"
-    """Version of the official reward functions."""
+    """Version of the official reward functions; v1 is for the reference engine only."""
+    engine: Engine = "native"
+    """`native` calls MuJoCo from compiled threads, `reference` steps the official objects; the
+    physics has the same bits."""
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of the native engine; one per processor where not given."""
     num_goals: Annotated[int, Field(ge=1, le=OFFICIAL_NUM_GOALS)] = OFFICIAL_NUM_GOALS
     """Goals per class: the first of the official ones."""
     horizon: Annotated[int, Field(ge=1, le=HORIZON)] = HORIZON
@@ -87,6 +74,8 @@ class MetaWorld:
         reward_version: of the official reward functions.
         num_goals: per class, at most 50.
         horizon: steps of an episode, at most 500.
+        engine: what steps the environments; `make_env` can be given another one.
+        num_threads: of the native engine; None for one per processor.
 
     Raises:
         UserError: unknown benchmark or class, lists that overlap, a number out of range.
@@ -102,6 +91,8 @@ class MetaWorld:
         reward_version: Literal["v1", "v2"] = "v2",
         num_goals: int = OFFICIAL_NUM_GOALS,
         horizon: int = HORIZON,
+        engine: Engine = "native",
+        num_threads: int | None = None,
     ) -> None:
         if not 1 <= num_goals <= OFFICIAL_NUM_GOALS:
             raise UserError(f"num_goals must be 1 to {OFFICIAL_NUM_GOALS}, not {num_goals}")
@@ -112,21 +103,35 @@ class MetaWorld:
         self.name = f"Meta-World {benchmark}"
         self.horizon = horizon
         self.reward_version = reward_version
+        self.engine: Engine = engine
+        self.num_threads = num_threads
         self.train = TaskSet(_first_goals(train, num_goals))
         self.test = TaskSet(_first_goals(test, num_goals))
 
     def make_env(
-        self, num_slots: int, *, engine: Literal["reference"] = "reference"
+        self, num_slots: int, *, engine: Engine | None = None, num_threads: int | None = None
     ) -> SlotEnv[MetaWorldTask]:
         """Slots that play training tasks until `set_tasks` says otherwise.
 
         Args:
-            engine: `reference` steps the official environment objects one after the other.
+            engine: `native` or `reference`; as the benchmark was made where not given.
+            num_threads: of the native engine; as the benchmark was made where not given.
+
+        Raises:
+            UserError: an unknown engine, or one that does not have these rewards.
         """
-        if engine != "reference":
-            raise UserError(f"unknown engine {engine!r}; use 'reference'")
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
-        return ReferenceEnv(tasks, reward_version=self.reward_version, horizon=self.horizon)
+        engine = engine or self.engine
+        if engine == "reference":
+            return ReferenceEnv(tasks, reward_version=self.reward_version, horizon=self.horizon)
+        if engine != "native":
+            raise UserError(f"unknown engine {engine!r}; use 'native' or 'reference'")
+        if self.reward_version != "v2":
+            raise UserError(
+                f"the native engine has the v2 rewards only; for {self.reward_version} use "
+                "engine 'reference'"
+            )
+        return NativeEnv(tasks, horizon=self.horizon, num_threads=num_threads or self.num_threads)
 
 
 def _check_benchmark(benchmark: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:
@@ -160,19 +165,42 @@ Goals = tuple[MetaWorldTask, ...]
 def _official_goals(
     benchmark: str, train: tuple[str, ...], test: tuple[str, ...], seed: int
 ) -> tuple[Goals, Goals]:
-    """All training and test tasks of the official benchmark object, in its order."""
+    """All training and test tasks of the official benchmark object, in its order.
+
+    They are kept on disk: the official object takes from a second (ML1) to twenty (ML45) to draw
+    them, by resetting every environment for every goal.
+    """
+    request = (version("metaworld"), version("numpy"), benchmark, train, test, seed)
+    path = cache_folder() / "goals" / f"{hashlib.sha256(repr(request).encode()).hexdigest()}.npz"
+    kept = read_arrays(path)
+    if kept is None:
+        splits = _draw_goals(benchmark, train, test, seed)
+        kept = {}
+        for split, tasks in zip(("train", "test"), splits, strict=True):
+            kept[f"{split}_names"] = np.array([task.env_name for task in tasks])
+            kept[f"{split}_sizes"] = np.array([len(task.rand_vec) for task in tasks])
+            kept[f"{split}_numbers"] = np.concatenate([task.rand_vec for task in tasks])
+        write_arrays(path, kept)
+    return _read_goals(kept, "train"), _read_goals(kept, "test")
+
+
+def _draw_goals(
+    benchmark: str, train: tuple[str, ...], test: tuple[str, ...], seed: int
+) -> tuple[Goals, Goals]:
     if benchmark == "custom":
         official = metaworld.CustomML(list(train), list(test), seed=seed)
     elif benchmark.startswith("ML1-"):
         official = metaworld.ML1(benchmark.removeprefix("ML1-"), seed=seed)
     else:
         official = getattr(metaworld, benchmark)(seed=seed)
-    return _decode(official.train_tasks), _decode(official.test_tasks)
+    return tuple(map(decode, official.train_tasks)), tuple(map(decode, official.test_tasks))
 
 
-def _decode(tasks: list[OfficialTask]) -> Goals:
-    """Official tasks carry their goal pickled; it was pickled a moment ago in this process."""
-    return tuple(MetaWorldTask(t.env_name, pickle.loads(t.data)["rand_vec"]) for t in tasks)
+def _read_goals(kept: dict[str, np.ndarray], split: str) -> Goals:
+    ends = np.cumsum(kept[f"{split}_sizes"])[:-1]
+    vectors = np.split(kept[f"{split}_numbers"], ends)
+    names = kept[f"{split}_names"].tolist()
+    return tuple(MetaWorldTask(name, vec) for name, vec in zip(names, vectors, strict=True))
 
 
 def _first_goals(tasks: Goals, num_goals: int) -> list[MetaWorldTask]:

@@ -5,40 +5,26 @@ Slow and complete: it is what every other engine must agree with.
 
 from __future__ import annotations
 
-import pickle
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from jaxtyping import Float
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
-from metaworld.types import Task as OfficialTask
 
+from envs.metaworld.official import (
+    ACTION_SPACE,
+    MetaWorldTask,
+    make_official_env,
+    observation_space,
+    set_official_task,
+)
 from envs.slots import SlotEnv
 from metarl.seeding import derive_seed
 
-if TYPE_CHECKING:
-    from envs.metaworld.benchmark import MetaWorldTask
 
-
-def make_official_env(env_name: str, reward_version: str = "v2") -> SawyerXYZEnv:
-    """The official environment of a class; it needs a task before use."""
-    return ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
-
-
-def set_official_task(env: SawyerXYZEnv, task: MetaWorldTask) -> None:
-    """Gives an official environment its goal, hidden from the observation as in all ML benchmarks.
-
-    Takes effect at the environment's next `reset`.
-    """
-    goal = {"rand_vec": task.rand_vec, "env_cls": type(env), "partially_observable": True}
-    env.set_task(OfficialTask(env_name=task.env_name, data=pickle.dumps(goal)))
-
-
-class ReferenceEnv(SlotEnv["MetaWorldTask"]):
+class ReferenceEnv(SlotEnv[MetaWorldTask]):
     """Official environment objects, one per slot (about 20 MB each)."""
 
     def __init__(
@@ -48,12 +34,11 @@ class ReferenceEnv(SlotEnv["MetaWorldTask"]):
         self._spare: dict[str, list[SawyerXYZEnv]] = defaultdict(list)
         self._playing: list[tuple[str, SawyerXYZEnv]] = []
         self._assign(tasks)
-        official = self.envs[0]
         super().__init__(
             tasks,
             horizon=horizon,
-            observation_space=_hidden_goal_space(official),
-            action_space=spaces.Box(-1.0, 1.0, (4,), np.float32),
+            observation_space=observation_space(),
+            action_space=ACTION_SPACE,
         )
         self._steps = 0
 
@@ -123,9 +108,3 @@ class ReferenceEnv(SlotEnv["MetaWorldTask"]):
         del kwargs
         for env in [*self.envs, *(e for spare in self._spare.values() for e in spare)]:
             env.close()
-
-
-def _hidden_goal_space(env: SawyerXYZEnv) -> spaces.Box:
-    """The official bounds; they are the same for every class while the goal is hidden."""
-    space = env.sawyer_observation_space
-    return spaces.Box(space.low, space.high, dtype=np.float64)

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import metaworld
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from metaworld.policies import ENV_POLICY_MAP
 
 from envs.metaworld import MetaWorld, MetaWorldConfig, MetaWorldTask
-from envs.metaworld.benchmark import CLASSES
-from envs.metaworld.reference import make_official_env, set_official_task
+from envs.metaworld.benchmark import _official_goals
+from envs.metaworld.official import CLASSES, make_official_env, set_official_task
 from metarl.errors import UserError
 from metarl.trial import run_trial
 from tests.spy import SpyAgent
@@ -94,7 +95,7 @@ def test_it_steps_as_the_official_environments_do(name: str) -> None:
     """Bit for bit, also after a slot has moved from class to class and back."""
     benchmark = MetaWorld(name, horizon=4, num_goals=5)
     rng = np.random.default_rng(0)
-    env = benchmark.make_env(3)
+    env = benchmark.make_env(3, engine="reference")
     for _ in range(3):
         tasks = benchmark.train.sample(3, rng)
         env.set_tasks(tasks)
@@ -121,18 +122,23 @@ def test_it_steps_as_the_official_environments_do(name: str) -> None:
                 expected = [official.reset()[0] for official in officials]
 
 
-def test_the_goal_is_hidden() -> None:
-    env = MetaWorld("ML1-reach-v3").make_env(2)
+ENGINES = pytest.mark.parametrize("engine", ["native", "reference"])
+
+
+@ENGINES
+def test_the_goal_is_hidden(engine) -> None:
+    env = MetaWorld("ML1-reach-v3").make_env(2, engine=engine)
     obs, _ = env.reset()
     assert not obs[:, 36:].any()
     assert not env.step(np.zeros((2, 4), np.float32))[0][:, 36:].any()
 
 
-def test_defaults_work_for_any_number_of_slots() -> None:
+@ENGINES
+def test_defaults_work_for_any_number_of_slots(engine) -> None:
     """The official ones stop with bare AssertionErrors, or ignore the number."""
     benchmark = MetaWorld("ML10", num_goals=2)
     for num_slots in (1, 3, 11):
-        env = benchmark.make_env(num_slots)
+        env = benchmark.make_env(num_slots, engine=engine)
         obs, _ = env.reset()  # No task was set: training tasks are played.
         assert obs.shape == (num_slots, 39) == env.observation_space.shape
         assert {task.env_name for task in env.next_tasks} <= set(benchmark.train.classes)
@@ -141,7 +147,7 @@ def test_defaults_work_for_any_number_of_slots() -> None:
 
 def test_slots_have_random_streams_of_their_own_and_honour_the_seed() -> None:
     """Nothing is drawn while a task is fixed; what a user draws from an environment is seeded."""
-    env = MetaWorld("ML1-reach-v3").make_env(3)
+    env = MetaWorld("ML1-reach-v3").make_env(3, engine="reference")
 
     def draws(seed: int) -> list[float]:
         env.reset(seed=seed)
@@ -156,7 +162,7 @@ def test_reward_versions_are_the_official_ones() -> None:
     rewards = {}
     for version in ("v1", "v2"):
         benchmark = MetaWorld("ML1-reach-v3", reward_version=version)
-        env = benchmark.make_env(1)
+        env = benchmark.make_env(1, engine="reference")
         env.set_tasks(benchmark.train[:1])
         env.reset()
         official = make_official_env("reach-v3", version)
@@ -171,7 +177,7 @@ def test_reward_versions_are_the_official_ones() -> None:
 def test_success_ends_no_episode() -> None:
     """Success must neither shorten an episode nor be counted more often for it."""
     benchmark = MetaWorld("ML1-reach-v3", horizon=100)
-    env = benchmark.make_env(1)
+    env = benchmark.make_env(1, engine="reference")
     env.set_tasks(benchmark.train[:1])
     obs, _ = env.reset()
     policy = ENV_POLICY_MAP["reach-v3"]()
@@ -185,12 +191,15 @@ def test_success_ends_no_episode() -> None:
     assert any(successes[:99])
 
 
-def test_an_agent_sees_the_true_last_reward_and_the_flag() -> None:
+@ENGINES
+def test_an_agent_sees_the_true_last_reward_and_the_flag(engine) -> None:
     """The official recurrent wrapper shows zeros there, as does its flag."""
     benchmark = MetaWorld("ML1-push-v3", horizon=5)
     tasks = list(benchmark.train[:2])
     agent = SpyAgent(action=torch.full((2, 4), 0.7))
-    run_trial(agent, benchmark.make_env(2), tasks, episodes=2, seed=0, generator=None)
+    run_trial(
+        agent, benchmark.make_env(2, engine=engine), tasks, episodes=2, seed=0, generator=None
+    )
     last_rewards = []
     for task in tasks:
         official = make_official_env(task.env_name)
@@ -204,6 +213,27 @@ def test_an_agent_sees_the_true_last_reward_and_the_flag() -> None:
     assert boundary.episode_start.all()
     assert not agent.shown[4].episode_start.any()
     torch.testing.assert_close(boundary.prev_action, torch.full((2, 4), 0.7))
+
+
+def test_the_native_engine_refuses_rewards_that_it_does_not_have() -> None:
+    with pytest.raises(UserError, match="v2 rewards only; for v1 use engine 'reference'"):
+        MetaWorld("ML1-reach-v3", reward_version="v1").make_env(1)
+
+
+def test_kept_goals_are_the_drawn_ones_and_a_damaged_file_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path))
+    hashes = []
+    for _ in range(3):
+        _official_goals.cache_clear()
+        hashes.append(MetaWorld("ML1-push-v3", seed=3).test.content_hash)
+        (path,) = (tmp_path / "goals").iterdir()
+        if len(hashes) == 2:
+            path.write_bytes(path.read_bytes()[:100])
+    assert len(set(hashes)) == 1
+    assert len(path.read_bytes()) > 100
+    _official_goals.cache_clear()
 
 
 def test_configs_build_what_they_say() -> None:

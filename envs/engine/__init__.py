@@ -1,0 +1,1 @@
+"""MuJoCo's C library stepped in batches, in threads, by compiled code."""

@@ -1,0 +1,179 @@
+"""Compiled code that knows its sources: C callbacks with a disk cache, and raw memory access.
+
+Numba's own disk cache looks only at the file that a function is written in, so editing a helper
+in another file leaves stale machine code behind. Here every callback names all the files that its
+code comes from, and their content is the stamp of its cache entry.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
+# pyright: reportCallIssue=false
+# Numba's type hints know neither its cache's interface nor all of njit's options.
+
+import hashlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import numba
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.core.ccallback import CFunc
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from envs.engine.cache import cache_folder
+
+
+def content_stamp(sources: Sequence[str]) -> str:
+    """A hash of the content of the files and of the compiler's version."""
+    digest = hashlib.sha256()
+    for part in (numba.__version__, llvmlite.__version__, sys.version):
+        digest.update(part.encode())
+    for path in sorted({*sources, __file__}):
+        digest.update(_file_hash(path))
+    return digest.hexdigest()
+
+
+@cache
+def _file_hash(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+class _Locator:
+    """Where the compiled code of one callback lies."""
+
+    def __init__(self, folder: Path, py_file: str):
+        self._folder = str(folder)
+        self._py_file = py_file
+
+    def get_cache_path(self) -> str:
+        return self._folder
+
+    def ensure_cache_path(self) -> None:
+        os.makedirs(self._folder, exist_ok=True)
+
+
+class _CallbackCacheImpl(CompileResultCacheImpl):
+    def __init__(self, locator: _Locator, lineno: int):
+        self._locator = locator
+        self._lineno = lineno
+
+
+class _CallbackCache(FunctionCache):
+    """Numba's function cache, keyed by a name and the content of the sources."""
+
+    def __init__(self, function: Callable, *, name: str, stamp: str):
+        folder = cache_folder() / "code" / stamp[:16]
+        code = function.__code__
+        self._name = name
+        self._py_func = function
+        self._impl = _CallbackCacheImpl(_Locator(folder, code.co_filename), code.co_firstlineno)
+        self._cache_path = str(folder)
+        self._cache_file = IndexDataCacheFile(
+            cache_path=self._cache_path, filename_base=name, source_stamp=stamp
+        )
+        self.enable()
+
+    def _index_key(self, sig, codegen):
+        # the stamp stands for the code; what is left is the signature and the processor
+        return sig, codegen.magic_tuple()
+
+
+def compile_callback(
+    function: Callable, signature: Signature, *, name: str, sources: Sequence[str]
+) -> CFunc:
+    """`function` compiled to a C function, taken from the disk cache where it can be.
+
+    Args:
+        function: code in Numba's nopython subset.
+        signature: its Numba signature.
+        name: unique among the callbacks that share `sources`.
+        sources: every file that the function's code comes from.
+
+    Returns:
+        The callback; its `address` is the C function. Keep it alive as long as the address is used.
+    """
+    function = inspect.unwrap(function)
+    callback = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
+    callback._cache = _CallbackCache(function, name=name, stamp=content_stamp(sources))
+    try:
+        callback.compile()
+    except Exception:  # damaged, or not to be read or written: a cache must stop nobody
+        with suppress(OSError):
+            callback._cache.flush()  # so that the next process finds nothing, and writes it
+        callback._cache.disable()
+        callback.compile()
+    return callback
+
+
+def inner(function: Callable) -> Callable:
+    """`njit` for functions that only compiled code calls: half the time to compile.
+
+    What a type checker at run time has wrapped around the function is left out.
+    """
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
+
+
+@intrinsic
+def pointer(typing_context, address, kind):
+    """An address (int64) as a pointer to numbers of a kind, such as `types.float64`."""
+
+    def build(context, builder, signature, args):
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind.dtype)(types.int64, kind), build
+
+
+@intrinsic
+def fetch_add(typing_context, address, value):
+    """Add to the int64 at an address, for all threads at once; what was there before."""
+
+    def build(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def exchange(typing_context, address, value):
+    """Set the int64 at an address, for all threads at once; what was there before."""
+
+    def build(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("xchg", pointer, args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), build
+
+
+@intrinsic
+def call4(typing_context, function, a, b, c, d):
+    """Call the C function at an address with four pointers (int64); it returns nothing."""
+
+    def build(context, builder, signature, args):
+        return _call(context, builder, args)
+
+    return types.void(*[types.int64] * 5), build
+
+
+@intrinsic
+def call6(typing_context, function, a, b, c, d, e, f):
+    """Call the C function at an address with six pointers (int64); it returns nothing."""
+
+    def build(context, builder, signature, args):
+        return _call(context, builder, args)
+
+    return types.void(*[types.int64] * 7), build
+
+
+def _call(context, builder, args):
+    function_type = ir.FunctionType(ir.VoidType(), [cgutils.intp_t] * (len(args) - 1))
+    builder.call(builder.inttoptr(args[0], function_type.as_pointer()), args[1:])
+    return context.get_dummy_value()

@@ -1,0 +1,233 @@
+"""The compiled half of `envs.engine.batch`: what a thread does with the slots of a batch.
+
+Compiled code sees a batch as one row of int64, the addresses and sizes that `Batch` writes: `work`.
+Slots it knows by the rows of a table. Both have their columns named here.
+"""
+
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+# Type checkers see the typing context of intrinsics as an argument, and nothing of mujoco's C code.
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+
+import llvmlite.binding
+import mujoco
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.np.numpy_support import carray
+
+from envs.engine import layout
+from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch_add, inner, pointer
+
+# Columns of `work`: first the addresses of a batch's arrays, then its sizes.
+(
+    CLAIMED,
+    FINISHED,
+    TABLE,
+    ACTIONS,
+    OBS,
+    FINAL_OBS,
+    OUTCOME,
+    READINGS,
+    SOURCES,
+    ELAPSED,
+    EPISODE_END,
+    UNSTABLE_AT,
+    NUM_SLOTS,
+    ACTION_SIZE,
+    OBS_SIZE,
+    OUTCOME_SIZE,
+    READINGS_SIZE,
+    NUM_SUBSTEPS,
+    HORIZON,
+    WORK_SIZE,
+) = range(20)
+
+# Columns of the table of slots: addresses, and one size.
+(
+    MODEL,
+    SIMULATION,
+    WARNINGS,
+    MOCAP_POS,
+    CTRL,
+    ACT,
+    OBSERVE,
+    CONSTANTS,
+    MEMORY,
+    MEMORY_BYTES,
+    START_STATE,
+    START_MEMORY,
+    START_OBS,
+    NUM_COLUMNS,
+) = range(14)
+
+FLOAT64, FLOAT32, INT64 = 8, 4, 8  # bytes
+STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
+
+# `mjData.warning` is an array of {int lastinfo; int number;}; its address here is that of the
+# first `number`.
+WARNING_INTS = 2
+BAD_QPOS = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQPOS)
+BAD_QVEL = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQVEL)
+BAD_QACC = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQACC)
+NUM_WARNING_INTS = WARNING_INTS * int(mujoco.mjtWarning.mjNWARNING) - 1
+
+# Where `mjData` and its contacts hold what a touch is made of.
+_data, _contact = layout.struct_layout("mjData"), layout.struct_layout("mjContact")
+NUM_CONTACTS, CONTACTS, FORCES = _data.ncon.offset, _data.contact.offset, _data.efc_force.offset
+CONTACT_GEOMS, CONTACT_FORCE = _contact.geom.offset, _contact.efc_address.offset
+CONTACT_BYTES = ctypes.sizeof(_contact)
+TOUCH_BASE = 2**31  # a touch is known by `geom * TOUCH_BASE + other`
+
+LIBRARIES = {"win32": "mujoco.dll", "darwin": f"libmujoco.{mujoco.__version__}.dylib"}
+LIBRARY = LIBRARIES.get(sys.platform, f"libmujoco.so.{mujoco.__version__}")
+llvmlite.binding.load_library_permanently(str(Path(mujoco.__file__).parent / LIBRARY))
+_address, _nothing = types.int64, types.void
+mj_step = types.ExternalFunction("mj_step", _nothing(_address, _address))
+mj_forward = types.ExternalFunction("mj_forward", _nothing(_address, _address))
+mj_set_state = types.ExternalFunction(
+    "mj_setState", _nothing(_address, _address, _address, types.uint32)
+)
+memory_copy = types.ExternalFunction("memmove", _address(_address, _address, _address))
+give_way = types.ExternalFunction(
+    "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
+)
+
+
+@inner
+def restart_slot(work, slot):
+    """Set a slot back to its snapshot: physics, memory, counters."""
+    table = carray(pointer(work[TABLE], types.int64), (work[NUM_SLOTS], NUM_COLUMNS))
+    row = table[slot]
+    mj_set_state(row[MODEL], row[SIMULATION], row[START_STATE], STATE)
+    memory_copy(row[MEMORY], row[START_MEMORY], row[MEMORY_BYTES])
+    obs_bytes = FLOAT64 * work[OBS_SIZE]
+    memory_copy(work[OBS] + slot * obs_bytes, row[START_OBS], obs_bytes)
+    warnings = carray(pointer(row[WARNINGS], types.int32), NUM_WARNING_INTS)
+    warnings[BAD_QPOS] = warnings[BAD_QVEL] = warnings[BAD_QACC] = 0
+    carray(pointer(work[ELAPSED], types.int64), work[NUM_SLOTS])[slot] = 0
+
+
+@inner
+def simulate_slot(work, row, slot):
+    """Act, then let time pass. Whether MuJoCo stayed stable."""
+    action = work[ACTIONS] + slot * work[ACTION_SIZE] * FLOAT32
+    call4(row[ACT], action, row[CONSTANTS], row[MOCAP_POS], row[CTRL])
+    for _ in range(work[NUM_SUBSTEPS]):
+        mj_step(row[MODEL], row[SIMULATION])
+    mj_forward(row[MODEL], row[SIMULATION])
+    warnings = carray(pointer(row[WARNINGS], types.int32), NUM_WARNING_INTS)
+    return warnings[BAD_QPOS] + warnings[BAD_QVEL] + warnings[BAD_QACC] == 0
+
+
+@inner
+def touch_force(simulation, touch):
+    """The sum of `efc_force[contact.efc_address]` over the contacts of two geoms."""
+    geom, other = touch // TOUCH_BASE, touch % TOUCH_BASE
+    contact = carray(pointer(simulation + CONTACTS, types.int64), 1)[0]
+    forces = carray(pointer(simulation + FORCES, types.int64), 1)[0]
+    total = 0.0
+    for _ in range(carray(pointer(simulation + NUM_CONTACTS, types.int32), 1)[0]):
+        pair = carray(pointer(contact + CONTACT_GEOMS, types.int32), 2)
+        if (pair[0] == geom and pair[1] == other) or (pair[0] == other and pair[1] == geom):
+            at = carray(pointer(contact + CONTACT_FORCE, types.int32), 1)[0]
+            if at >= 0:  # else it is not among the constraints: it exerts no force
+                total += carray(pointer(forces + at * FLOAT64, types.float64), 1)[0]
+        contact += CONTACT_BYTES
+    return total
+
+
+@inner
+def observe_slot(work, row, slot):
+    """Read what the scene lists, and turn it into the observation and the outcome."""
+    size = work[READINGS_SIZE]
+    sources = carray(pointer(work[SOURCES], types.int64), (work[NUM_SLOTS], size))[slot]
+    readings = carray(pointer(work[READINGS], types.float64), (work[NUM_SLOTS], size))[slot]
+    for k in range(size):
+        if sources[k] > 0:
+            readings[k] = carray(pointer(sources[k], types.float64), 1)[0]
+        else:
+            readings[k] = touch_force(row[SIMULATION], -sources[k])
+    call6(
+        row[OBSERVE],
+        work[READINGS] + slot * size * FLOAT64,
+        row[CONSTANTS],
+        work[ACTIONS] + slot * work[ACTION_SIZE] * FLOAT32,
+        row[MEMORY],
+        work[FINAL_OBS] + slot * work[OBS_SIZE] * FLOAT64,
+        work[OUTCOME] + slot * work[OUTCOME_SIZE] * FLOAT64,
+    )
+
+
+@inner
+def step_slot(work, slot):
+    """One step of one slot, and the start of its next episode where this one ends."""
+    num_slots = work[NUM_SLOTS]
+    row = carray(pointer(work[TABLE], types.int64), (num_slots, NUM_COLUMNS))[slot]
+    elapsed = carray(pointer(work[ELAPSED], types.int64), num_slots)
+    unstable_at = carray(pointer(work[UNSTABLE_AT], types.int64), num_slots)
+    obs_bytes = FLOAT64 * work[OBS_SIZE]
+    final_obs = work[FINAL_OBS] + slot * obs_bytes
+    if elapsed[slot] == 0:
+        unstable_at[slot] = 0
+        memory_copy(final_obs, row[START_OBS], obs_bytes)
+    elapsed[slot] += 1
+    if unstable_at[slot] == 0 and not simulate_slot(work, row, slot):
+        unstable_at[slot] = elapsed[slot]
+    if unstable_at[slot] == 0:
+        observe_slot(work, row, slot)
+    else:  # rest, with the last stable observation
+        size = work[OUTCOME_SIZE]
+        outcome = carray(pointer(work[OUTCOME], types.float64), (num_slots, size))[slot]
+        for k in range(size):
+            outcome[k] = 0.0
+    memory_copy(work[OBS] + slot * obs_bytes, final_obs, obs_bytes)
+    episode_end = carray(pointer(work[EPISODE_END], types.uint8), num_slots)
+    episode_end[slot] = elapsed[slot] == work[HORIZON]
+    if episode_end[slot]:
+        restart_slot(work, slot)
+
+
+def _step(work_address, leads):
+    """Take slots until none is left.
+
+    The thread that leads opens the work, and returns only when all slots have been stepped, so that
+    no interrupt can fall in between. Helpers that come early or late find nothing to take.
+    """
+    work = carray(pointer(work_address, types.int64), WORK_SIZE)
+    if leads:
+        exchange(work[FINISHED], 0)
+        exchange(work[CLAIMED], 0)
+    while True:
+        slot = fetch_add(work[CLAIMED], 1)
+        if slot >= work[NUM_SLOTS]:
+            break
+        step_slot(work, slot)
+        fetch_add(work[FINISHED], 1)
+    while leads and fetch_add(work[FINISHED], 0) < work[NUM_SLOTS]:
+        give_way()
+
+
+def _restart(work_address):
+    """Set every slot back to its snapshot."""
+    work = carray(pointer(work_address, types.int64), WORK_SIZE)
+    for slot in range(work[NUM_SLOTS]):
+        restart_slot(work, slot)
+
+
+@cache
+def compiled_step() -> CFunc:
+    """The C function `void step(int64 work, bool leads)`: one thread leads, any number helps."""
+    signature = types.void(types.int64, types.boolean)
+    return compile_callback(
+        _step, signature, name=f"step_{mujoco.__version__}", sources=[__file__, layout.__file__]
+    )
+
+
+@cache
+def compiled_restart() -> CFunc:
+    """The C function `void restart(int64 work)`."""
+    signature = types.void(types.int64)
+    return compile_callback(_restart, signature, name="restart", sources=[__file__])

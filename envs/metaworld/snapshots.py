@@ -1,0 +1,155 @@
+"""Official resets, each taken once and kept: the start of every episode of a task.
+
+For a fixed task the official `reset()` is deterministic, so one snapshot of it serves for good. The
+official environment stays the only source of scenes, goals, resets and constants.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# Type checkers see nothing of mujoco's C code.
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+from envs.engine.batch import Scene, Snapshot
+from envs.engine.cache import cache_folder, read_arrays, write_arrays
+from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
+from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks.interface import (
+    ACTION_SCALE,
+    EXTRA_CONSTANTS,
+    FRAME_SIZE,
+    MOCAP_HIGH,
+    MOCAP_LOW,
+    START_ATTRIBUTES,
+    TaskCode,
+)
+
+EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
+FIELDS = ("state", "edits", "constants", "memory", "obs")
+MOCAP_QUAT = (1.0, 0.0, 1.0, 0.0)  # what every official step sets; it never changes after a reset
+
+
+class Official(NamedTuple):
+    """An official environment, its scene, and the snapshots of it that are in memory, by goal."""
+
+    env: object
+    scene: Scene
+    known: dict[bytes, Snapshot]
+
+
+@cache
+def official(env_name: str) -> Official:
+    """The official environment of a name, and its scene with what the task's code reads."""
+    env = make_official_env(env_name)
+    readings = [source.reading(env.model) for source in TASKS[env_name].sources()]
+    return Official(env, Scene(env.model, EDITED, readings), {})
+
+
+def take_snapshot(env, scene: Scene, task: MetaWorldTask) -> Snapshot:
+    """The state right after the official reset to a task."""
+    code = TASKS[task.env_name]
+    set_official_task(env, task)
+    obs, _ = env.reset()
+    late = [name for name in code.constants if getattr(env, name) is None]
+    if late:  # bin-picking: the first step fixes it, to the same value whatever the action
+        env.step(np.zeros(4, dtype=np.float32))
+        fixed = {name: getattr(env, name) for name in late}
+        obs, _ = env.reset()
+        for name, value in fixed.items():
+            setattr(env, name, value)  # until the next reset
+    if not np.array_equal(env.data.mocap_quat, [MOCAP_QUAT]):
+        raise RuntimeError(f"{task.env_name}: the reset left the mocap body turned")
+    return scene.snapshot(
+        env.model,
+        env.data,
+        constants=_constants(env, code),
+        memory=obs[:FRAME_SIZE],
+        obs=obs,
+    )
+
+
+def _constants(env, code: TaskCode) -> np.ndarray:
+    """What the reset fixed, laid out as the task's compiled code expects it."""
+    extra = [_extra_constant(env, name) for name in code.constants]
+    constants = np.full(EXTRA_CONSTANTS, np.nan)
+    for name, start in START_ATTRIBUTES.items():
+        value = getattr(env, name, None)
+        if value is not None and np.shape(value) == (3,) and not _moves(value, env.data):
+            constants[start : start + 3] = value
+    constants[MOCAP_LOW : MOCAP_LOW + 3] = env.mocap_low
+    constants[MOCAP_HIGH : MOCAP_HIGH + 3] = env.mocap_high
+    constants[ACTION_SCALE] = env.action_scale
+    return np.concatenate([constants, *extra])
+
+
+def _extra_constant(env, name: str) -> np.ndarray:
+    value = getattr(env, name)
+    if _moves(value, env.data):
+        raise ValueError(f"{name} is a view into mjData: it moves, so read it as a reading")
+    numbers = np.ravel(np.asarray(value, dtype=np.float64))
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{type(env).__name__}.{name} is {value}: the reset did not fix it")
+    return numbers
+
+
+def _moves(value, simulation: mujoco.MjData) -> bool:
+    """Whether an attribute is a view of the simulation, so that it changes with every step."""
+    arrays = ("xpos", "xquat", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "qpos")
+    return isinstance(value, np.ndarray) and any(
+        np.shares_memory(value, getattr(simulation, array)) for array in arrays
+    )
+
+
+def snapshots(tasks: Sequence[MetaWorldTask]) -> list[Snapshot]:
+    """A snapshot of each task, from the cache on disk where it has been taken before."""
+    for env_name in dict.fromkeys(task.env_name for task in tasks):
+        _take_missing(env_name, [t for t in tasks if t.env_name == env_name])
+    return [official(task.env_name).known[_goal(task)] for task in tasks]
+
+
+def _goal(task: MetaWorldTask) -> bytes:
+    return np.asarray(task.rand_vec, dtype=np.float64).tobytes()
+
+
+def _take_missing(env_name: str, tasks: Sequence[MetaWorldTask]) -> None:
+    env, scene, known = official(env_name)
+    if all(_goal(task) in known for task in tasks):
+        return
+    path = cache_folder() / "snapshots" / f"{env_name}-{_stamp(TASKS[env_name])}.npz"
+    for goal, snapshot in _read(path).items():
+        known.setdefault(goal, snapshot)
+    missing = {_goal(task): task for task in tasks if _goal(task) not in known}
+    for goal, task in missing.items():
+        known[goal] = take_snapshot(env, scene, task)
+    if missing:
+        _write(path, known)
+
+
+def _stamp(code: TaskCode) -> str:
+    """What makes a cached snapshot void when it changes."""
+    versions = (version("metaworld"), mujoco.__version__)
+    digest = hashlib.sha256(repr((versions, code.constants, EDITED)).encode())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[bytes, Snapshot]:
+    fields = read_arrays(path)
+    if fields is None or not {"goals", *FIELDS} <= fields.keys():
+        return {}
+    return {
+        goal.tobytes(): Snapshot(**{name: fields[name][k] for name in FIELDS})
+        for k, goal in enumerate(fields["goals"])
+    }
+
+
+def _write(path: Path, known: dict[bytes, Snapshot]) -> None:
+    columns = {name: np.stack([getattr(s, name) for s in known.values()]) for name in FIELDS}
+    write_arrays(path, {"goals": np.stack([np.frombuffer(goal) for goal in known]), **columns})

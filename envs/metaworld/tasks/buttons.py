@@ -1,0 +1,147 @@
+"""Tasks in which a button is pressed."""
+
+from envs.engine.compiled import inner
+from envs.metaworld.tasks.interface import (
+    Object,
+    Outcome,
+    TaskCode,
+    body_pos,
+    body_quat,
+    site_pos,
+)
+from envs.metaworld.tasks.shared import distance, hamacher_product, long_tail
+
+NEAR_OBJECT = 0.05
+COFFEE_BUTTON_WAY = 0.03  # how deep the coffee machine's button goes
+
+# From the body of a button to its top.
+SIDE_BUTTON = Object(body_pos("button"), body_quat("button"), offset=(0.0, -0.193, 0.0))
+TOP_BUTTON = Object(body_pos("button"), body_quat("button"), offset=(0.0, 0.0, 0.193))
+
+
+@inner
+def _near(now, start, radius):
+    """How near the gripper is to the button: the distance, and what it is worth."""
+    tcp_to_obj = distance(now.obj, now.tcp)
+    return tcp_to_obj, long_tail(tcp_to_obj, 0.0, radius, distance(now.obj, start.init_tcp))
+
+
+@inner
+def _pressed(obj_to_target, way):
+    """How far the button is in."""
+    return long_tail(obj_to_target, 0.0, 0.005, way)
+
+
+@inner
+def _press_sideways(now, start, way):
+    """Press a button that points to the robot; it goes `way` metres deep."""
+    tcp_to_obj, near = _near(now, start, radius=0.05)
+    obj_to_target = abs(start.target[1] - now.obj[1])
+    pressed = _pressed(obj_to_target, way)
+    reward = 2.0 * hamacher_product(now.opened, near)
+    if tcp_to_obj <= 0.05:
+        reward += 8.0 * pressed
+    return Outcome(
+        reward=reward,
+        success=obj_to_target <= 0.02,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=near,
+        in_place_reward=pressed,
+        obj_to_target=obj_to_target,
+    )
+
+
+@inner
+def button_press(now, start):
+    """button-press-v3: press a button from the side."""
+    return _press_sideways(now, start, start.extra[0])
+
+
+@inner
+def coffee_button(now, start):
+    """coffee-button-v3: press the button of a coffee machine."""
+    return _press_sideways(now, start, COFFEE_BUTTON_WAY)
+
+
+@inner
+def button_press_wall(now, start):
+    """button-press-wall-v3: press a button from the side, behind a wall."""
+    tcp_to_obj, near = _near(now, start, radius=0.01)
+    obj_to_target = abs(start.target[1] - now.obj[1])
+    pressed = _pressed(obj_to_target, start.extra[0])
+    if tcp_to_obj > 0.07:
+        reward = 2.0 * hamacher_product((1.0 - now.opened) / 2.0, near)
+    else:
+        reward = 2.0 + 2.0 * (1.0 + now.opened) + 4.0 * (pressed * pressed)
+    return Outcome(
+        reward=reward,
+        success=obj_to_target <= 0.03,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=near,
+        in_place_reward=pressed,
+        obj_to_target=obj_to_target,
+    )
+
+
+@inner
+def _press_down(now, start, gripper):
+    """Press a button that points up; `gripper` says how far the gripper is as it should be."""
+    tcp_to_obj, near = _near(now, start, radius=0.01)
+    obj_to_target = abs(start.target[2] - now.obj[2])
+    pressed = _pressed(obj_to_target, start.extra[0])
+    reward = 5.0 * hamacher_product(gripper, near)
+    if tcp_to_obj <= 0.03:
+        reward += 5.0 * pressed
+    return Outcome(
+        reward=reward,
+        success=obj_to_target <= 0.024,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=near,
+        in_place_reward=pressed,
+        obj_to_target=obj_to_target,
+    )
+
+
+@inner
+def button_press_topdown(now, start):
+    """button-press-topdown-v3: press a button from above, with a closed gripper."""
+    return _press_down(now, start, 1.0 - now.opened)
+
+
+@inner
+def button_press_topdown_wall(now, start):
+    """button-press-topdown-wall-v3: press a button from above, behind a wall, gripper open."""
+    return _press_down(now, start, now.opened)
+
+
+TASKS = (
+    TaskCode(
+        env_name="button-press-topdown-v3",
+        reward=button_press_topdown,
+        objects=(TOP_BUTTON,),
+        constants=("_obj_to_target_init",),
+    ),
+    TaskCode(
+        env_name="button-press-topdown-wall-v3",
+        reward=button_press_topdown_wall,
+        objects=(TOP_BUTTON,),
+        constants=("_obj_to_target_init",),
+    ),
+    TaskCode(
+        env_name="button-press-v3",
+        reward=button_press,
+        objects=(SIDE_BUTTON,),
+        constants=("_obj_to_target_init",),
+    ),
+    TaskCode(
+        env_name="button-press-wall-v3",
+        reward=button_press_wall,
+        objects=(SIDE_BUTTON,),
+        constants=("_obj_to_target_init",),
+    ),
+    TaskCode(
+        env_name="coffee-button-v3",
+        reward=coffee_button,
+        objects=(Object(site_pos("buttonStart"), (1.0, 0.0, 0.0, 0.0)),),
+    ),
+)

@@ -1,0 +1,141 @@
+"""Tasks in which a handle is pressed down or pulled up."""
+
+from envs.engine.compiled import inner
+from envs.metaworld.tasks.interface import Object, Outcome, TaskCode, site_pos
+from envs.metaworld.tasks.shared import (
+    HIGH,
+    add,
+    distance,
+    gripper_caging_reward,
+    hamacher_product,
+    long_tail,
+    vec,
+)
+
+NEAR_OBJECT = 0.05
+
+PRESS_RADIUS = 0.02  # metres of z between handle and target
+HANDLE_RADIUS = 0.02
+
+PULL_RADIUS = 0.05
+PULL_SIDE_SUCCESS_RADIUS = 0.08
+HELD = 0.035  # tcp to handle, below which it counts as held
+LIFTED = 0.01
+
+
+@inner
+def handle_press(now, start):
+    """handle-press-v3 and handle-press-side-v3: press a handle down."""
+    handle_init = vec(start.extra, 0)
+    target_to_obj = abs(now.obj[2] - start.target[2])
+    margin = abs(abs(handle_init[2] - start.target[2]) - PRESS_RADIUS)
+    in_place = long_tail(target_to_obj, 0.0, PRESS_RADIUS, margin)
+    tcp_to_obj = distance(now.obj, now.tcp)
+    reach_margin = abs(distance(handle_init, start.init_tcp) - HANDLE_RADIUS)
+    reach = long_tail(tcp_to_obj, 0.0, HANDLE_RADIUS, reach_margin)
+    success = target_to_obj <= PRESS_RADIUS
+    return Outcome(
+        reward=10.0 if success else hamacher_product(reach, in_place) * 10.0,
+        success=success,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=reach,
+        in_place_reward=in_place,
+        obj_to_target=target_to_obj,
+    )
+
+
+@inner
+def _pull(now, start, target_to_obj, margin, grasped, height, success_radius):
+    """What both pulls end in: `grasped` is (reward, single), `height` the handle's, officially."""
+    object_grasped, single = grasped
+    in_place = long_tail(target_to_obj, 0.0, PULL_RADIUS, margin)
+    tcp_to_obj = distance(now.obj, now.tcp)
+    reward = hamacher_product(object_grasped, in_place, single)
+    if tcp_to_obj < HELD and now.opened > 0.0 and height - LIFTED > start.obj_init[2]:
+        reward = add(reward, 1.0 + 5.0 * in_place, single)
+    if target_to_obj < PULL_RADIUS:
+        reward = 10.0
+    return Outcome(
+        reward=reward,
+        success=target_to_obj <= success_radius,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=object_grasped,
+        in_place_reward=in_place,
+        obj_to_target=target_to_obj,
+    )
+
+
+@inner
+def handle_pull(now, start):
+    """handle-pull-v3: pull a handle up; only its height counts."""
+    grasped = gripper_caging_reward(
+        now,
+        start,
+        obj=now.obj,
+        obj_init=start.obj_init,
+        obj_radius=0.022,
+        pad_success_thresh=0.05,
+        object_reach_radius=0.01,
+        xz_thresh=0.01,
+        density=HIGH,
+    )
+    return _pull(
+        now,
+        start,
+        target_to_obj=abs(start.target[2] - now.obj[2]),
+        margin=abs(start.target[2] - start.obj_init[2]),
+        grasped=grasped,
+        height=now.obj[1],  # y, not z: the official reward has it so
+        success_radius=PULL_RADIUS,
+    )
+
+
+@inner
+def handle_pull_side(now, start):
+    """handle-pull-side-v3: pull a handle up that stands at the side."""
+    grasped = gripper_caging_reward(
+        now,
+        start,
+        obj=now.obj,
+        obj_init=start.obj_init,
+        obj_radius=0.032,
+        pad_success_thresh=0.06,
+        object_reach_radius=0.01,
+        xz_thresh=0.01,
+        density=HIGH,
+    )
+    return _pull(
+        now,
+        start,
+        target_to_obj=distance(now.obj, start.target),
+        margin=distance(start.obj_init, start.target),
+        grasped=grasped,
+        height=now.obj[2],
+        success_radius=PULL_SIDE_SUCCESS_RADIUS,
+    )
+
+
+TASKS = (
+    TaskCode(
+        env_name="handle-press-side-v3",
+        reward=handle_press,
+        objects=(Object(site_pos("handleStart")),),
+        constants=("_handle_init_pos",),
+    ),
+    TaskCode(
+        env_name="handle-press-v3",
+        reward=handle_press,
+        objects=(Object(site_pos("handleStart")),),
+        constants=("_handle_init_pos",),
+    ),
+    TaskCode(
+        env_name="handle-pull-side-v3",
+        reward=handle_pull_side,
+        objects=(Object(site_pos("handleCenter")),),
+    ),
+    TaskCode(
+        env_name="handle-pull-v3",
+        reward=handle_pull,
+        objects=(Object(site_pos("handleRight")),),
+    ),
+)

@@ -1,0 +1,338 @@
+"""What a Meta-World task is to the native engine, and how it becomes compiled code.
+
+A task is a pure reward function and a table entry that says what is read from the simulation. Here
+the two become one C callback: readings in; observation, reward, success and information out.
+"""
+
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+# Type checkers see the typing context of intrinsics as an argument, and nothing of mujoco's C code.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.np.numpy_support import carray
+
+from envs.engine.batch import Reading, Touch
+from envs.engine.compiled import compile_callback, inner, pointer
+from envs.metaworld.tasks import shared
+from envs.metaworld.tasks.shared import clip, distance, quaternion, vec
+
+OBS_SIZE = 39
+FRAME_SIZE = 18  # what one moment adds to the observation; it holds two of them, then the goal
+OBJECT_SIZE = 7  # position and quaternion of one object; a frame has room for two
+FIRST_OBJECT, SECOND_OBJECT = 4, 4 + OBJECT_SIZE
+HAND_LOW, HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
+GRIPPER_WIDTH = 0.1  # metres at which the observation calls the gripper fully open
+
+
+class Now(NamedTuple):
+    """The present, as reward functions see it. Vectors are tuples of three floats, in metres."""
+
+    hand: tuple  # obs[0:3], clipped as the observation is
+    opened: float  # obs[3], in [0, 1]
+    obj: tuple  # obs[4:7], which is `_get_pos_objects()`
+    quat: tuple  # obs[7:11], four floats, which is `_get_quat_objects()`
+    obj2: tuple  # obs[11:14], the second object's position; zeros where there is none
+    tcp: tuple  # `tcp_center`
+    left_pad: tuple  # `get_body_com("leftpad")`, and `init_left_pad` too
+    right_pad: tuple  # `get_body_com("rightpad")`, and `init_right_pad` too
+    grip: float  # action[3], a float32, not clipped
+    extra: np.ndarray  # the task's own `readings`, one after the other
+
+
+class Start(NamedTuple):
+    """What the official reset fixed for the task's episodes. NaN where it fixed nothing."""
+
+    target: tuple  # `_target_pos`
+    obj_init: tuple  # `obj_init_pos`
+    init_tcp: tuple  # `init_tcp`
+    hand_init: tuple  # `hand_init_pos`
+    extra: np.ndarray  # the task's own `constants`, one after the other
+
+
+class Outcome(NamedTuple):
+    """What a step is worth: the official reward, and the official `info` under its own names."""
+
+    reward: float
+    success: bool
+    near_object: float  # or bool, where officially it is `float(condition)`
+    grasp_reward: float
+    in_place_reward: float
+    obj_to_target: float
+
+
+OUTCOME_SIZE = len(Outcome._fields)
+
+# Constants of a task begin with these attributes of the official environment; its own follow.
+START_ATTRIBUTES = {"_target_pos": 0, "obj_init_pos": 3, "init_tcp": 6, "hand_init_pos": 9}
+MOCAP_LOW, MOCAP_HIGH, ACTION_SCALE, EXTRA_CONSTANTS = 12, 15, 18, 19
+MAX_CONSTANTS = 64
+
+
+class Source(NamedTuple):
+    """Numbers of `mjData` that belong to something named in the scene."""
+
+    array: str
+    kind: str
+    name: str
+    size: int
+
+    def reading(self, model: mujoco.MjModel) -> Reading:
+        """Where the numbers stand in a model's `mjData`."""
+        element = getattr(model, self.kind)(self.name)
+        if self.kind == "joint":
+            return Reading(self.array, int(element.qposadr[0]), self.size)
+        return Reading(self.array, element.id * self.size, self.size)
+
+
+class TouchForce(NamedTuple):
+    """How hard two geoms touch: 1 number, what `touching_object` sums over their contacts."""
+
+    geom: str
+    other: str
+    size: int = 1
+
+    def reading(self, model: mujoco.MjModel) -> Touch:
+        """The geoms as a model numbers them."""
+        return Touch(model.geom(self.geom).id, model.geom(self.other).id)
+
+
+def body_pos(name: str) -> Source:
+    """`data.body(name).xpos`, which is `get_body_com(name)`: 3 numbers."""
+    return Source("xpos", "body", name, 3)
+
+
+def site_pos(name: str) -> Source:
+    """`data.site(name).xpos`, which is `_get_site_pos(name)`: 3 numbers."""
+    return Source("site_xpos", "site", name, 3)
+
+
+def geom_pos(name: str) -> Source:
+    """`data.geom(name).xpos`: 3 numbers."""
+    return Source("geom_xpos", "geom", name, 3)
+
+
+def joint_pos(name: str) -> Source:
+    """`data.joint(name).qpos` of a hinge or a slide: 1 number."""
+    return Source("qpos", "joint", name, 1)
+
+
+def body_quat(name: str) -> Source:
+    """`data.body(name).xquat`: 4 numbers (w, x, y, z)."""
+    return Source("xquat", "body", name, 4)
+
+
+def body_matrix(name: str) -> Source:
+    """`data.body(name).xmat`: 9 numbers. As a rotation, scipy's quaternion (x, y, z, w) of it."""
+    return Source("xmat", "body", name, 9)
+
+
+def geom_matrix(name: str) -> Source:
+    """`data.geom(name).xmat`: 9 numbers. As a rotation, scipy's quaternion (x, y, z, w) of it."""
+    return Source("geom_xmat", "geom", name, 9)
+
+
+def site_matrix(name: str) -> Source:
+    """`data.site(name).xmat`: 9 numbers. As a rotation, scipy's quaternion (x, y, z, w) of it."""
+    return Source("site_xmat", "site", name, 9)
+
+
+@dataclass(frozen=True)
+class Object:
+    """How the observation sees one object.
+
+    Attributes:
+        position: of it.
+        rotation: of it: where it is read, or the constant quaternion that stands there officially.
+        offset: added to the position: constant, or an `inner` function of the task's
+            own readings (the dial).
+    """
+
+    position: Source
+    rotation: Source | tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    offset: tuple[float, float, float] | Callable = (0.0, 0.0, 0.0)
+
+    def sources(self) -> tuple[Source, ...]:
+        """What has to be read for it."""
+        return tuple(s for s in (self.position, self.rotation) if isinstance(s, Source))
+
+
+@dataclass(frozen=True)
+class TaskCode:
+    """One task: all that its observation and reward need.
+
+    Attributes:
+        env_name: official name.
+        reward: pure function `(now: Now, start: Start) -> Outcome`, decorated with `inner`.
+        objects: one or two.
+        readings: what the reward reads besides; `now.extra` holds it in this order.
+        constants: official attributes that the reward uses besides; `start.extra` holds them.
+    """
+
+    env_name: str
+    reward: Callable
+    objects: tuple[Object, ...]
+    readings: tuple[Source | TouchForce, ...] = ()
+    constants: tuple[str, ...] = ()
+
+    def sources(self) -> tuple[Source | TouchForce, ...]:
+        """All that is read, in order: the arm, the objects, the task's own."""
+        objects = tuple(s for o in self.objects for s in o.sources())
+        return ARM + objects + self.readings
+
+
+ARM = (
+    body_pos("hand"),
+    body_pos("rightclaw"),
+    body_pos("leftclaw"),
+    site_pos("rightEndEffector"),
+    site_pos("leftEndEffector"),
+    body_pos("leftpad"),
+    body_pos("rightpad"),
+)
+HAND, RIGHT_CLAW, LEFT_CLAW, RIGHT_END, LEFT_END, LEFT_PAD, RIGHT_PAD, ARM_SIZE = range(0, 24, 3)
+
+
+NO_ROTATION, QUATERNION, MATRIX = range(3)  # how an object's rotation is read
+
+
+@inner
+def _middle(a, b):
+    return (a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0, (a[2] + b[2]) / 2.0
+
+
+@inner
+def _begin_frame(readings, last_frame, obs):
+    """Write all of an observation but the objects: the arm now, the last frame, the hidden goal."""
+    hand = vec(readings, HAND)
+    opened = distance(vec(readings, RIGHT_CLAW), vec(readings, LEFT_CLAW)) / GRIPPER_WIDTH
+    for k in range(3):
+        obs[k], obs[2 * FRAME_SIZE + k] = hand[k], 0.0
+    obs[3] = clip(opened, 0.0, 1.0)
+    for k in range(FRAME_SIZE):
+        obs[FRAME_SIZE + k] = last_frame[k]
+    for k in range(FIRST_OBJECT, FRAME_SIZE):
+        obs[k] = 0.0
+
+
+@inner
+def _add_object(readings, at, rotation, constant, offset, frame):
+    """Write one object into its seven places of a frame."""
+    for k in range(3):
+        frame[k] = readings[at + k] + offset[k]
+    if rotation == MATRIX:
+        turned = quaternion(readings[at + 3 : at + 12])
+    elif rotation == QUATERNION:
+        turned = readings[at + 3], readings[at + 4], readings[at + 5], readings[at + 6]
+    else:
+        turned = constant
+    for k in range(4):
+        frame[3 + k] = turned[k]
+
+
+@inner
+def _end_frame(last_frame, obs):
+    """Remember the frame as it is, then clip the observation to its space."""
+    for k in range(FRAME_SIZE):
+        last_frame[k] = obs[k]
+    for k in range(3):
+        obs[k] = clip(obs[k], HAND_LOW[k], HAND_HIGH[k])
+        obs[FRAME_SIZE + k] = clip(obs[FRAME_SIZE + k], HAND_LOW[k], HAND_HIGH[k])
+
+
+@inner
+def _present(readings, action, obs, extra):
+    return Now(
+        vec(obs, 0),
+        obs[3],
+        vec(obs, FIRST_OBJECT),
+        (obs[7], obs[8], obs[9], obs[10]),
+        vec(obs, SECOND_OBJECT),
+        _middle(vec(readings, RIGHT_END), vec(readings, LEFT_END)),
+        vec(readings, LEFT_PAD),
+        vec(readings, RIGHT_PAD),
+        action[3],
+        extra,
+    )
+
+
+@inner
+def _start(constants):
+    return Start(
+        vec(constants, 0),
+        vec(constants, 3),
+        vec(constants, 6),
+        vec(constants, 9),
+        constants[EXTRA_CONSTANTS:],
+    )
+
+
+def _object_writer(seen: Object, at: int) -> Callable:
+    """A compiled function that writes an object into a frame; its readings start at `at`."""
+    offset, rotation = seen.offset, seen.rotation
+    if isinstance(rotation, Source):
+        kind, constant = (MATRIX if rotation.size == 9 else QUATERNION), (0.0, 0.0, 0.0, 0.0)
+    else:
+        kind, constant = NO_ROTATION, rotation
+    if callable(offset):
+
+        @inner
+        def write_moved(readings, extra, frame):
+            _add_object(readings, at, kind, constant, offset(extra), frame)
+
+        return write_moved
+
+    @inner
+    def write(readings, extra, frame):
+        _add_object(readings, at, kind, constant, offset, frame)
+
+    return write
+
+
+@inner
+def _write_nothing(readings, extra, frame):
+    pass
+
+
+def compile_observe(task: TaskCode) -> CFunc:
+    """The task as the `observe` callback of `envs.engine.batch`; its outcome is an `Outcome`."""
+    second_at = ARM_SIZE + sum(s.size for s in task.objects[0].sources())
+    size = sum(s.size for s in task.sources())
+    extra_at = size - sum(s.size for s in task.readings)
+    write_first = _object_writer(task.objects[0], ARM_SIZE)
+    write_second = _write_nothing
+    if len(task.objects) > 1:
+        write_second = _object_writer(task.objects[1], second_at)
+    reward = task.reward
+
+    def observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+        readings = carray(pointer(readings_at, types.float64), size)
+        constants = carray(pointer(constants_at, types.float64), MAX_CONSTANTS)
+        action = carray(pointer(action_at, types.float32), 4)
+        last_frame = carray(pointer(memory_at, types.float64), FRAME_SIZE)
+        obs = carray(pointer(obs_at, types.float64), OBS_SIZE)
+        outcome = carray(pointer(outcome_at, types.float64), OUTCOME_SIZE)
+        extra = readings[extra_at:size]
+        _begin_frame(readings, last_frame, obs)
+        write_first(readings, extra, obs[FIRST_OBJECT:SECOND_OBJECT])
+        write_second(readings, extra, obs[SECOND_OBJECT:FRAME_SIZE])
+        _end_frame(last_frame, obs)
+        result = reward(_present(readings, action, obs, extra), _start(constants))
+        outcome[0] = result.reward
+        outcome[1] = result.success
+        outcome[2] = result.near_object
+        outcome[3] = result.grasp_reward
+        outcome[4] = result.in_place_reward
+        outcome[5] = result.obj_to_target
+
+    return compile_callback(
+        observe,
+        types.void(*[types.int64] * 6),
+        name=f"observe_{task.env_name}",
+        sources=[__file__, shared.__file__, reward.__code__.co_filename],
+    )

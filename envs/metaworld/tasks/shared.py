@@ -1,0 +1,388 @@
+"""Pieces that the rewards of many tasks share: the official formulas, to the bit where possible.
+
+Everything is scalar code: vectors are tuples of three floats, nothing is allocated, so that it
+compiles for a CPU and for a GPU alike.
+
+Officially actions are float32, and NumPy gives float32 when a float32 meets a Python float. So
+wherever the gripper's action enters a reward, the arithmetic from there on is done in float32.
+Functions here that end in a parameter `single` repeat that: with it they round as float32 does.
+"""
+
+import math
+
+import numpy as np
+
+from envs.engine.compiled import inner
+
+VALUE_AT_MARGIN = 0.1
+LONG_TAIL_SCALE = math.sqrt(1 / VALUE_AT_MARGIN - 1)
+GAUSSIAN_SCALE = math.sqrt(-2 * math.log(VALUE_AT_MARGIN))
+CAGED = 0.97  # the caging above which closing the gripper counts
+
+
+# --- vectors -------------------------------------------------------------------------------------
+
+
+@inner
+def vec(array, start):
+    """Three numbers of an array as a vector."""
+    return array[start], array[start + 1], array[start + 2]
+
+
+@inner
+def plus(a, b):
+    """The sum of two vectors."""
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+@inner
+def minus(a, b):
+    """The difference of two vectors."""
+    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
+
+
+@inner
+def scaled(a, b):
+    """The product of two vectors, element by element."""
+    return a[0] * b[0], a[1] * b[1], a[2] * b[2]
+
+
+@inner
+def norm(a):
+    """The Euclidean length of a vector."""
+    return math.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
+
+
+@inner
+def distance(a, b):
+    """The Euclidean distance of two points."""
+    return norm(minus(a, b))
+
+
+@inner
+def distance_xy(a, b):
+    """The distance of two points seen from above."""
+    x, y = a[0] - b[0], a[1] - b[1]
+    return math.sqrt(x * x + y * y)
+
+
+@inner
+def distance_xz(a, b):
+    """The distance of two points in the x-z plane."""
+    x, z = a[0] - b[0], a[2] - b[2]
+    return math.sqrt(x * x + z * z)
+
+
+@inner
+def clip(x, low, high):
+    """`np.clip` of a number."""
+    return min(max(x, low), high)
+
+
+@inner
+def quaternion(m):
+    """The quaternion (x, y, z, w) of a rotation matrix (9 numbers, row by row).
+
+    It repeats `scipy.spatial.transform.Rotation.from_matrix(m).as_quat()`, sign included: the
+    largest of the three diagonal elements and the trace chooses the formula, the first if equal.
+    """
+    trace = m[0] + m[4] + m[8]
+    if m[0] >= m[4] and m[0] >= m[8] and m[0] >= trace:
+        x, y, z, w = 1.0 - trace + 2.0 * m[0], m[3] + m[1], m[6] + m[2], m[7] - m[5]
+    elif m[4] >= m[8] and m[4] >= trace:
+        x, y, z, w = m[3] + m[1], 1.0 - trace + 2.0 * m[4], m[7] + m[5], m[2] - m[6]
+    elif m[8] >= trace:
+        x, y, z, w = m[6] + m[2], m[7] + m[5], 1.0 - trace + 2.0 * m[8], m[3] - m[1]
+    else:
+        x, y, z, w = m[7] - m[5], m[2] - m[6], m[3] - m[1], 1.0 + trace
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return x / length, y / length, z / length, w / length
+
+
+# --- float32, as NumPy's promotion has it --------------------------------------------------------
+
+
+@inner
+def rounded(x, single):
+    """x, rounded to float32 if `single`."""
+    return float(np.float32(x)) if single else float(x)
+
+
+@inner
+def add(a, b, single):
+    """a + b."""
+    return rounded(rounded(a, single) + rounded(b, single), single)
+
+
+@inner
+def subtract(a, b, single):
+    """a - b."""
+    return rounded(rounded(a, single) - rounded(b, single), single)
+
+
+@inner
+def multiply(a, b, single):
+    """a * b."""
+    return rounded(rounded(a, single) * rounded(b, single), single)
+
+
+@inner
+def divide(a, b, single):
+    """a / b."""
+    return rounded(rounded(a, single) / rounded(b, single), single)
+
+
+# --- metaworld.utils.reward_utils ----------------------------------------------------------------
+
+
+@inner
+def _beyond(x, lower, upper, margin):
+    """How far x lies outside the bounds, in margins; negative inside them."""
+    if margin < 0.0:
+        return math.nan  # officially a ValueError
+    if lower <= x <= upper:
+        return -1.0
+    if margin == 0.0:
+        return math.inf
+    return (lower - x if x < lower else x - upper) / margin
+
+
+@inner
+def long_tail(x, lower, upper, margin):
+    """`tolerance(x, bounds=(lower, upper), margin=margin, sigmoid="long_tail")`."""
+    d = _beyond(x, lower, upper, margin)
+    if d < 0.0:
+        return 1.0
+    s = d * LONG_TAIL_SCALE
+    return 1.0 / (s * s + 1.0)
+
+
+@inner
+def gaussian(x, lower, upper, margin):
+    """`tolerance(x, bounds=(lower, upper), margin=margin, sigmoid="gaussian")`."""
+    d = _beyond(x, lower, upper, margin)
+    if d < 0.0:
+        return 1.0
+    s = d * GAUSSIAN_SCALE
+    return math.exp(-0.5 * (s * s))
+
+
+@inner
+def hamacher_product(a, b, single=False):
+    """`hamacher_product(a, b)` of two numbers in [0, 1]."""
+    product = multiply(a, b, single)
+    denominator = subtract(add(a, b, single), product, single)
+    return divide(product, denominator, single) if denominator > 0.0 else 0.0
+
+
+@inner
+def _between(x, zero, one):
+    return zero <= x <= one if one >= zero else one <= x <= zero
+
+
+@inner
+def rect_prism_tolerance(point, zero, one):
+    """`rect_prism_tolerance(curr=point, zero=zero, one=one)` of three points."""
+    inside = (
+        _between(point[0], zero[0], one[0])
+        and _between(point[1], zero[1], one[1])
+        and _between(point[2], zero[2], one[2])
+    )
+    if not inside:
+        return 1.0
+    along, whole = minus(point, zero), minus(one, zero)
+    return (along[0] / whole[0]) * (along[1] / whole[1]) * (along[2] / whole[2])
+
+
+# --- the gripper ---------------------------------------------------------------------------------
+
+
+@inner
+def gripper_closed(grip, effort):
+    """How far the gripper is told to close: `min(max(0, action[-1]), effort) / effort`.
+
+    Returns:
+        The number in [0, 1], and whether it is officially a float32 (`single`).
+    """
+    if grip <= np.float32(0.0):
+        return 0.0, False
+    if grip > np.float32(effort):
+        return 1.0, False
+    return float(grip / np.float32(effort)), True
+
+
+@inner
+def caging_and_gripping(caging, grip, effort):
+    """What all caging rewards end in: the Hamacher product of caging and gripping.
+
+    Returns:
+        The product, and whether it is officially a float32 (`single`).
+    """
+    if caging > CAGED:
+        gripping, single = gripper_closed(grip, effort)
+    else:
+        gripping, single = 0.0, False
+    return hamacher_product(caging, gripping, single), single
+
+
+@inner
+def sideways_caging(
+    left_pad, right_pad, obj, obj_init, obj_radius, pad_success_thresh
+):  # y-axis part of `SawyerXYZEnv._gripper_caging_reward`
+    """How well the pads stand left and right of the object."""
+    left_margin = abs(abs(left_pad[1] - obj_init[1]) - pad_success_thresh)
+    right_margin = abs(abs(right_pad[1] - obj_init[1]) - pad_success_thresh)
+    left = long_tail(abs(left_pad[1] - obj[1]), obj_radius, pad_success_thresh, left_margin)
+    right = long_tail(abs(right_pad[1] - obj[1]), obj_radius, pad_success_thresh, right_margin)
+    return hamacher_product(left, right)
+
+
+HIGH, MEDIUM, SPARSE = 2, 1, 0
+"""Densities of `gripper_caging_reward`: `high_density`, `medium_density`, neither."""
+
+
+@inner
+def gripper_caging_reward(
+    now,
+    start,
+    obj,
+    obj_init,
+    obj_radius,
+    pad_success_thresh,
+    object_reach_radius,
+    xz_thresh,
+    density,
+    desired_gripper_effort=1.0,
+):
+    """`SawyerXYZEnv._gripper_caging_reward`: how well the gripper holds the object.
+
+    Args:
+        now, start: what the task's reward function got.
+        obj: the official `obj_pos`.
+        obj_init: the official `self.obj_init_pos`, which is `start.obj_init` but where that moves.
+        density: HIGH, MEDIUM or SPARSE.
+
+    Returns:
+        The reward in [0, 1], and whether it is officially a float32 (`single`).
+    """
+    caging_y = sideways_caging(
+        now.left_pad, now.right_pad, obj, obj_init, obj_radius, pad_success_thresh
+    )
+    margin_xz = distance_xz(obj_init, start.init_tcp) - xz_thresh
+    caging_xz = long_tail(distance_xz(now.tcp, obj), 0.0, xz_thresh, margin_xz)
+    caging = hamacher_product(caging_y, caging_xz)
+    held, single = caging_and_gripping(caging, now.grip, desired_gripper_effort)
+    if density == HIGH:
+        held = divide(add(held, caging, single), 2.0, single)
+    elif density == MEDIUM:
+        reach_margin = abs(distance(obj_init, start.init_tcp) - object_reach_radius)
+        reach = long_tail(distance(obj, now.tcp), 0.0, object_reach_radius, reach_margin)
+        held = divide(add(held, reach, single), 2.0, single)
+    return held, single
+
+
+AROUND = 0.95  # the caging above which `pads_around_reward` counts how tightly the pads stand
+PAD_DISTANCE = 0.05  # farthest that a pad may stand from the object's centre
+
+
+@inner
+def pads_around_reward(now, start, obj_radius, grip_margin, xz_margin):
+    """`_gripper_caging_reward` of push-back, soccer, sweep and sweep-into: pads around the object.
+
+    Unlike the others it never looks at the action, so it is never a float32.
+
+    Args:
+        now, start: what the task's reward function got.
+        obj_radius: nearest that a pad may stand to the object's centre.
+        grip_margin: how much farther a pad may stand to count as gripping.
+        xz_margin: official `x_z_success_margin`.
+
+    Returns:
+        The reward in [0, 1].
+    """
+    left, right = now.left_pad[1] - now.obj[1], now.obj[1] - now.right_pad[1]
+    left_margin = abs(abs(left) - PAD_DISTANCE)
+    right_margin = abs(abs(right) - PAD_DISTANCE)
+    caging_y = hamacher_product(
+        long_tail(right, obj_radius, PAD_DISTANCE, right_margin),
+        long_tail(left, obj_radius, PAD_DISTANCE, left_margin),
+    )
+    grip_distance = obj_radius + grip_margin
+    gripping_y = hamacher_product(
+        long_tail(right, obj_radius, grip_distance, right_margin),
+        long_tail(left, obj_radius, grip_distance, left_margin),
+    )
+    margin_xz = distance_xz(start.obj_init, start.init_tcp) - xz_margin
+    caging_xz = long_tail(distance_xz(now.tcp, now.obj), 0.0, xz_margin, margin_xz)
+    caging = hamacher_product(caging_y, caging_xz)
+    return (caging + (gripping_y if caging > AROUND else 0.0)) / 2.0
+
+
+# --- things with a handle ------------------------------------------------------------------------
+
+QUARTER_TURN = (0.707, 0.0, 0.0, 0.707)
+"""The quaternion of a wrench or a lid as it lies at first; officially rounded like this."""
+
+
+@inner
+def grab_effort(grip):
+    """`_reward_grab_effort` of door-open and box-close: how far the gripper is told to close.
+
+    In [0, 1]: float32 arithmetic, then a float.
+    """
+    return float(
+        (clip(grip, np.float32(-1.0), np.float32(1.0)) + np.float32(1.0)) / np.float32(2.0)
+    )
+
+
+@inner
+def funnel_floor(radius, bottleneck, slope, height):
+    """How high a funnel's wall stands at a distance from its axis; 0 within its bottleneck."""
+    return 0.0 if radius <= bottleneck else slope * math.log(radius - bottleneck) + height
+
+
+@inner
+def above_floor(z, floor, margin):
+    """How well a height keeps above the wall of a funnel, into which one comes only from above."""
+    return 1.0 if z >= floor else long_tail(floor - z, 0.0, 0.01, margin)
+
+
+@inner
+def turned_as(quat, ideal, tolerated):
+    """`_reward_quat`: how little a quaternion differs from the ideal one, in [0, 1]."""
+    a, b, c, d = quat[0] - ideal[0], quat[1] - ideal[1], quat[2] - ideal[2], quat[3] - ideal[3]
+    return max(1.0 - math.sqrt(a * a + b * b + c * c + d * d) / tolerated, 0.0)
+
+
+@inner
+def handled_reward(now, start, in_place, handle_length, ideal, density):
+    """What assembly, disassemble and hammer share: hold a tool by its handle, and do not turn it.
+
+    The handle lies along x, and may be held anywhere along it: the object to be caged is put where
+    the hand is, as long as that is within the handle.
+
+    Args:
+        now, start: what the task's reward function got.
+        in_place: how well the tool's head is where it should be.
+        handle_length: metres.
+        ideal: the quaternion that the tool should have.
+        density: of the caging reward.
+
+    Returns:
+        The reward, the caging reward, and how well the tool is turned.
+    """
+    within = abs(now.obj[0] - now.hand[0]) < handle_length / 2.0
+    held, single = gripper_caging_reward(
+        now,
+        start,
+        obj=(now.hand[0] if within else now.obj[0], now.obj[1], now.obj[2]),
+        obj_init=start.obj_init,
+        object_reach_radius=0.01,
+        obj_radius=0.015,
+        pad_success_thresh=0.02,
+        xz_thresh=0.01,
+        density=density,
+    )
+    turned = turned_as(now.quat, ideal, 0.4)
+    reward = add(multiply(2.0, held, single), 6.0 * in_place, single)
+    return multiply(reward, turned, single), held, turned

@@ -1,0 +1,169 @@
+"""Tasks in which a stick moves a container."""
+
+from envs.engine.compiled import inner
+from envs.metaworld.tasks.interface import (
+    Object,
+    Outcome,
+    TaskCode,
+    TouchForce,
+    body_matrix,
+    body_pos,
+    site_pos,
+)
+from envs.metaworld.tasks.shared import (
+    HIGH,
+    distance,
+    gripper_caging_reward,
+    hamacher_product,
+    long_tail,
+    minus,
+    norm,
+    plus,
+    scaled,
+    vec,
+)
+
+NEAR_OBJECT = 0.03
+HELD = 0.02  # tcp to stick, below which it counts as held
+LIFTED = 0.01
+CONTAINER_RADIUS = 0.12  # around the target, in which the container has arrived
+
+PUSH_STICK_OFFSET = (0.015, 0.0, 0.0)  # where to grip, from the stick's centre
+
+PULL_RADIUS = 0.05
+PULL_CONTAINER_OFFSET = (0.05, 0.0, 0.0)  # of the container's centre, from its handle
+PULL_SCALE = (1.0, 1.0, 2.0)
+INSERTED_Y, INSERTED_Z = 0.040, 0.060  # farthest that the stick's end may be beside the handle
+
+
+@inner
+def _lifted(now, stick_init):
+    """Whether the stick is off the table, the gripper not quite closed."""
+    return now.opened > 0.0 and now.obj[2] - LIFTED > stick_init[2]
+
+
+@inner
+def stick_push(now, start):
+    """stick-push-v3: push a container to the target with a stick."""
+    stick_init = vec(start.extra, 0)
+    stick = plus(now.obj, PUSH_STICK_OFFSET)
+    tcp_to_stick = distance(stick, now.tcp)
+    stick_margin = distance(stick_init, start.target) - CONTAINER_RADIUS
+    stick_in_place = long_tail(distance(stick, start.target), 0.0, CONTAINER_RADIUS, stick_margin)
+    container_to_target = distance(now.obj2, start.target)
+    container_margin = distance(start.obj_init, start.target) - CONTAINER_RADIUS
+    container_in_place = long_tail(container_to_target, 0.0, CONTAINER_RADIUS, container_margin)
+    # officially a copy of the common one, in which the stick's start stands for the object's
+    reward, _ = gripper_caging_reward(
+        now,
+        start,
+        obj=stick,
+        obj_init=stick_init,
+        obj_radius=0.04,
+        pad_success_thresh=0.05,
+        object_reach_radius=0.01,
+        xz_thresh=0.01,
+        density=HIGH,
+    )
+    object_grasped = reward
+    lifted = _lifted(now, stick_init)
+    if tcp_to_stick < HELD and lifted:
+        object_grasped = 1.0
+        reward = 2.0 + 5.0 * stick_in_place + 3.0 * container_in_place
+        if container_to_target <= CONTAINER_RADIUS:
+            reward = 10.0
+    touched = now.extra[0] > 0.0 and now.extra[1] > 0.0  # by both pads
+    return Outcome(
+        reward=reward,
+        success=touched and lifted and container_to_target <= CONTAINER_RADIUS,
+        near_object=tcp_to_stick <= NEAR_OBJECT,
+        grasp_reward=object_grasped,
+        in_place_reward=stick_in_place,
+        obj_to_target=container_to_target,
+    )
+
+
+@inner
+def _inserted(handle, end_of_stick):
+    """Whether the stick's end is through the handle."""
+    return (
+        end_of_stick[0] >= handle[0]
+        and abs(end_of_stick[1] - handle[1]) <= INSERTED_Y
+        and abs(end_of_stick[2] - handle[2]) <= INSERTED_Z
+    )
+
+
+@inner
+def stick_pull(now, start):
+    """stick-pull-v3: pull a container to the target with a stick through its handle."""
+    stick_init, end_of_stick = vec(start.extra, 0), vec(now.extra, 0)
+    stick, handle, target = now.obj, now.obj2, start.target
+    container = plus(handle, PULL_CONTAINER_OFFSET)
+    container_init = plus(start.obj_init, PULL_CONTAINER_OFFSET)
+    tcp_to_stick = distance(stick, now.tcp)
+    handle_to_target = distance(handle, target)
+
+    stick_to_container = norm(scaled(minus(stick, container), PULL_SCALE))
+    stick_margin = norm(scaled(minus(stick_init, container_init), PULL_SCALE))
+    stick_in_place = long_tail(stick_to_container, 0.0, PULL_RADIUS, stick_margin)
+    stick_at_target = long_tail(
+        distance(stick, target), 0.0, PULL_RADIUS, distance(stick_init, target)
+    )
+    # officially the margin is that of the handle's start, not of the container's
+    container_in_place = long_tail(
+        distance(container, target), 0.0, PULL_RADIUS, distance(start.obj_init, target)
+    )
+    object_grasped, single = gripper_caging_reward(
+        now,
+        start,
+        obj=stick,
+        obj_init=start.obj_init,
+        obj_radius=0.014,
+        pad_success_thresh=0.05,
+        object_reach_radius=0.01,
+        xz_thresh=0.01,
+        density=HIGH,
+    )
+    inserted = _inserted(handle, end_of_stick)
+    if tcp_to_stick < HELD and _lifted(now, stick_init):
+        object_grasped = 1.0
+        both = hamacher_product(1.0, stick_in_place)
+        reward = 1.0 + both + 5.0 * stick_in_place
+        if inserted:
+            reward = 1.0 + both + 5.0 + 2.0 * stick_at_target + 1.0 * container_in_place
+            if handle_to_target <= CONTAINER_RADIUS:
+                reward = 10.0
+    else:
+        reward = hamacher_product(object_grasped, stick_in_place, single)
+    return Outcome(
+        reward=reward,
+        success=handle_to_target <= CONTAINER_RADIUS and inserted,
+        near_object=tcp_to_stick <= NEAR_OBJECT,
+        grasp_reward=object_grasped,
+        in_place_reward=stick_in_place,
+        obj_to_target=handle_to_target,
+    )
+
+
+TASKS = (
+    TaskCode(
+        env_name="stick-push-v3",
+        reward=stick_push,
+        objects=(
+            Object(body_pos("stick"), body_matrix("stick")),
+            Object(site_pos("insertion"), offset=(0.0, 0.09, 0.0)),
+        ),
+        readings=(TouchForce("leftpad_geom", "objGeom"), TouchForce("rightpad_geom", "objGeom")),
+        constants=("stick_init_pos",),
+    ),
+    TaskCode(
+        env_name="stick-pull-v3",
+        reward=stick_pull,
+        objects=(
+            Object(body_pos("stick"), body_matrix("stick")),
+            Object(site_pos("insertion")),
+        ),
+        readings=(site_pos("stick_end"),),
+        constants=("stick_init_pos",),
+    ),
+)

@@ -1,0 +1,65 @@
+"""Tasks in which an object is swept off its place."""
+
+from envs.engine.compiled import inner
+from envs.metaworld.tasks.interface import (
+    Object,
+    Outcome,
+    TaskCode,
+    body_pos,
+    body_quat,
+    geom_matrix,
+)
+from envs.metaworld.tasks.shared import distance, hamacher_product, long_tail, pads_around_reward
+
+TARGET_RADIUS = 0.05
+OBJ_RADIUS = 0.02
+NEAR_OBJECT = 0.03
+
+
+@inner
+def _swept(now, start, target, object_grasped):
+    """What both tasks make of a target and of the caging reward."""
+    obj_to_target = distance(now.obj, target)
+    tcp_to_obj = distance(now.obj, now.tcp)
+    margin = distance(start.obj_init, target)
+    in_place = long_tail(obj_to_target, 0.0, TARGET_RADIUS, margin)
+    reward = 2.0 * object_grasped + 6.0 * hamacher_product(object_grasped, in_place)
+    if obj_to_target < TARGET_RADIUS:
+        reward = 10.0
+    return Outcome(
+        reward=reward,
+        success=obj_to_target <= TARGET_RADIUS,
+        near_object=tcp_to_obj <= NEAR_OBJECT,
+        grasp_reward=object_grasped,
+        in_place_reward=in_place,
+        obj_to_target=obj_to_target,
+    )
+
+
+@inner
+def sweep(now, start):
+    """sweep-v3: sweep a cube over the edge of the table."""
+    object_grasped = pads_around_reward(now, start, OBJ_RADIUS, grip_margin=0.01, xz_margin=0.005)
+    return _swept(now, start, start.target, object_grasped)
+
+
+@inner
+def sweep_into(now, start):
+    """sweep-into-v3: sweep a cube into a hole of the table."""
+    object_grasped = pads_around_reward(now, start, OBJ_RADIUS, grip_margin=0.005, xz_margin=0.01)
+    target = start.target[0], start.target[1], now.obj[2]  # at any height
+    return _swept(now, start, target, object_grasped)
+
+
+TASKS = (
+    TaskCode(
+        env_name="sweep-v3",
+        reward=sweep,
+        objects=(Object(body_pos("obj"), body_quat("obj")),),
+    ),
+    TaskCode(
+        env_name="sweep-into-v3",
+        reward=sweep_into,
+        objects=(Object(body_pos("obj"), geom_matrix("objGeom")),),
+    ),
+)

@@ -1,0 +1,90 @@
+"""The benchmarks under Gymnasium's names.
+
+After `import envs`:
+
+    gymnasium.make_vec("metarl/ML10-train-v0", num_envs=20)
+    gymnasium.make_vec("metarl/ML1-test-v0", num_envs=8, env_name="reach-v3", horizon=150)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from gymnasium.envs.registration import register
+
+from envs.slots import SlotEnv
+
+BENCHMARKS = ("ML1", "ML10", "ML25", "ML45")
+SPLITS = ("train", "test")
+
+
+def make_meta_world(
+    *,
+    num_envs: int,
+    benchmark: str,
+    split: Literal["train", "test"],
+    env_name: str | None = None,
+    seed: int = 0,
+    engine: Literal["native", "reference"] = "native",
+    num_threads: int | None = None,
+    horizon: int = 500,
+    num_goals: int = 50,
+    reward_version: Literal["v1", "v2"] = "v2",
+) -> SlotEnv:
+    """A vector environment whose slots play tasks of one split of a Meta-World benchmark.
+
+    The tasks are drawn once, the same number from every class or one more, and each slot keeps its
+    own from episode to episode. To play others, sample them from
+    `envs.metaworld.MetaWorld(...).train` or `.test` and pass them to `set_tasks` of the unwrapped
+    environment; they are played from the next `reset` on.
+
+    Args:
+        num_envs: how many slots; any number from 1.
+        benchmark, split: what the registered name says.
+        env_name: the class, such as `reach-v3`; for ML1, and needed there.
+        seed: draws the goals of the benchmark, as officially, and then the tasks of the slots.
+        engine: `native` is the fast one, `reference` steps the official objects.
+        num_threads: of the native engine; None for one per processor.
+        horizon: steps of an episode, at most 500.
+        num_goals: per class, at most 50.
+        reward_version: of the official reward functions; `v1` needs the reference engine.
+
+    Raises:
+        UserError: unknown class or engine, or a number out of range.
+        ValueError: no slot, or no thread.
+    """
+    # Here, so that importing `envs` loads neither Meta-World nor MuJoCo.
+    from envs.metaworld import MetaWorld
+    from metarl.errors import UserError
+
+    if (benchmark == "ML1") != (env_name is not None):
+        raise UserError(
+            "ML1 needs the name of its class: env_name='reach-v3'"
+            if env_name is None
+            else f"{benchmark} has its own classes; env_name goes with ML1"
+        )
+    built = MetaWorld(
+        benchmark if env_name is None else f"ML1-{env_name}",
+        seed=seed,
+        engine=engine,
+        num_threads=num_threads,
+        horizon=horizon,
+        num_goals=num_goals,
+        reward_version=reward_version,
+    )
+    tasks = built.train if split == "train" else built.test
+    env = built.make_env(num_envs)
+    env.set_tasks(tasks.sample(num_envs, np.random.default_rng(seed)))
+    return env
+
+
+for _benchmark in BENCHMARKS:
+    for _split in SPLITS:
+        # What a name means is stored with it as plain values: a function made in this loop would
+        # look its variables up when called, and every name would get the last benchmark and split.
+        register(
+            id=f"metarl/{_benchmark}-{_split}-v0",
+            vector_entry_point="envs.registration:make_meta_world",
+            kwargs={"benchmark": _benchmark, "split": _split},
+        )
