@@ -7,11 +7,15 @@ python train.py --resume runs/rl2_bandit/seed3             go on where a run sto
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+# Waiting threads of torch spin otherwise, and stall each other when another process takes a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import tyro
@@ -180,7 +184,10 @@ def main(arguments: list[str]) -> None:
         return
     experiment = load_experiment(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
-        print(__doc__, "\nEvery value can be given as a flag. --run-dir DIR: where the run goes.\n")
+        print(
+            __doc__,
+            "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: where the run goes.\n",
+        )
         tyro.cli(tyro.conf.AvoidSubcommands[Experiment], default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"

@@ -18,9 +18,12 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit code 2."""
+    """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130."""
     try:
         yield
     except UserError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -31,13 +31,21 @@ def print_curve(overall: Summary, console: Console) -> None:
     table.add_column("\nIQM", justify="right")
     table.add_column("success at the last step\nmean [95 % interval]", justify="right")
     table.add_column("\nIQM", justify="right")
-    for k in range(len(overall.mean["return"].value)):
+    for k in _shown_episodes(len(overall.mean["return"].value)):
         cells = [str(k)]
         for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
             cells.append(_with_interval(overall.mean[measure], k, form))
             cells.append(f"{overall.iqm[measure].value[k]:{form}}")
         table.add_row(*cells)
     console.print(table)
+
+
+def _shown_episodes(count: int) -> list[int]:
+    """All of a short trial; of a long one 0, 1, 2, 5, 10, 20, 50, … and the last."""
+    if count <= 20:
+        return list(range(count))
+    steps = [unit * 10**power for power in range(len(str(count))) for unit in (1, 2, 5)]
+    return [0, *(k for k in steps if k < count - 1), count - 1]
 
 
 def print_classes(by_class: dict[str, Summary], console: Console) -> None:

@@ -1,0 +1,300 @@
+"""Measures the env steps a second that Meta-World gives: officially, in EnvPool, in MuJoCo, here.
+
+python benchmarks/rollouts.py                                         every setting; half an hour
+python benchmarks/rollouts.py --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
+
+All contenders of a setting live in one process and are measured in turn, round after round, with
+a thread for each processor. Ratios are medians of ratios within a round, so that what else the
+machine does weighs on both sides. Memory is that of a contender alone, all our imports included.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from itertools import cycle
+from multiprocessing import get_context
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn
+
+import mujoco
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+from envs.engine.batch import STATE
+from envs.metaworld import MetaWorld, MetaWorldTask
+from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
+from envs.metaworld.official import HORIZON, make_official_env, set_official_task
+from metarl.errors import UserError, one_line_errors
+from metarl.run import environment
+
+try:
+    import envpool
+except ImportError:
+    envpool = None
+
+SETTINGS = {  # benchmark and number of slots N
+    "ML1-reach": ("ML1-reach-v3", 20),
+    "ML1-pick-place": ("ML1-pick-place-v3", 20),
+    "ML10-20": ("ML10", 20),
+    "ML10-200": ("ML10", 200),
+    "ML45-90": ("ML45", 90),
+}
+WARM_UP = 20  # steps; memory is looked at for as many
+
+Tasks = Sequence[MetaWorldTask]
+Steps = Callable[[int], None]  # a contender: steps every slot so many times, at random
+
+
+def random_actions(num_slots: int) -> np.ndarray:
+    """(500, N, 4) float32; every contender takes the same, again and again."""
+    return np.random.default_rng(0).uniform(-1, 1, (HORIZON, num_slots, 4)).astype(np.float32)
+
+
+def vector(env: VectorEnv, stack: ExitStack) -> Steps:
+    """Any vector environment."""
+    stack.callback(env.close)
+    env.reset()
+    actions = cycle(random_actions(env.num_envs))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            env.step(next(actions))
+
+    return steps
+
+
+def official_env(task: MetaWorldTask) -> SawyerXYZEnv:
+    """An official environment object with its task, and none of the official wrappers."""
+    env = make_official_env(task.env_name)
+    set_official_task(env, task)
+    return env
+
+
+def official(make: Callable[..., VectorEnv], tasks: Tasks, _: int, stack: ExitStack) -> Steps:
+    """Official objects in one of Gymnasium's vector environments: no thread, or processes."""
+    makers = [partial(official_env, task) for task in tasks]
+    return vector(make(makers, autoreset_mode=AutoresetMode.SAME_STEP), stack)
+
+
+def envpools(tasks: Tasks, threads: int, stack: ExitStack) -> Steps:
+    """EnvPool, a pool for each class, all stepped at once. It draws goals of its own."""
+    # one of its versions says MetaWorld/Reach-v3, another Meta-World/reach-v3
+    names = {name.replace("-", "").lower(): name for name in envpool.list_all_envs()}
+    pools = []
+    for env_name, size in Counter(task.env_name for task in tasks).items():
+        name = names[f"metaworld/{env_name.replace('-', '')}"]
+        pool = envpool.make_gymnasium(name, num_envs=size, num_threads=min(size, threads))
+        stack.callback(pool.close)
+        pool.reset()
+        pools.append((pool, cycle(random_actions(size))))
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            for pool, actions in pools:
+                pool.send(next(actions))
+            for pool, _ in pools:
+                pool.recv()
+
+    return steps
+
+
+def floor(tasks: Tasks, threads: int, stack: ExitStack, *, shared: bool) -> Steps:
+    """MuJoCo alone, in Python threads: it lets go of Python's lock while it computes.
+
+    No slot waits for another between steps. If `shared`, threads take slots as they go, otherwise
+    each has its own. Slots of a class play its first task, so that they can share a model.
+    """
+    first_tasks = {task.env_name: task for task in reversed(tasks)}
+    scenes = {env_name: official_env(task) for env_name, task in first_tasks.items()}
+    for env in scenes.values():
+        env.reset()
+    actions = random_actions(len(tasks))
+    slots = [simulation(scenes[task.env_name], actions[:, n]) for n, task in enumerate(tasks)]
+    pool = stack.enter_context(ThreadPoolExecutor(threads))
+
+    def step_from(waiting: SimpleQueue) -> None:
+        with suppress(Empty):
+            while True:
+                slot, left = waiting.get_nowait()  # out of the queue: no other thread steps it
+                next(slot)
+                if left > 1:
+                    waiting.put((slot, left - 1))
+
+    def steps(count: int) -> None:
+        queues = [SimpleQueue() for _ in range(1 if shared else threads)]
+        for n, slot in enumerate(slots):
+            queues[n % len(queues)].put((slot, count))
+        list(pool.map(step_from, queues * threads if shared else queues))
+
+    return steps
+
+
+def simulation(env: SawyerXYZEnv, actions: np.ndarray) -> Iterator[None]:
+    """The official physics of one slot, a step at a time, from the state that `env` is in."""
+    model, data = env.model, mujoco.MjData(env.model)
+    start = np.empty(mujoco.mj_stateSize(model, STATE))
+    mujoco.mj_getState(model, env.data, start, STATE)
+    hand, moves = env.data.mocap_pos[0].copy(), []
+    for action in actions:
+        moved = hand + action[:3] * np.float32(env.action_scale)
+        hand = np.clip(moved, env.mocap_low, env.mocap_high)
+        moves.append((hand, np.array([action[3], -action[3]])))
+    while True:
+        mujoco.mj_setState(model, data, start, STATE)
+        for hand, fingers in moves:
+            data.mocap_pos[0] = hand
+            data.ctrl[:] = fingers
+            mujoco.mj_step(model, data, NUM_SUBSTEPS)
+            mujoco.mj_forward(model, data)
+            yield
+
+
+BASES = SYNC, OWN, SHARED = "official, sync", "MuJoCo, own slots", "MuJoCo, slots as they go"
+CONTENDERS: dict[str, Callable[[Tasks, int, ExitStack], Steps]] = {
+    # first, as its processes start as copies of this one, which is still small then
+    "official, async": partial(official, partial(AsyncVectorEnv, context="fork")),
+    SYNC: partial(official, SyncVectorEnv),
+    **({"EnvPool": envpools} if envpool else {}),
+    OWN: partial(floor, shared=False),
+    SHARED: partial(floor, shared=True),
+    "native engine": lambda tasks, n, stack: vector(NativeEnv(tasks, num_threads=n), stack),
+}
+"""How to make each from tasks and a number of threads; what it opens is closed by the stack."""
+
+
+def measure(setting: str, rounds: int, seconds: float, threads: int) -> dict[str, dict[str, Any]]:
+    """Rates, ratios and peak memory of all contenders."""
+    benchmark, num_slots = SETTINGS[setting]
+    tasks = MetaWorld(benchmark).train.sample(num_slots, np.random.default_rng(0))
+    memory = {name: peak_memory(name, tasks, threads) for name in CONTENDERS}
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    with ExitStack() as stack:
+        contenders = {name: make(tasks, threads, stack) for name, make in CONTENDERS.items()}
+        counts = {}
+        for name, steps in contenders.items():
+            steps(WARM_UP)
+            counts[name] = max(1, round(WARM_UP * seconds / timed(steps, WARM_UP)))
+        for _ in range(rounds):
+            for name, steps in contenders.items():
+                rates[name].append(num_slots * counts[name] / timed(steps, counts[name]))
+    return {
+        name: {
+            "rates": rates[name],
+            "median": float(np.median(rates[name])),
+            "ratios": {b: float(np.median(np.divide(rates[name], rates[b]))) for b in BASES},
+            "memory_mb": memory[name],
+        }
+        for name in CONTENDERS
+    }
+
+
+def timed(steps: Steps, count: int) -> float:
+    """Seconds that so many steps take."""
+    start = time.perf_counter()
+    steps(count)
+    return time.perf_counter() - start
+
+
+def peak_memory(name: str, tasks: Tasks, threads: int) -> float:
+    """Most MB, seen every 20 ms, that a contender and its processes hold; shared pages once."""
+    process = get_context("spawn").Process(target=play_alone, args=(name, tasks, threads))
+    process.start()
+    peak = 0.0
+    while process.is_alive():
+        peak = max(peak, session_memory(process.pid))
+        time.sleep(0.02)
+    if process.exitcode:
+        raise RuntimeError(f"{name} failed alone, with exit code {process.exitcode}")
+    return peak
+
+
+def play_alone(name: str, tasks: Tasks, threads: int) -> None:
+    """A few steps in a session of its own, by which all its processes are known."""
+    os.setsid()
+    with ExitStack() as stack:
+        CONTENDERS[name](tasks, threads, stack)(WARM_UP)
+        time.sleep(0.5)  # to be looked at
+
+
+def session_memory(session: int | None) -> float:
+    """MB held by the processes of a session: their proportional set sizes."""
+    kilobytes = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):  # it may have ended
+            if os.getsid(int(folder.name)) == session:
+                rollup = (folder / "smaps_rollup").read_text()
+                kilobytes += int(rollup.partition("\nPss:")[2].split()[0])
+    return kilobytes / 1024
+
+
+def table(measured: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """Markdown, a line for each setting and contender."""
+    bases = " | ".join(f"× {base}" for base in BASES)
+    titles = f"| setting | contender | env steps/s: median [min–max] | {bases} | peak MB |"
+    lines = [titles, "|---|---" + "|---:" * 5 + "|"]
+    for setting, contenders in measured.items():
+        for name, m in contenders.items():
+            rates = f"{m['median']:,.0f} [{min(m['rates']):,.0f}–{max(m['rates']):,.0f}]"
+            ratios = " | ".join(f"{ratio:.2f}" for ratio in m["ratios"].values())
+            lines.append(f"| {setting} | {name} | {rates} | {ratios} | {m['memory_mb']:,.0f} |")
+    return "\n".join(lines)
+
+
+def fail(message: str) -> NoReturn:
+    """For argparse, whose errors take several lines."""
+    raise UserError(message)
+
+
+def main(arguments: list[str]) -> None:
+    """Measures, prints and stores."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.error = fail
+    add = parser.add_argument
+    add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    add("--rounds", type=int, default=5, help="measurements of each contender")
+    add("--seconds", type=float, default=3.0, help="length of a measurement, roughly")
+    add("--busy", type=int, default=0, help="processes that keep a processor busy meanwhile")
+    add("--output", type=Path, default="results/rollouts", help="for rollouts.md, rollouts.json")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.seconds <= 0 or options.busy < 0:
+        fail("--rounds and --seconds must be above 0, --busy at least 0")
+    threads = len(os.sched_getaffinity(0))
+    about = {**environment(), "threads": threads, "load_before": os.getloadavg()[0]}
+    if envpool is None:
+        print("EnvPool cannot be imported and is left out")
+    else:
+        about["versions"]["envpool"] = envpool.__version__
+    measured = {}
+    with ExitStack() as stack:
+        for _ in range(options.busy):
+            stack.callback(subprocess.Popen([sys.executable, "-c", "while True: pass"]).kill)
+        for name in options.settings:
+            print(f"Measuring {name} …", flush=True)
+            measured[name] = measure(name, options.rounds, options.seconds, threads)
+    versions = " ".join(f"{name} {number}" for name, number in about["versions"].items())
+    text = (
+        f"{table(measured)}\n\n{about['cpu']}, {threads} processors and threads, load "
+        f"{about['load_before']:.1f} before, {options.busy} busy processes; {options.rounds} "
+        f"rounds of {options.seconds:g} s; Python {about['python']}, {versions}\n"
+    )
+    stored = {"options": vars(options), "environment": about, "settings": measured}
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "rollouts.md").write_text(text)
+    (options.output / "rollouts.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    print(f"\n{text}\nStored in {options.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("rollouts.py"):
+        main(sys.argv[1:])
