@@ -159,7 +159,7 @@ class RL2:
         step: TimeStep,
         *,
         generator: torch.Generator | None,
-    ) -> tuple[Shaped[Tensor, "N *A"], Float[Tensor, "N"], Float[Tensor, "N S"]]:
+    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "N S"]]:
         """Action, its log-probability and the memory after this step; no generator: the mode."""
         policy, _, state = self.network(step.map(lambda x: x[:, None]), state)
         action = policy.mode() if generator is None else policy.sample(generator)
@@ -267,7 +267,7 @@ class RL2:
         )
         return advantage, advantage + value
 
-    def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
         """PPO's clipped surrogate (eq. 7), with entropy bonus and value error (eq. 9)."""
         config = self.config
         policy, value, _ = self.network(chunks.seen, chunks.memory)
@@ -321,7 +321,7 @@ class Chunks:
     def __len__(self) -> int:
         return len(self.memory)
 
-    def take(self, chosen: Int[Tensor, "m"]) -> Chunks:
+    def take(self, chosen: Int[Tensor, " m"]) -> Chunks:
         """The chunks with these numbers."""
         return Chunks(
             seen=self.seen.map(lambda x: x[chosen]),

@@ -25,11 +25,11 @@ from metarl.tasks import TaskSet
 class BanditTask:
     """A bandit with given arm means."""
 
-    arm_means: Float[np.ndarray, "A"]
+    arm_means: Float[np.ndarray, " A"]
     env_name: str = "bernoulli-bandit"
 
     @property
-    def parameters(self) -> Float[np.ndarray, "A"]:
+    def parameters(self) -> Float[np.ndarray, " A"]:
         """The arm means."""
         return self.arm_means
 
@@ -104,7 +104,7 @@ class BanditEnv(SlotEnv[BanditTask]):
         self._pulls = 0
         return np.zeros((self.num_envs, 1)), {}
 
-    def step(self, actions: Int[np.ndarray, "N"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Pulls one arm in every slot."""
         index = self._pulls % self._BLOCK
         if index == 0:
@@ -120,7 +120,7 @@ class BanditEnv(SlotEnv[BanditTask]):
 
 def thompson_sampling(
     arm_means: Float[np.ndarray, "N A"], *, pulls: int, rng: np.random.Generator
-) -> Float[np.ndarray, "N"]:
+) -> Float[np.ndarray, " N"]:
     """Rewards that Thompson sampling collects on N bandits (Thompson 1933; Beta(1, 1) prior)."""
     slots = np.arange(len(arm_means))
     wins, losses = np.ones_like(arm_means), np.ones_like(arm_means)

@@ -30,11 +30,11 @@ SUCCESS_RADIUS = 0.05
 class PointTask:
     """A goal in the plane."""
 
-    goal: Float[np.ndarray, "2"]
+    goal: Float[np.ndarray, " 2"]
     env_name: str = "point-navigation"
 
     @property
-    def parameters(self) -> Float[np.ndarray, "2"]:
+    def parameters(self) -> Float[np.ndarray, " 2"]:
         """The goal."""
         return self.goal
 

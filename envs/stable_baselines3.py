@@ -59,8 +59,8 @@ class SB3VecEnv(VecEnv):
         self,
     ) -> tuple[
         Float[np.ndarray, "N O"],
-        Float[np.ndarray, "N"],
-        Bool[np.ndarray, "N"],
+        Float[np.ndarray, " N"],
+        Bool[np.ndarray, " N"],
         list[dict[str, Any]],
     ]:
         """Steps every slot: observations, rewards, ends of episodes, `infos`."""
@@ -80,7 +80,7 @@ class SB3VecEnv(VecEnv):
         self._forget_episodes(ended)
         return obs, rewards, ended, infos
 
-    def _forget_episodes(self, slots: Bool[np.ndarray, "N"]) -> None:
+    def _forget_episodes(self, slots: Bool[np.ndarray, " N"]) -> None:
         self._returns[slots] = 0.0
         self._lengths[slots] = 0
         self._succeeded[slots] = False

@@ -12,7 +12,7 @@ def discounted_returns(
     *,
     cut: Bool[Tensor, "N T"],
     discount: float,
-    last_value: Float[Tensor, "N"],
+    last_value: Float[Tensor, " N"],
 ) -> Float[Tensor, "N T"]:
     """Discounted sums of the rewards from each step on.
 
@@ -35,7 +35,7 @@ def gae(
     cut: Bool[Tensor, "N T"],
     discount: float,
     gae_lambda: float,
-    last_value: Float[Tensor, "N"],
+    last_value: Float[Tensor, " N"],
 ) -> Float[Tensor, "N T"]:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
 

@@ -46,7 +46,7 @@ class RunningNormalizer(nn.Module):
         self.count.copy_(total)
 
     @property
-    def std(self) -> Float[Tensor, "F"]:
+    def std(self) -> Float[Tensor, " F"]:
         """The standard deviation; 1 for features that never changed."""
         return torch.where(self.variance > 1e-12, self.variance.sqrt(), 1.0)
 

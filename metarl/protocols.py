@@ -78,7 +78,7 @@ class Agent(Protocol[S]):
 
     def act(
         self, state: S, step: TimeStep, *, generator: torch.Generator | None
-    ) -> tuple[Shaped[Tensor, "N *A"], Float[Tensor, "N"], S]:
+    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], S]:
         """Action, its log-probability and the next state; without a generator, the mode."""
         ...
 

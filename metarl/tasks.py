@@ -20,7 +20,7 @@ class Task(Protocol):
         ...
 
     @property
-    def parameters(self) -> Float[np.ndarray, "P"]:
+    def parameters(self) -> Float[np.ndarray, " P"]:
         """The numbers that tell this task from others of its class."""
         ...
 

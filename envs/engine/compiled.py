@@ -100,9 +100,10 @@ def compile_callback(
     Returns:
         The callback; its `address` is the C function. Keep it alive as long as the address is used.
     """
-    function = inspect.unwrap(function)
+    stamp = content_stamp(sources)
+    function = renamed(inspect.unwrap(function), f"{name}_{stamp[:16]}")
     callback = CFunc(function, (signature.args, signature.return_type), locals={}, options={})
-    callback._cache = _CallbackCache(function, name=name, stamp=content_stamp(sources))
+    callback._cache = _CallbackCache(function, name=name, stamp=stamp)
     try:
         callback.compile()
     except Exception:  # damaged, or not to be read or written: a cache must stop nobody
@@ -111,6 +112,17 @@ def compile_callback(
         callback._cache.disable()
         callback.compile()
     return callback
+
+
+def renamed(function: Callable, name: str) -> Callable:
+    """The function under a name of its own, for functions that are made rather than written.
+
+    Numba's symbols are a function's name and a number that counts from 1 in every process. Two
+    functions of one name, one compiled here and one that another process compiled and cached, can
+    so have the same symbol; the linker then takes either for both, and says nothing.
+    """
+    function.__qualname__ = name
+    return function
 
 
 def inner(function: Callable) -> Callable:

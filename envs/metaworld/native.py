@@ -146,7 +146,7 @@ class NativeEnv(SlotEnv[MetaWorldTask]):
         self, actions: np.ndarray
     ) -> tuple[
         Float[np.ndarray, "N 39"],
-        Float[np.ndarray, "N"],
+        Float[np.ndarray, " N"],
         np.ndarray,
         np.ndarray,
         dict[str, Any],

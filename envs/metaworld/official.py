@@ -26,11 +26,11 @@ class MetaWorldTask:
 
     env_name: str
     """The class, e.g. `reach-v3`."""
-    rand_vec: Float[np.ndarray, "P"]
+    rand_vec: Float[np.ndarray, " P"]
     """The official goal vector: initial object position and target, as the class defines them."""
 
     @property
-    def parameters(self) -> Float[np.ndarray, "P"]:
+    def parameters(self) -> Float[np.ndarray, " P"]:
         """The goal vector."""
         return self.rand_vec
 

@@ -77,7 +77,7 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         self, actions: Float[np.ndarray, "N 4"]
     ) -> tuple[
         Float[np.ndarray, "N 39"],
-        Float[np.ndarray, "N"],
+        Float[np.ndarray, " N"],
         np.ndarray,
         np.ndarray,
         dict[str, Any],

@@ -7,6 +7,7 @@ import pytest
 
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks.interface import compile_observe
 from tests.envs.parity import compare, native_simulation, official_tasks
 
 GOALS = int(os.environ.get("METARL_PARITY_GOALS", "1"))
@@ -135,3 +136,14 @@ def test_an_unstable_slot_rests_with_its_last_observation_and_reward_zero():
     np.testing.assert_array_equal(obs, first)
     again, *_ = env.step(actions)
     np.testing.assert_array_equal(again, stable)
+
+
+@pytest.mark.parametrize("env_name", ["stick-push-v3", "dial-turn-v3"])
+def test_symbols_of_made_functions_carry_the_task(env_name, tmp_path, monkeypatch):
+    """Else code that another process cached can take the place of code compiled here."""
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path))  # what comes from a cache has no text
+    library = compile_observe(TASKS[env_name])._library.get_llvm_str()
+    made = [line for line in library.splitlines() if line.startswith("define")]
+    made = [line for line in made if "observe" in line or "locals" in line]
+    assert made
+    assert all(env_name.replace("-", "_2d") in line for line in made)

@@ -7,6 +7,7 @@ the two become one C callback: readings in; observation, reward, success and inf
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
 # Type checkers see the typing context of intrinsics as an argument, and nothing of mujoco's C code.
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Reading, Touch
-from envs.engine.compiled import compile_callback, inner, pointer
+from envs.engine.compiled import compile_callback, inner, pointer, renamed
 from envs.metaworld.tasks import shared
 from envs.metaworld.tasks.shared import clip, distance, quaternion, vec
 
@@ -272,7 +273,7 @@ def _start(constants):
     )
 
 
-def _object_writer(seen: Object, at: int) -> Callable:
+def _object_writer(seen: Object, at: int, *, name: str) -> Callable:
     """A compiled function that writes an object into a frame; its readings start at `at`."""
     offset, rotation = seen.offset, seen.rotation
     if isinstance(rotation, Source):
@@ -281,17 +282,15 @@ def _object_writer(seen: Object, at: int) -> Callable:
         kind, constant = NO_ROTATION, rotation
     if callable(offset):
 
-        @inner
-        def write_moved(readings, extra, frame):
+        def write(readings, extra, frame):
             _add_object(readings, at, kind, constant, offset(extra), frame)
 
-        return write_moved
+    else:
 
-    @inner
-    def write(readings, extra, frame):
-        _add_object(readings, at, kind, constant, offset, frame)
+        def write(readings, extra, frame):
+            _add_object(readings, at, kind, constant, offset, frame)
 
-    return write
+    return inner(renamed(inspect.unwrap(write), name))
 
 
 @inner
@@ -304,10 +303,11 @@ def compile_observe(task: TaskCode) -> CFunc:
     second_at = ARM_SIZE + sum(s.size for s in task.objects[0].sources())
     size = sum(s.size for s in task.sources())
     extra_at = size - sum(s.size for s in task.readings)
-    write_first = _object_writer(task.objects[0], ARM_SIZE)
+    name = f"observe_{task.env_name}"
+    write_first = _object_writer(task.objects[0], ARM_SIZE, name=f"{name}_first")
     write_second = _write_nothing
     if len(task.objects) > 1:
-        write_second = _object_writer(task.objects[1], second_at)
+        write_second = _object_writer(task.objects[1], second_at, name=f"{name}_second")
     reward = task.reward
 
     def observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
@@ -333,6 +333,6 @@ def compile_observe(task: TaskCode) -> CFunc:
     return compile_callback(
         observe,
         types.void(*[types.int64] * 6),
-        name=f"observe_{task.env_name}",
+        name=name,
         sources=[__file__, shared.__file__, reward.__code__.co_filename],
     )
