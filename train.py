@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-# Waiting threads of torch spin otherwise, and stall each other when another process takes a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads of torch that wait by spinning for long stall when another process takes their core.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numpy as np
 import tyro

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -62,6 +63,30 @@ def collect(
     generator: torch.Generator | None,
 ) -> tuple[Rollout, S, TimeStep]:
     """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from."""
+    with one_torch_thread():
+        return _collect(agent, env, state, step, num_steps=num_steps, generator=generator)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Acting on a few slots is too little work to share, and the physics wants the other cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _collect(
+    agent: Agent[S],
+    env: TaskVectorEnv,
+    state: S,
+    step: TimeStep,
+    *,
+    num_steps: int,
+    generator: torch.Generator | None,
+) -> tuple[Rollout, S, TimeStep]:
     seen, actions, log_probs = [], [], []
     rewards, episode_ends, successes = [], [], []
     next_obs: Any = None
