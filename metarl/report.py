@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -108,7 +109,7 @@ def plot_curve(overall: Summary, *, title: str, footnote: str, path: Path) -> No
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(footnote, fontsize=7.5, color="0.4")
+    figure.supxlabel(textwrap.fill(footnote, 150), fontsize=7.5, color="0.4")
     partial = path.with_name(f".partial-{path.name}")
     figure.savefig(partial, dpi=150, format="png")
     plt.close(figure)
