@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -45,9 +45,3 @@ class SlotEnv(VectorEnv, Generic[T]):
         if len(tasks) != self.num_envs:
             raise ValueError(f"{len(tasks)} tasks for {self.num_envs} slots; give one per slot")
         self.next_tasks = tuple(tasks)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Starts a first episode in every slot; a seed restarts every slot's random stream."""
-        raise NotImplementedError
