@@ -10,6 +10,7 @@ python evaluate.py RUN --protocol metaworld                  as Meta-World docum
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +44,7 @@ from metarl.run import CONFIG, environment, load_agent
 from metarl.seeding import derive_seed, torch_generator
 from metarl.tasks import TaskSet
 from metarl.trial import run_trial
-from metarl.types import AdaptationCurve
+from metarl.types import AdaptationCurve, TrialShape
 from train import Experiment, build_agent, load_experiment
 
 METAWORLD_ADAPTATION_EPISODES = 10
@@ -57,19 +58,19 @@ class EvaluationConfig(Config):
     split: Literal["train", "test"] = "test"
     """Held-out tasks, or those that the agent learned on."""
     episodes: Annotated[int, Field(ge=1)] | None = None
-    """Episodes of each trial; as in training where not given."""
+    """Episodes of experience with each task; as in training where not given."""
     tasks: str | None = None
     """Another distribution: a Meta-World benchmark, or a config file whose `env` is taken."""
     protocol: Literal["curve", "metaworld"] = "curve"
     """`curve`: success after each number of episodes. `metaworld`: 10 episodes of adaptation, then
-    3 test episodes, on 40 goals of each class."""
+    3 test episodes (more, where the agent plays more side by side), on 40 goals of each class."""
     checkpoint: Annotated[int, Field(ge=0)] | None = None
     """Env steps of the checkpoint; the newest where not given."""
     greedy: bool = False
     """Take the policy's mode instead of drawing from it."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Mean success that counts as adapted."""
-    slots: Annotated[int, Field(ge=1)] = 50
+    tasks_at_once: Annotated[int, Field(ge=1)] = 50
     """Tasks that are played side by side."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the actions, the environments and the bootstrap."""
@@ -82,19 +83,23 @@ def evaluate(folder: Path, config: EvaluationConfig, console: Console) -> Path:
     experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
     distribution = find_distribution(experiment, config)
     tasks = find_tasks(distribution, config)
-    episodes = find_episodes(experiment, config)
+    shape = find_shape(experiment, config)
     checkpoint = find_checkpoint(folder, config)
-    env = distribution.make_env(min(config.slots, len(tasks)))
+    env = distribution.make_env(min(config.tasks_at_once, len(tasks)) * shape.slots_per_task)
     agent = build_agent(experiment, env)
     load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, episodes=episodes, config=config)
+    curve = play(agent, env, tasks, shape=shape, config=config)
     overall, by_class = summarize(curve, threshold=config.threshold, seed=config.seed)
 
+    played = (
+        f"{_count(shape.total_episodes, 'episode')} of {_count(distribution.horizon, 'step')} each"
+    )
+    if shape.slots_per_task > 1:
+        played += f", {shape.slots_per_task} side by side"
     protocol = (
         f"{_count(len(tasks), 'task')} of the {config.split} split of {distribution.name} "
         f"({_count(len(tasks.classes), 'class')}, split {tasks.content_hash[:12]}), "
-        f"{_count(episodes, 'episode')} of {_count(distribution.horizon, 'step')} each, "
-        f"1 agent (seed {experiment.seed}) after {int(checkpoint.name):,} env steps, "
+        f"{played}, 1 agent (seed {experiment.seed}) after {int(checkpoint.name):,} env steps, "
         f"{'greedy' if config.greedy else 'sampled'} actions; "
         "95 % bootstrap intervals over tasks, stratified by class"
     )
@@ -109,10 +114,11 @@ def evaluate(folder: Path, config: EvaluationConfig, console: Console) -> Path:
         "by_class": {name: asdict(summary) for name, summary in by_class.items()},
         "per_task": {
             "env_name": curve.env_names,
+            "episodes_before": curve.episodes,
             "parameters": [task.parameters.tolist() for task in tasks],
             "return": curve.returns.tolist(),
-            "success_any": curve.success_any.int().tolist(),
-            "success_last": curve.success_last.int().tolist(),
+            "success_any": curve.success_any.tolist(),
+            "success_last": curve.success_last.tolist(),
         },
         "environment": environment(),
     }
@@ -137,26 +143,28 @@ def play(
     env: TaskVectorEnv,
     tasks: TaskSet,
     *,
-    episodes: int,
+    shape: TrialShape,
     config: EvaluationConfig,
 ) -> AdaptationCurve:
-    """One trial on every task, as many side by side as the environment has slots."""
+    """One trial on every task, as many side by side as the environment has slots for."""
     curves = []
-    for start in range(0, len(tasks), env.num_envs):
-        batch = list(tasks[start : start + env.num_envs])
+    at_once = env.num_envs // shape.slots_per_task
+    for start in range(0, len(tasks), at_once):
+        batch = list(tasks[start : start + at_once])
         # The last batch is filled up with tasks whose results are left out.
-        filled = batch + batch[:1] * (env.num_envs - len(batch))
+        filled = batch + batch[:1] * (at_once - len(batch))
         seed = derive_seed(config.seed, "agent", start)
         generator = None if config.greedy else torch_generator(seed, agent.device)
         trial = run_trial(
             agent,
             env,
             filled,
-            episodes=episodes,
+            shape=shape,
             seed=derive_seed(config.seed, "env", start),
             generator=generator,
         )
-        curve = adaptation_curve(trial, [task.env_name for task in filled])
+        names = [task.env_name for task in filled]
+        curve = adaptation_curve(trial, names, slots_per_task=shape.slots_per_task)
         curves.append(first_rows(curve, len(batch)))
     return join(curves)
 
@@ -180,13 +188,17 @@ def find_tasks(distribution: TaskDistribution, config: EvaluationConfig) -> Task
     return tasks.first_of_each_class(METAWORLD_GOALS)
 
 
-def find_episodes(experiment: Experiment, config: EvaluationConfig) -> int:
-    """Episodes of a trial."""
-    if config.protocol == "curve":
-        return config.episodes or experiment.train.episodes_per_trial
-    if config.episodes is not None:
-        raise UserError("--protocol metaworld says how many episodes; leave --episodes out")
-    return METAWORLD_ADAPTATION_EPISODES + METAWORLD_TEST_EPISODES
+def find_shape(experiment: Experiment, config: EvaluationConfig) -> TrialShape:
+    """How the episodes of a trial are laid out."""
+    trained = experiment.agent.trial_shape(experiment.train.episodes_per_trial)
+    episodes = config.episodes or trained.total_episodes
+    if config.protocol == "metaworld":
+        if config.episodes is not None:
+            raise UserError("--protocol metaworld says how many episodes; leave --episodes out")
+        # Episodes that are played side by side cannot be parted.
+        rounds = math.ceil(METAWORLD_TEST_EPISODES / trained.slots_per_task)
+        episodes = METAWORLD_ADAPTATION_EPISODES + rounds * trained.slots_per_task
+    return experiment.agent.trial_shape(episodes)
 
 
 def find_checkpoint(folder: Path, config: EvaluationConfig) -> Path:

@@ -21,19 +21,21 @@ import numpy as np
 import tyro
 from pydantic import Field
 
-from agents.rl2 import RL2, RL2Config
+from agents.maml_trpo import MAMLTRPOConfig
+from agents.promp import ProMPConfig
+from agents.rl2 import RL2Config
 from envs.bandit import BanditConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
 from metarl.config import Config, override, read_yaml, split_command_line, validate
-from metarl.errors import UserError, one_line_errors
+from metarl.errors import NotFiniteError, UserError, one_line_errors
 from metarl.evaluation import adaptation_curve
 from metarl.progress import Progress
-from metarl.protocols import TaskVectorEnv
+from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.run import CONFIG, Run, choose_device
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import run_trial
-from metarl.types import Rollout
+from metarl.types import Rollout, TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "rl2_ml1_reach.yaml"
 
@@ -41,7 +43,10 @@ EnvConfig = Annotated[
     MetaWorldConfig | BanditConfig | PointConfig,
     Field(discriminator="kind"),
 ]
-AgentConfig = RL2Config
+AgentConfig = Annotated[
+    RL2Config | MAMLTRPOConfig | ProMPConfig,
+    Field(discriminator="kind"),
+]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -51,9 +56,9 @@ class TrainConfig(Config):
     env_steps: Count = 1_000_000
     """Environment steps to train for; rounded up to whole iterations."""
     tasks_per_trial: Count = 40
-    """Tasks, and so slots, that are played side by side in an iteration (the meta-batch)."""
+    """Tasks that are played side by side in an iteration (the meta-batch)."""
     episodes_per_trial: Count = 2
-    """Consecutive episodes on each task, over which the agent adapts."""
+    """Episodes of experience with each task, over which the agent adapts."""
     checkpoint_every: Count = 10
     """Iterations from one checkpoint to the next. The first and the last state are always saved."""
 
@@ -67,6 +72,8 @@ class Experiment(Config):
     """Of the agent: initial weights, sampled tasks, actions. Goals have their own, env.seed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the agent lives; auto takes CUDA where there is one."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A NaN or an infinity ends the run, or drops the iteration: the agent stays as it was."""
     env: EnvConfig
     """The task distribution."""
     agent: AgentConfig
@@ -83,9 +90,9 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     """
     plan = experiment.train
     distribution = experiment.env.build()
-    env = distribution.make_env(plan.tasks_per_trial)
+    shape = training_shape(experiment, distribution)
+    env = distribution.make_env(plan.tasks_per_trial * shape.slots_per_task)
     agent = build_agent(experiment, env)
-    experiment.agent.check_trial(plan.episodes_per_trial * env.horizon)
     if new:
         Run.create(folder, experiment)
     run = Run(folder, agent)
@@ -95,35 +102,27 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
         total_env_steps=plan.env_steps,
         done_env_steps=run.env_steps,
     )
+    iteration_steps = plan.tasks_per_trial * shape.total_episodes * env.horizon
     try:
         with progress:
             while run.env_steps < plan.env_steps:
-                started = time.perf_counter()
-                task_rng = np.random.default_rng(iteration_seed(experiment, run, "tasks"))
-                generator = torch_generator(iteration_seed(experiment, run, "agent"), agent.device)
-                trial = run_trial(
-                    agent,
-                    env,
-                    distribution.train.sample(plan.tasks_per_trial, task_rng),
-                    episodes=plan.episodes_per_trial,
-                    seed=iteration_seed(experiment, run, "env"),
-                    generator=generator,
-                )
-                played = time.perf_counter()
-                learned = agent.meta_update(trial, generator=generator)
-                finished = time.perf_counter()
-                run.finish_iteration(
-                    {
-                        **episode_metrics(trial),
-                        **{f"agent/{name}": value for name, value in learned.items()},
-                        "time/rollout_s": played - started,
-                        "time/update_s": finished - played,
-                    },
-                    env_steps=sum(rollout.reward.numel() for rollout in trial),
-                )
+                try:
+                    metrics = play_and_learn(
+                        agent, env, distribution, shape,
+                        num_tasks=plan.tasks_per_trial,
+                        seed=experiment.seed,
+                        iteration=run.iteration,
+                    )  # fmt: skip
+                    run.finish_iteration(metrics, env_steps=iteration_steps)
+                except NotFiniteError as error:
+                    if experiment.on_nan == "stop":
+                        raise stop_at(error, run) from None
+                    run.skip_iteration(env_steps=iteration_steps)
+                    progress.note(f"iteration {run.iteration} skipped: {error}")
+                else:
+                    progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
                 if run.iteration % plan.checkpoint_every == 0:
                     run.save()
-                progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
     except KeyboardInterrupt:
         run.save()
         print(f"\nStopped, saved at {run.env_steps:,} env steps. Go on with:\n"
@@ -136,7 +135,68 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
           f"  python evaluate.py {folder}")  # fmt: skip
 
 
-def build_agent(experiment: Experiment, env: TaskVectorEnv) -> RL2:
+def play_and_learn(
+    agent: Agent[Any],
+    env: TaskVectorEnv,
+    distribution: TaskDistribution,
+    shape: TrialShape,
+    *,
+    num_tasks: int,
+    seed: int,
+    iteration: int,
+) -> dict[str, float]:
+    """One iteration: a trial on sampled training tasks, a meta-update, and what to log of them."""
+    started = time.perf_counter()
+    task_rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
+    generator = torch_generator(derive_seed(seed, "agent", iteration), agent.device)
+    trial = run_trial(
+        agent,
+        env,
+        distribution.train.sample(num_tasks, task_rng),
+        shape=shape,
+        seed=derive_seed(seed, "env", iteration),
+        generator=generator,
+    )
+    played = time.perf_counter()
+    learned = agent.meta_update(trial, generator=generator)
+    finished = time.perf_counter()
+    return {
+        **episode_metrics(trial, shape),
+        **{f"agent/{name}": value for name, value in learned.items()},
+        "time/rollout_s": played - started,
+        "time/update_s": finished - played,
+    }
+
+
+def episode_metrics(trial: list[Rollout], shape: TrialShape) -> dict[str, float]:
+    """Return and success of the first and last episodes of a trial: the gap is what was adapted."""
+    num_tasks = len(trial[0].reward) // shape.slots_per_task
+    curve = adaptation_curve(trial, [""] * num_tasks, slots_per_task=shape.slots_per_task)
+    return {
+        f"{measure}/{when}_episode": float(scores[:, column].mean())
+        for measure, scores in (("return", curve.returns), ("success", curve.success_any))
+        for when, column in (("first", 0), ("last", -1))
+    }
+
+
+def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:
+    """How trials are laid out in training.
+
+    Raises:
+        UserError: the agent cannot learn from such trials.
+    """
+    plan = experiment.train
+    shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
+    experiment.agent.check_training(
+        shape,
+        horizon=distribution.horizon,
+        num_tasks=plan.tasks_per_trial,
+        num_classes=len(distribution.train.classes),
+    )
+    return shape
+
+
+def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
     """The experiment's agent, untrained."""
     return experiment.agent.build(
         env.single_observation_space,
@@ -146,19 +206,13 @@ def build_agent(experiment: Experiment, env: TaskVectorEnv) -> RL2:
     )
 
 
-def iteration_seed(experiment: Experiment, run: Run, purpose: str) -> int:
-    """The seed of one random stream of the iteration that comes next."""
-    return derive_seed(experiment.seed, purpose, run.iteration)
-
-
-def episode_metrics(trial: list[Rollout]) -> dict[str, float]:
-    """Return and success of the first and last episodes of a trial: the gap is what was adapted."""
-    curve = adaptation_curve(trial, env_names=[""] * len(trial[0].reward))
-    return {
-        f"{measure}/{when}_episode": float(scores[:, column].double().mean())
-        for measure, scores in (("return", curve.returns), ("success", curve.success_any))
-        for when, column in (("first", 0), ("last", -1))
-    }
+def stop_at(error: NotFiniteError, run: Run) -> UserError:
+    """What the user is told of an iteration that cannot be learned from."""
+    return UserError(
+        f"iteration {run.iteration + 1}: {error}; lower the learning rate or look at the "
+        f"rewards, or go on without such iterations: --on-nan skip in a new run. The last good "
+        f"state is in {run.save()}"
+    )
 
 
 def load_experiment(path: Path, options: dict[str, Any] | None = None) -> Experiment:

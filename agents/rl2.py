@@ -25,7 +25,7 @@ from metarl.advantages import discounted_returns, gae, linear_baseline
 from metarl.config import Config
 from metarl.errors import UserError
 from metarl.networks import RecurrentActorCritic, RunningNormalizer
-from metarl.types import Rollout, TimeStep
+from metarl.types import Rollout, TimeStep, TrialShape
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -96,12 +96,21 @@ class RL2Config(Config):
         """A new agent."""
         return RL2(self, observation_space, action_space, seed=seed, device=device)
 
-    def check_trial(self, trial_steps: int) -> None:
-        """Checks that trials of so many steps can be learned from.
+    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
+        """All episodes of a trial in one slot, one after the other."""
+        del training
+        return TrialShape(episodes=episodes)
+
+    def check_training(
+        self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
+    ) -> None:
+        """Checks that trials of this shape can be learned from.
 
         Raises:
             UserError: `chunk_length` does not divide them.
         """
+        del num_tasks, num_classes
+        trial_steps = shape.episodes * horizon
         chunk_length = min(self.chunk_length, trial_steps)
         if trial_steps % chunk_length:
             fits = [n for n in range(1, trial_steps + 1) if trial_steps % n == 0]

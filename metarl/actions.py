@@ -60,6 +60,10 @@ class DiagonalGaussian:
         """In nats, summed over the dimensions of the action."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    def detach(self) -> DiagonalGaussian:
+        """The same distribution, through which no gradient flows."""
+        return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
+
 
 @dataclass(frozen=True)
 class Categorical:
@@ -84,3 +88,22 @@ class Categorical:
         """In nats."""
         log_prob = self.logits.log_softmax(-1)
         return -(log_prob.exp() * log_prob).sum(-1)
+
+    def detach(self) -> Categorical:
+        """The same distribution, through which no gradient flows."""
+        return Categorical(self.logits.detach())
+
+
+ActionDistribution = DiagonalGaussian | Categorical
+
+
+def kl_divergence(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "*batch"]:
+    """KL(old ‖ new) of two distributions of one kind, in nats."""
+    if isinstance(old, DiagonalGaussian) and isinstance(new, DiagonalGaussian):
+        variances = torch.exp(2 * (old.log_std - new.log_std))
+        shift = (old.mean - new.mean) * torch.exp(-new.log_std)
+        return (new.log_std - old.log_std + 0.5 * (variances + shift**2 - 1)).sum(-1)
+    if isinstance(old, Categorical) and isinstance(new, Categorical):
+        old_log_prob, new_log_prob = old.logits.log_softmax(-1), new.logits.log_softmax(-1)
+        return (old_log_prob.exp() * (old_log_prob - new_log_prob)).sum(-1)
+    raise TypeError(f"no KL from {type(old).__name__} to {type(new).__name__}")

@@ -125,6 +125,8 @@ def _first_problem(
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if problem["type"] == "value_error" and not key:
         return message
+    if problem["type"] == "union_tag_not_found":
+        return f"'{key}.kind' is missing; add it"
     if problem["type"] == "missing":
         return f"{key!r} is missing; add it"
     return f"{key!r} {message}, but is {problem['input']!r}"

@@ -10,6 +10,20 @@ class UserError(Exception):
     """A mistake in the input; the message is one line that says what to do about it."""
 
 
+class NotFiniteError(UserError):
+    """A NaN or an infinity where training cannot go on.
+
+    Args:
+        what: the tensor, e.g. "the inner gradient".
+        task: its number in the meta-batch, where it belongs to one.
+        env_name: class of that task, where it is known.
+    """
+
+    def __init__(self, what: str, *, task: int | None = None, env_name: str = "") -> None:
+        where = "" if task is None else f" (task {task}{', ' if env_name else ''}{env_name})"
+        super().__init__(f"{what} is not finite{where}")
+
+
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
     """' Did you mean …?' with the names closest to `word`, or '' when none is close."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import stats
+from torch import Tensor
 
 from metarl.types import AdaptationCurve, Rollout
 
-Scores = Float[np.ndarray, "N *K"]
-Statistic = Callable[[list[Scores]], Float[np.ndarray, "*K"]]
+Scores = Float[np.ndarray, "N *C"]
+Statistic = Callable[[list[Scores]], Float[np.ndarray, "*C"]]
 
 
-def adaptation_curve(trial: Sequence[Rollout], env_names: Sequence[str]) -> AdaptationCurve:
+def adaptation_curve(
+    trial: Sequence[Rollout], env_names: Sequence[str], *, slots_per_task: int = 1
+) -> AdaptationCurve:
     """How each task went in each episode of a trial, in the order in which they were played."""
     reward = torch.cat([rollout.reward for rollout in trial], dim=1)
     success = torch.cat([rollout.success for rollout in trial], dim=1)
@@ -29,12 +32,18 @@ def adaptation_curve(trial: Sequence[Rollout], env_names: Sequence[str]) -> Adap
     if not (episode_end == episode_end[:1]).all() or not episode_end[:, -1].all():
         raise ValueError("episodes must end at the same steps in every slot, and with the trial")
     horizon = int(episode_end[0].nonzero()[0]) + 1
+
+    def by_task(scores: Tensor) -> Float[Tensor, "N C"]:
+        return scores.double().unflatten(0, (-1, slots_per_task)).mean(1)
+
     by_episode = success.unflatten(1, (-1, horizon))
+    returns = by_task(reward.double().unflatten(1, (-1, horizon)).sum(-1))
     return AdaptationCurve(
         env_names=list(env_names),
-        returns=reward.double().unflatten(1, (-1, horizon)).sum(-1),
-        success_any=by_episode.any(-1),
-        success_last=by_episode[..., -1],
+        episodes=[slots_per_task * column for column in range(returns.shape[1])],
+        returns=returns,
+        success_any=by_task(by_episode.any(-1)),
+        success_last=by_task(by_episode[..., -1]),
     )
 
 
@@ -42,6 +51,7 @@ def join(curves: Sequence[AdaptationCurve]) -> AdaptationCurve:
     """Curves of several batches of tasks as one."""
     return AdaptationCurve(
         env_names=[name for curve in curves for name in curve.env_names],
+        episodes=curves[0].episodes,
         returns=torch.cat([curve.returns for curve in curves]),
         success_any=torch.cat([curve.success_any for curve in curves]),
         success_last=torch.cat([curve.success_last for curve in curves]),
@@ -52,18 +62,19 @@ def first_rows(curve: AdaptationCurve, count: int) -> AdaptationCurve:
     """The curve of the first `count` tasks."""
     return AdaptationCurve(
         env_names=curve.env_names[:count],
+        episodes=curve.episodes,
         returns=curve.returns[:count],
         success_any=curve.success_any[:count],
         success_last=curve.success_last[:count],
     )
 
 
-def mean(strata: list[Scores]) -> Float[np.ndarray, "*K"]:
+def mean(strata: list[Scores]) -> Float[np.ndarray, "*C"]:
     """Mean over all scores, whatever their stratum."""
     return np.concatenate(strata).mean(axis=0)
 
 
-def iqm(strata: list[Scores]) -> Float[np.ndarray, "*K"]:
+def iqm(strata: list[Scores]) -> Float[np.ndarray, "*C"]:
     """Interquartile mean: of the middle half of all scores, whatever their stratum."""
     return stats.trim_mean(np.concatenate(strata), 0.25, axis=0)
 
@@ -75,10 +86,10 @@ def bootstrap_interval(
     rng: np.random.Generator,
     confidence: float = 0.95,
     resamples: int = 2000,
-) -> tuple[Float[np.ndarray, "*K"], Float[np.ndarray, "*K"]]:
+) -> tuple[Float[np.ndarray, "*C"], Float[np.ndarray, "*C"]]:
     """Percentile interval of a statistic; each stratum (task class) is resampled by itself.
 
-    Rows are resampled whole, so the K columns of one task stay together.
+    Rows are resampled whole, so the C columns of one task stay together.
     """
     draws = np.stack(
         [
@@ -93,7 +104,7 @@ def bootstrap_interval(
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A statistic for each of K episodes, with its 95 % interval."""
+    """A statistic for each column of a curve, with its 95 % interval."""
 
     value: list[float]
     low: list[float]
@@ -105,6 +116,8 @@ class Summary:
     """What is reported of one group of tasks (a class, or all of them)."""
 
     num_tasks: int
+    episodes: list[int]
+    """Episodes of experience before each column of the curve."""
     mean: dict[str, Estimate]
     """By measure: `return`, `success_any`, `success_last`."""
     iqm: dict[str, Estimate]
@@ -134,7 +147,8 @@ def success_after(
 
     A task's score is the share of its test episodes that succeeded: as many for every task.
     """
-    scores = curve.success_any[:, adaptation_episodes:].double().mean(1, keepdim=True)
+    later = [k for k, episodes in enumerate(curve.episodes) if episodes >= adaptation_episodes]
+    scores = curve.success_any[:, later].double().mean(1, keepdim=True)
     rows = _rows_by_class(curve)
     strata = {name: scores[group].cpu().numpy() for name, group in rows.items()}
     overall = _estimate(list(strata.values()), mean, seed)
@@ -163,11 +177,15 @@ def _summary(
     means = {measure: _estimate(rows, mean, seed) for measure, rows in strata.items()}
     return Summary(
         num_tasks=sum(len(group) for group in groups),
+        episodes=curve.episodes,
         mean=means,
         iqm={measure: _estimate(rows, iqm, seed) for measure, rows in strata.items()},
         area_under_curve={m: float(np.mean(estimate.value)) for m, estimate in means.items()},
         episodes_to_threshold={
-            m: next((k for k, value in enumerate(means[m].value) if value >= threshold), None)
+            m: next(
+                (k for k, v in zip(curve.episodes, means[m].value, strict=True) if v >= threshold),
+                None,
+            )
             for m in ("success_any", "success_last")
         },
     )

@@ -1,7 +1,9 @@
-"""Policies and value functions with memory, and the normalization of what they see."""
+"""Policies with and without memory, value functions, and the normalization of what they see."""
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -9,7 +11,7 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl.actions import Categorical, DiagonalGaussian, action_size
+from metarl.actions import ActionDistribution, Categorical, DiagonalGaussian, action_size
 from metarl.types import TimeStep
 
 
@@ -126,7 +128,7 @@ class RecurrentActorCritic(nn.Module):
 
     def forward(
         self, step: TimeStep, state: Float[Tensor, "N S"]
-    ) -> tuple[DiagonalGaussian | Categorical, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
+    ) -> tuple[ActionDistribution, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
         """Policy and value at each of T steps (`step` is `N T …`), and the state after the last."""
         features = self.features(step)
         if self.normalizer is not None:
@@ -140,9 +142,57 @@ class RecurrentActorCritic(nn.Module):
             output, state = self.memory(self.encoder(features), state)
         return self._policy(output), self.value_head(output).squeeze(-1), state[0]
 
-    def _policy(self, output: Float[Tensor, "N T H"]) -> DiagonalGaussian | Categorical:
+    def _policy(self, output: Float[Tensor, "N T H"]) -> ActionDistribution:
         head = self.policy_head(output)
         if self.discrete:
             return Categorical(head)
         log_std = self.log_std.clamp(min=self.min_log_std)
         return DiagonalGaussian(head, log_std.expand_as(head))
+
+
+class MLPPolicy(nn.Module):
+    """A policy without memory: tanh layers on the observation, and a head of small weights.
+
+    `forward` gives the tensors that make up a distribution, so that it can be vectorised over
+    parameters; `distribution` makes it of them.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        hidden_sizes: tuple[int, ...],
+        initial_std: float,
+        min_std: float,
+        learn_std: bool,
+    ) -> None:
+        super().__init__()
+        num_actions = action_size(action_space)
+        sizes = [int(observation_space.shape[0]), *hidden_sizes]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.Tanh()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_actions))
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        if not self.discrete:
+            self.min_log_std = math.log(min_std)
+            self.log_std = nn.Parameter(
+                torch.full((num_actions,), math.log(initial_std)), requires_grad=learn_std
+            )
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(linear[-1].weight, gain=0.01)
+
+    def forward(self, obs: Float[Tensor, "*batch O"]) -> tuple[Tensor, ...]:
+        """Logits, or mean and log standard deviation, `*batch A` each."""
+        head = self.layers(obs)
+        if self.discrete:
+            return (head,)
+        return head, self.log_std.clamp(min=self.min_log_std).expand_as(head)
+
+    def distribution(self, *tensors: Float[Tensor, "*batch A"]) -> ActionDistribution:
+        """The distribution over actions that `forward` described."""
+        return Categorical(*tensors) if self.discrete else DiagonalGaussian(*tensors)

@@ -63,6 +63,10 @@ class Progress:
                 flush=True,
             )
 
+    def note(self, text: str) -> None:
+        """Prints a line that stays, above the display where there is one."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def _table(
         self, metrics: dict[str, float], iteration: int, env_steps: int, speed: float, left: str
     ) -> Table:

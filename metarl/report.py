@@ -23,7 +23,7 @@ PANELS = {
 
 
 def print_curve(overall: Summary, console: Console) -> None:
-    """One row per episode: what the agent reached after so much experience."""
+    """One row per column of the curve: what the agent reached after so much experience."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("episodes of\nexperience", justify="right")
     table.add_column("return\nmean [95 % interval]", justify="right")
@@ -32,8 +32,8 @@ def print_curve(overall: Summary, console: Console) -> None:
     table.add_column("\nIQM", justify="right")
     table.add_column("success at the last step\nmean [95 % interval]", justify="right")
     table.add_column("\nIQM", justify="right")
-    for k in _shown_episodes(len(overall.mean["return"].value)):
-        cells = [str(k)]
+    for k in _shown_columns(len(overall.episodes)):
+        cells = [str(overall.episodes[k])]
         for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
             cells.append(_with_interval(overall.mean[measure], k, form))
             cells.append(f"{overall.iqm[measure].value[k]:{form}}")
@@ -41,8 +41,8 @@ def print_curve(overall: Summary, console: Console) -> None:
     console.print(table)
 
 
-def _shown_episodes(count: int) -> list[int]:
-    """All of a short trial; of a long one 0, 1, 2, 5, 10, 20, 50, … and the last."""
+def _shown_columns(count: int) -> list[int]:
+    """All of a short curve; of a long one 0, 1, 2, 5, 10, 20, 50, … and the last."""
     if count <= 20:
         return list(range(count))
     steps = [unit * 10**power for power in range(len(str(count))) for unit in (1, 2, 5)]
@@ -96,7 +96,7 @@ def plot_curve(overall: Summary, *, title: str, footnote: str, path: Path) -> No
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     for axis, (measure, label) in zip(axes, PANELS.items(), strict=True):
         estimate = overall.mean[measure]
-        episodes = range(len(estimate.value))
+        episodes = overall.episodes
         axis.fill_between(episodes, estimate.low, estimate.high, alpha=0.2, linewidth=0)
         axis.plot(episodes, estimate.value, marker="o", markersize=4, label="mean")
         axis.plot(episodes, overall.iqm[measure].value, linestyle="--", label="IQM")

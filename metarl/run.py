@@ -27,7 +27,7 @@ from torch import Tensor
 
 from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
 from metarl.config import Config, write_yaml
-from metarl.errors import UserError
+from metarl.errors import NotFiniteError, UserError
 from metarl.protocols import Agent
 
 CONFIG = "config.yaml"
@@ -38,7 +38,8 @@ PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
 class Run:
     """A run folder that is being written to.
 
-    `iteration` and `env_steps` count what is finished. The newest finished state is kept in memory,
+    `iteration` and `env_steps` count what is finished, `skipped` the iterations that taught nothing
+    because something was not finite. The newest finished state is kept in memory,
     so an interrupt in the middle of an iteration can still save it.
     """
 
@@ -47,6 +48,7 @@ class Run:
         self.agent = agent
         self.iteration = 0
         self.env_steps = 0
+        self.skipped = 0
         self.metrics: dict[str, float] = {}
         self._load_newest()
         self._finished = self._snapshot()
@@ -83,14 +85,22 @@ class Run:
         """Counts and logs an iteration that played `env_steps` steps.
 
         Raises:
-            UserError: a metric is not finite; names it, and leaves the last good state in place.
+            NotFiniteError: a metric is not finite. Nothing is counted, and the last good state
+                stays in place.
         """
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(
-                f"iteration {self.iteration + 1}: {', '.join(broken)} is not finite; lower the "
-                f"learning rate or look at the rewards. The last good state is in {self.save()}"
-            )
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(name)
+        self._count(env_steps, metrics)
+
+    def skip_iteration(self, *, env_steps: int) -> None:
+        """Counts an iteration that played `env_steps` steps but taught nothing: the agent goes back
+        to its last good state."""
+        self.agent.load_state_dict(self._finished[0])
+        self.skipped += 1
+        self._count(env_steps, {"skipped": float(self.skipped)})
+
+    def _count(self, env_steps: int, metrics: dict[str, float]) -> None:
         self.iteration += 1
         self.env_steps += env_steps
         self.metrics = metrics
@@ -116,13 +126,17 @@ class Run:
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
-        return tensors, {"iteration": self.iteration, "env_steps": self.env_steps}
+        counters = {
+            "iteration": self.iteration, "env_steps": self.env_steps, "skipped": self.skipped
+        }  # fmt: skip
+        return tensors, counters
 
     def _load_newest(self) -> None:
         whole = checkpoints(self.folder / "checkpoints")
         if whole:
             meta = load_agent(self.agent, whole[-1])
             self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
+            self.skipped = meta.get("skipped", 0)
 
     def _cut_metrics(self) -> None:
         """Drops lines of iterations that are played again, and a last line that was cut short."""
@@ -140,7 +154,7 @@ class Run:
 
 
 def load_agent(agent: Agent[Any], folder: Path) -> dict[str, Any]:
-    """Loads a checkpoint into an agent; returns its facts (`iteration`, `env_steps`).
+    """Loads a checkpoint into an agent; returns its counters.
 
     Raises:
         UserError: the checkpoint is damaged or does not fit the agent.

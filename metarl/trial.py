@@ -11,9 +11,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.actions import action_size, execute
+from metarl.errors import NotFiniteError
 from metarl.protocols import Agent, TaskVectorEnv
 from metarl.tasks import Task
-from metarl.types import Rollout, TimeStep
+from metarl.types import Rollout, TimeStep, TrialShape
 
 S = TypeVar("S")
 
@@ -23,33 +24,47 @@ def run_trial(
     env: TaskVectorEnv,
     tasks: Sequence[Task],
     *,
-    episodes: int,
+    shape: TrialShape,
     seed: int,
     generator: torch.Generator | None,
-    num_rollouts: int = 1,
 ) -> list[Rollout]:
     """Plays one trial on each task: the agent starts knowing nothing and adapts as it goes.
 
     Args:
-        tasks: one per slot.
-        episodes: episodes of one rollout.
+        tasks: each gets `shape.slots_per_task` slots, side by side.
         seed: of the environments' random streams.
         generator: draws the actions; without one the agent takes the mode.
-        num_rollouts: rollouts of the trial; the agent adapts after each but the last.
+
+    Raises:
+        NotFiniteError: an observation or a reward is NaN or infinite; names task, slot and step.
     """
-    env.set_tasks(tasks)
+    env.set_tasks([task for task in tasks for _ in range(shape.slots_per_task)])
     obs, _ = env.reset(seed=seed)
     state = agent.begin_trial(env.num_envs)
     step = first_step(obs, env.single_action_space, agent.device)
     rollouts: list[Rollout] = []
-    for _ in range(num_rollouts):
+    for _ in range(shape.rollouts):
         if rollouts:
             state = agent.adapt(state, rollouts[-1])
         rollout, state, step = collect(
-            agent, env, state, step, num_steps=episodes * env.horizon, generator=generator
+            agent, env, state, step, num_steps=shape.episodes * env.horizon, generator=generator
         )
+        _check_finite(rollout, tasks, shape.slots_per_task)
         rollouts.append(rollout)
     return rollouts
+
+
+def _check_finite(rollout: Rollout, tasks: Sequence[Task], slots_per_task: int) -> None:
+    for name, values in (("reward", rollout.reward), ("observation", rollout.seen.obs)):
+        finite = values.isfinite().flatten(2).all(-1) if values.ndim > 2 else values.isfinite()
+        if not finite.all():
+            slot, step = (~finite).nonzero()[0].tolist()
+            task = slot // slots_per_task
+            raise NotFiniteError(
+                f"{name} in step {step + 1} of slot {slot}",
+                task=task,
+                env_name=tasks[task].env_name,
+            )
 
 
 @torch.no_grad()

@@ -2,8 +2,10 @@
 
 Axes, always in this order:
 
-    N  slots (or tasks)     T  steps of a rollout     K  episodes of a trial
+    N  slots (or tasks)     T  steps of a rollout     K  episodes of a task
     O  observation          A  action                 H  hidden state
+    G  tasks that have several slots each             M  steps of all slots of a task
+    P  parameters of a policy
 
 A tensor of one moment is `N …`, a tensor of a rollout `N T …`.
 """
@@ -73,14 +75,36 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialShape:
+    """How the episodes of a trial are laid out: in slots, in time and in rollouts."""
+
+    slots_per_task: int = 1
+    """Episodes of one task that are played side by side; its slots stand side by side too."""
+    episodes: int = 1
+    """Consecutive episodes of each slot in a rollout."""
+    rollouts: int = 1
+    """The agent adapts after each but the last."""
+
+    @property
+    def total_episodes(self) -> int:
+        """Episodes of experience with a task that a trial holds."""
+        return self.slots_per_task * self.episodes * self.rollouts
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdaptationCurve:
-    """How N tasks went, episode by episode of one trial each; column k came after k episodes."""
+    """How one trial on each of N tasks went, in C columns of growing experience.
+
+    Where episodes are played side by side, a cell is the mean over them.
+    """
 
     env_names: list[str]
     """The task class of each row."""
-    returns: Float[Tensor, "N K"]
+    episodes: list[int]
+    """Episodes of experience with the task before each column."""
+    returns: Float[Tensor, "N C"]
     """Undiscounted sum of rewards of an episode."""
-    success_any: Bool[Tensor, "N K"]
-    """Whether any step of the episode was a success."""
-    success_last: Bool[Tensor, "N K"]
-    """Whether the last step of the episode was a success."""
+    success_any: Float[Tensor, "N C"]
+    """1 where any step of the episode was a success, else 0."""
+    success_last: Float[Tensor, "N C"]
+    """1 where the last step of the episode was a success, else 0."""

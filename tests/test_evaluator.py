@@ -14,8 +14,9 @@ from envs.metaworld import MetaWorld
 from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
 from metarl.evaluation import adaptation_curve, success_after, summarize
 from metarl.trial import run_trial
+from metarl.types import TrialShape
 
-HORIZON, EPISODES = 110, 5
+HORIZON, SHAPE = 110, TrialShape(episodes=5)
 GIVE_UP = torch.tensor([0.0, -1.0, 1.0, 0.0])  # Up and back, away from every target.
 
 
@@ -84,11 +85,11 @@ def slots(request: pytest.FixtureRequest):
 def test_success_is_read_as_it_is(slots, success_rate: float) -> None:
     env, tasks = slots
     agent = SometimesScripted(tasks, success_rate, seed=1)
-    trial = run_trial(agent, env, tasks, episodes=EPISODES, seed=0, generator=None)
+    trial = run_trial(agent, env, tasks, shape=SHAPE, seed=0, generator=None)
     curve = adaptation_curve(trial, [task.env_name for task in tasks])
     intended = torch.tensor(np.stack(agent.intended, axis=1))
     # Task by task and episode by episode, what was meant is what is read.
-    assert torch.equal(curve.success_any, intended)
+    assert torch.equal(curve.success_any, intended.double())
     overall, by_class = summarize(curve, threshold=0.5, seed=0)
     assert sum(summary.num_tasks for summary in by_class.values()) == len(tasks)
     # And what is read is the rate that was set: the overall interval of the pooled episodes

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 import evaluate
 import train
+from agents.rl2 import RL2
+from envs.bandit import BanditEnv
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.errors import one_line_errors
 from metarl.run import Run
@@ -204,19 +207,80 @@ def test_an_existing_run_is_not_overwritten(tiny: Path, capsys) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == before
 
 
-def test_values_that_are_not_finite_stop_the_run_and_keep_the_last_good_state(
-    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+AGENTS = {
+    "rl2": "{kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 2, num_minibatches: 2}",
+    "maml_trpo": "{kind: maml_trpo, hidden_sizes: [8], episodes_per_step: 5}",
+    "promp": "{kind: promp, hidden_sizes: [8], episodes_per_step: 5}",
+}
+
+
+@pytest.fixture(params=AGENTS)
+def broken_fourth_reward(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A config of five iterations, of which the fourth plays with a NaN as a reward."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    lines = (TINY % (5 * ITERATION_STEPS, 2)).splitlines()
+    lines[2] = f"agent: {AGENTS[request.param]}"
+    path.write_text("\n".join(lines))
+    step, steps = BanditEnv.step, []
+
+    def broken_step(env, actions):
+        obs, reward, *rest = step(env, actions)
+        steps.append(len(reward))
+        if sum(steps) == 4 * ITERATION_STEPS:
+            reward[7] = float("nan")
+        return obs, reward, *rest
+
+    monkeypatch.setattr(BanditEnv, "step", broken_step)
+    return path
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    broken_fourth_reward: Path, capsys
 ) -> None:
-    original, calls = train.episode_metrics, []
-
-    def broken(trial):
-        calls.append(1)
-        return {**original(trial), **({"return/last_episode": float("nan")} if calls[3:] else {})}
-
-    monkeypatch.setattr(train, "episode_metrics", broken)
-    message = fails(capsys, train, [str(tiny)])
-    assert "iteration 4: return/last_episode is not finite" in message
+    message = fails(capsys, train, [str(broken_fourth_reward)])
+    assert re.search(
+        r"iteration 4: reward in step \d+ of slot 7 is not finite \(task \d, \S+\);", message
+    )
+    assert "--on-nan skip" in message
     assert checkpoints(Path("runs/tiny/seed1/checkpoints"))[-1].name == "300"
+
+
+def test_an_iteration_that_is_not_finite_can_be_skipped(broken_fourth_reward: Path, capsys) -> None:
+    train.main([str(broken_fourth_reward), "--on-nan", "skip"])
+    folder = Path("runs/tiny/seed1")
+    assert "iteration 4 skipped: reward in step" in capsys.readouterr().out
+    *_, fourth, fifth = metrics(folder)
+    assert fourth == {"iteration": 4, "env_steps": 400, "skipped": 1}
+    assert fifth["iteration"] == 5 and "return/last_episode" in fifth
+    _, meta = load_checkpoint(folder / "checkpoints" / "500")
+    assert meta["skipped"] == 1
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_an_update_that_is_not_finite_is_undone(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch, on_nan: str
+) -> None:
+    """Even if it has changed the agent before it was noticed."""
+    update, calls = RL2.meta_update, []
+
+    def broken_update(agent, trial, *, generator):
+        learned = update(agent, trial, generator=generator)
+        calls.append(1)
+        return learned | ({"kl": float("nan")} if len(calls) == 4 else {})
+
+    monkeypatch.setattr(RL2, "meta_update", broken_update)
+    arguments = [str(tiny), "--on-nan", on_nan, "--train.checkpoint-every", "1"]
+    if on_nan == "stop":
+        assert "iteration 4: agent/kl is not finite; " in fails(capsys, train, arguments)
+    else:
+        train.main(arguments)
+        folder = Path("runs/tiny/seed1/checkpoints")
+        third, fourth = ((folder / name / TENSORS).read_bytes() for name in ("300", "400"))
+        assert third == fourth
+    assert Path("runs/tiny/seed1/checkpoints/300").is_dir()
 
 
 def test_mistakes_in_evaluation(tiny: Path, capsys) -> None:
@@ -255,7 +319,7 @@ def test_a_checkpoint_of_another_agent_is_refused(tiny: Path, capsys) -> None:
 
 def test_evaluation_says_over_what_and_keeps_the_raw_numbers(tiny: Path, capsys) -> None:
     train.main([str(tiny)])
-    evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--slots", "4"])
+    evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--tasks-at-once", "4"])
     text = " ".join(capsys.readouterr().out.split())
     assert "10 tasks of the test split of 5-armed Bernoulli bandits" in text
     assert "3 episodes of 1 step each, 1 agent (seed 1) after 500 env steps" in text
@@ -268,6 +332,6 @@ def test_evaluation_says_over_what_and_keeps_the_raw_numbers(tiny: Path, capsys)
     )
     assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
     before = path.read_text()
-    evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--slots", "4"])
+    evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--tasks-at-once", "4"])
     again = json.loads(path.read_text())
     assert {**again, "environment": None} == {**json.loads(before), "environment": None}

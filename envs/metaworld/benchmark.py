@@ -4,6 +4,9 @@ Yu et al. 2019, arXiv:1910.10897; benchmark classes of the `metaworld` package. 
 the official classes draw, in the official order.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# Type checkers see nothing of mujoco's C code.
+
 from __future__ import annotations
 
 import functools
@@ -11,9 +14,12 @@ import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Literal
+from unittest.mock import patch
 
 import metaworld
+import mujoco
 import numpy as np
+from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from pydantic import Field
 
 from envs.engine.cache import cache_folder, read_arrays, write_arrays
@@ -167,8 +173,7 @@ def _official_goals(
 ) -> tuple[Goals, Goals]:
     """All training and test tasks of the official benchmark object, in its order.
 
-    They are kept on disk: the official object takes from a second (ML1) to twenty (ML45) to draw
-    them, by resetting every environment for every goal.
+    They are kept on disk, as the official object resets every environment for every goal.
     """
     request = (version("metaworld"), version("numpy"), benchmark, train, test, seed)
     path = cache_folder() / "goals" / f"{hashlib.sha256(repr(request).encode()).hexdigest()}.npz"
@@ -187,13 +192,23 @@ def _official_goals(
 def _draw_goals(
     benchmark: str, train: tuple[str, ...], test: tuple[str, ...], seed: int
 ) -> tuple[Goals, Goals]:
-    if benchmark == "custom":
-        official = metaworld.CustomML(list(train), list(test), seed=seed)
-    elif benchmark.startswith("ML1-"):
-        official = metaworld.ML1(benchmark.removeprefix("ML1-"), seed=seed)
-    else:
-        official = getattr(metaworld, benchmark)(seed=seed)
+    with patch.object(SawyerXYZEnv, "do_simulation", _pose):
+        if benchmark == "custom":
+            official = metaworld.CustomML(list(train), list(test), seed=seed)
+        elif benchmark.startswith("ML1-"):
+            official = metaworld.ML1(benchmark.removeprefix("ML1-"), seed=seed)
+        else:
+            official = getattr(metaworld, benchmark)(seed=seed)
     return tuple(map(decode, official.train_tasks)), tuple(map(decode, official.test_tasks))
+
+
+def _pose(env: SawyerXYZEnv, ctrl: object, n_frames: int | None = None) -> None:
+    """`SawyerXYZEnv.do_simulation` where no time passes: goals do not depend on the physics.
+
+    Four times faster; a test draws the goals of all classes with the physics too.
+    """
+    del ctrl, n_frames
+    mujoco.mj_kinematics(env.model, env.data)
 
 
 def _read_goals(kept: dict[str, np.ndarray], split: str) -> Goals:

@@ -13,7 +13,7 @@ from envs.navigation import PointConfig
 from metarl.errors import UserError
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
-from metarl.types import Rollout
+from metarl.types import Rollout, TrialShape
 
 CPU = torch.device("cpu")
 SLOTS, EPISODES, HORIZON = 6, 3, 8
@@ -36,7 +36,12 @@ def play(agent: RL2, seed: int = 0) -> Rollout:
     env = distribution.make_env(SLOTS)
     tasks = distribution.train.sample(SLOTS, np.random.default_rng(seed))
     (rollout,) = run_trial(
-        agent, env, tasks, episodes=EPISODES, seed=0, generator=torch_generator(seed, CPU)
+        agent,
+        env,
+        tasks,
+        shape=TrialShape(episodes=EPISODES),
+        seed=0,
+        generator=torch_generator(seed, CPU),
     )
     return rollout
 
@@ -223,6 +228,11 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
 
 
 def test_chunks_must_divide_the_trial() -> None:
+    def check(chunk_length: int) -> None:
+        config = RL2Config(chunk_length=chunk_length)
+        shape = config.trial_shape(EPISODES)
+        config.check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
+
     with pytest.raises(UserError, match=r"chunk_length 7 .* trial of 24 steps; .* is 6"):
-        RL2Config(chunk_length=7).check_trial(STEPS)
-    RL2Config(chunk_length=100).check_trial(STEPS)
+        check(chunk_length=7)
+    check(chunk_length=100)

@@ -11,10 +11,11 @@ import torch
 from metaworld.policies import ENV_POLICY_MAP
 
 from envs.metaworld import MetaWorld, MetaWorldConfig, MetaWorldTask
-from envs.metaworld.benchmark import _official_goals
+from envs.metaworld.benchmark import _draw_goals, _official_goals
 from envs.metaworld.official import CLASSES, make_official_env, set_official_task
 from metarl.errors import UserError
 from metarl.trial import run_trial
+from metarl.types import TrialShape
 from tests.spy import SpyAgent
 
 OFFICIAL = {
@@ -56,6 +57,15 @@ def test_goals_are_the_official_ones_in_the_official_order(name: str) -> None:
     ours, official = MetaWorld(name, seed=7), OFFICIAL[name](7)
     assert goals(ours.train) == official_goals(official.train_tasks)
     assert goals(ours.test) == official_goals(official.test_tasks)
+
+
+def test_goals_do_not_depend_on_the_physics_that_is_left_out(monkeypatch) -> None:
+    """Of all 50 classes: officially each goal is drawn amid a reset that simulates 250 steps."""
+    monkeypatch.setattr(metaworld, "_N_GOALS", 3)
+    official = metaworld.CustomML(list(CLASSES[:25]), list(CLASSES[25:]), seed=3)
+    train, test = _draw_goals("custom", CLASSES[:25], CLASSES[25:], 3)
+    assert goals(train) == official_goals(official.train_tasks)
+    assert goals(test) == official_goals(official.test_tasks)
 
 
 def test_fewer_goals_are_the_first_ones_and_hashes_tell_splits_apart() -> None:
@@ -198,8 +208,9 @@ def test_an_agent_sees_the_true_last_reward_and_the_flag(engine) -> None:
     tasks = list(benchmark.train[:2])
     agent = SpyAgent(action=torch.full((2, 4), 0.7))
     run_trial(
-        agent, benchmark.make_env(2, engine=engine), tasks, episodes=2, seed=0, generator=None
-    )
+        agent, benchmark.make_env(2, engine=engine), tasks, shape=TrialShape(episodes=2),
+        seed=0, generator=None,
+    )  # fmt: skip
     last_rewards = []
     for task in tasks:
         official = make_official_env(task.env_name)

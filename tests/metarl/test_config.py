@@ -52,13 +52,10 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"agent.clip": "x"}, r"'agent.clip' should be a valid number.* but is 'x'"),
         ({"agent.memory": "rnn"}, r"'agent.memory' should be 'gru' or 'lstm', but is 'rnn'"),
         ({"train.env_steps": 0}, r"'train.env_steps' should be greater than or equal to 1"),
-        ({"agent": {}}, r""),
+        ({"agent": {}}, r"'agent.kind' is missing; add it"),
     ],
 )
 def test_mistakes_are_named(options: dict, message: str) -> None:
-    if not message:
-        validate(Experiment, override(GOOD, options), source="flags")
-        return
     with pytest.raises(UserError, match=message) as error:
         validate(Experiment, override(GOOD, options), source="flags")
     assert "\n" not in str(error.value)

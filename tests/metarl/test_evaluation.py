@@ -42,8 +42,28 @@ def test_the_curve_counts_each_episode_by_itself() -> None:
     )
     curve = adaptation_curve([trial], ["a", "b"])
     assert curve.returns.tolist() == [[6, 15], [60, 150]]
-    assert curve.success_any.tolist() == [[True, True], [False, True]]
-    assert curve.success_last.tolist() == [[False, True], [False, False]]
+    assert curve.episodes == [0, 1]
+    assert curve.success_any.tolist() == [[1, 1], [0, 1]]
+    assert curve.success_last.tolist() == [[0, 1], [0, 0]]
+
+
+def test_episodes_side_by_side_are_one_column_and_rollouts_are_several() -> None:
+    """Two tasks with three slots each, an episode of two steps in each of two rollouts."""
+    before = rollout(
+        reward=[[1, 1], [2, 2], [3, 3], [10, 10], [20, 20], [30, 30]],
+        success=[[0, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]],
+        episode_end=[0, 1],
+    )
+    after = rollout(
+        reward=[[2, 2], [3, 3], [4, 4], [20, 20], [30, 30], [40, 40]],
+        success=[[1, 0], [1, 0], [0, 1], [0, 0], [0, 0], [0, 1]],
+        episode_end=[0, 1],
+    )
+    curve = adaptation_curve([before, after], ["a", "b"], slots_per_task=3)
+    assert curve.episodes == [0, 3]
+    assert curve.returns.tolist() == [[4, 6], [40, 60]]
+    torch.testing.assert_close(curve.success_any * 3, torch.tensor([[1.0, 3], [0, 1]]).double())
+    torch.testing.assert_close(curve.success_last * 3, torch.tensor([[1.0, 1], [0, 1]]).double())
 
 
 def test_a_trial_that_stops_inside_an_episode_is_refused() -> None:
@@ -83,9 +103,10 @@ def test_intervals_equal_rliable(ours, theirs) -> None:
 
 
 def curve_of(success: np.ndarray, names: list[str]) -> AdaptationCurve:
-    flags = torch.tensor(success).bool()
+    flags = torch.tensor(success).double()
+    columns = list(range(flags.shape[1]))
     return AdaptationCurve(
-        env_names=names, returns=flags.double(), success_any=flags, success_last=flags
+        env_names=names, episodes=columns, returns=flags, success_any=flags, success_last=flags
     )
 
 

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from envs.navigation import PointTask
 from envs.slots import SlotEnv
 from metarl.trial import run_trial
-from metarl.types import Rollout
+from metarl.types import Rollout, TrialShape
 from tests.spy import SpyAgent
 
 SLOTS, HORIZON, EPISODES = 3, 4, 2
@@ -50,8 +50,8 @@ def play(num_rollouts: int = 1) -> tuple[SpyAgent, list[Rollout]]:
     # Beyond the bounds, so that what is executed differs from what was drawn.
     agent = SpyAgent(action=2 * torch.ones(SLOTS, 1))
     trial = run_trial(
-        agent, CountingEnv(), TASKS, episodes=EPISODES, seed=0, generator=None,
-        num_rollouts=num_rollouts,
+        agent, CountingEnv(), TASKS, seed=0, generator=None,
+        shape=TrialShape(episodes=EPISODES, rollouts=num_rollouts),
     )  # fmt: skip
     return agent, trial
 

@@ -1,0 +1,284 @@
+"""MAML-TRPO: a starting point from which few policy-gradient steps fit a policy to a task.
+
+Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
+arXiv:1703.03400, algorithm 3, with TRPO (Schulman et al. 2015, arXiv:1502.05477) as outer learner.
+The tasks' policies after adaptation are functions of the common starting point; TRPO moves that
+point so that they earn more, while none of them moves further than a trust region allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from torch import Tensor
+
+from metarl import optim
+from metarl.actions import ActionDistribution, kl_divergence
+from metarl.errors import NotFiniteError
+from metarl.inner_loop import (
+    Chunk,
+    Experience,
+    InnerLoop,
+    InnerLoopConfig,
+    Positive,
+    Size,
+    Unrolled,
+    check_meta_batch,
+    hessian_product,
+    ratio,
+)
+from metarl.types import Rollout, TimeStep, TrialShape
+
+
+class MAMLTRPOConfig(InnerLoopConfig):
+    """MAML-TRPO. Defaults are those of the Meta-World baselines where not said otherwise."""
+
+    kind: Literal["maml_trpo"] = "maml_trpo"
+
+    adapt_in_training: bool = True
+    """Learn a starting point for adaptation. If not, one policy is trained on all tasks, and
+    gradient steps are taken at test time only: the baseline that meta-learning has to beat."""
+
+    max_kl: Positive = 0.01
+    """Trust region: mean KL of the adapted policies to those that acted, in nats."""
+    cg_iterations: Size = 10
+    """Conjugate-gradient steps towards the natural gradient."""
+    cg_damping: Annotated[float, Field(ge=0)] = 1e-5
+    """Added to the diagonal of the KL's Hessian."""
+    curvature_stride: Size = 1
+    """Every so many steps go into that Hessian (TRPO's appendix C). It shapes the direction only;
+    gradient, surrogate and KL are of all steps."""
+    line_search_steps: Size = 15
+    """Step lengths that are tried."""
+    line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Each is so much of the one before."""
+
+    def build(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> MAMLTRPO:
+        """A new agent."""
+        return MAMLTRPO(self, observation_space, action_space, seed=seed, device=device)
+
+    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
+        """A rollout before each gradient step, and one after all of them.
+
+        Raises:
+            UserError: `episodes` is no multiple of `episodes_per_step`.
+        """
+        shape = super().trial_shape(episodes)
+        if training and not self.adapt_in_training:
+            return TrialShape(slots_per_task=shape.slots_per_task)
+        return shape
+
+    def check_training(
+        self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
+    ) -> None:
+        """Checks that trials of this shape can be learned from.
+
+        Raises:
+            UserError: they leave no gradient step, or classes would have unequal weight.
+        """
+        if self.adapt_in_training:
+            super().check_training(
+                shape, horizon=horizon, num_tasks=num_tasks, num_classes=num_classes
+            )
+        else:
+            check_meta_batch(num_tasks, num_classes)
+
+
+class MAMLTRPO:
+    """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
+
+    def __init__(
+        self,
+        config: MAMLTRPOConfig,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.inner_loop = InnerLoop(
+                config, observation_space, action_space, surrogate="log_prob"
+            ).to(device)
+
+    # -- acting and adapting: the inner loop's -----------------------------------------------------
+
+    def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
+        """The starting point, for each task."""
+        return self.inner_loop.begin_trial(num_slots)
+
+    def act(
+        self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
+    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
+        """Actions by each task's own policy (the mode without a generator), log-probabilities."""
+        return self.inner_loop.act(state, step, generator=generator)
+
+    def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
+        """One gradient step on each task."""
+        return self.inner_loop.adapt(state, rollout)
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
+        """TRPO on the policies as they are after adaptation.
+
+        `trial` is a rollout before each gradient step, and one after all of them.
+
+        Raises:
+            NotFiniteError: something is NaN or infinite; the parameters are as before.
+        """
+        del generator
+        config, inner_loop = self.config, self.inner_loop
+        experiences, explained_variance = zip(
+            *(inner_loop.experience(rollout) for rollout in trial), strict=True
+        )
+        chunks = Chunk.of(experiences, inner_loop.chunk_size(experiences[0]))
+        meta = inner_loop.meta_parameters()
+
+        surrogate, gradient, acted = self._surrogate_and_gradient(meta, chunks)
+        curvature = KLCurvature(
+            inner_loop, meta, [chunk.every(config.curvature_stride) for chunk in chunks],
+            damping=config.cg_damping,
+        )  # fmt: skip
+        direction = optim.conjugate_gradient(
+            curvature.product, gradient, iterations=config.cg_iterations
+        )
+        squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
+        step = torch.sqrt(2 * config.max_kl / squared_length) * direction
+        if not step.isfinite().all():
+            raise NotFiniteError("the natural gradient")
+
+        after, kl = surrogate, 0.0
+
+        def accepts(candidate: Float[Tensor, " D"]) -> bool:
+            nonlocal after, kl
+            after, kl = self._surrogate_and_kl(candidate, chunks, acted)
+            return after > surrogate and kl <= config.max_kl
+
+        meta, tried, fraction = optim.line_search(
+            accepts,
+            meta,
+            step,
+            shrink=config.line_search_shrink,
+            max_tries=config.line_search_steps,
+        )
+        inner_loop.set_meta_parameters(meta)
+        return {
+            "surrogate_before": surrogate,
+            "surrogate_after": after,
+            "kl": kl,
+            "line_search_steps": tried,
+            "accepted": float(fraction > 0),
+            "step_fraction": fraction,
+            "gradient_norm": float(gradient.norm()),
+            "step_norm": fraction * float(step.norm()),
+            "explained_variance": sum(explained_variance) / len(explained_variance),
+            **inner_loop.metrics(),
+        }
+
+    def _surrogate_and_gradient(
+        self, meta: Float[Tensor, " D"], chunks: Sequence[Chunk]
+    ) -> tuple[float, Float[Tensor, " D"], list[ActionDistribution]]:
+        """The surrogate, its gradient through the gradient steps, and the policies that acted."""
+        surrogate, gradient, acted = 0.0, torch.zeros_like(meta), []
+        for chunk in chunks:
+            unrolled = chunk.unroll(self.inner_loop, meta)
+            adapted = unrolled.adapted.requires_grad_()
+            policy = self.inner_loop.distribution(adapted, chunk.query.obs)
+            total = gained(policy, chunk.query)
+            (slopes,) = torch.autograd.grad(total, adapted)
+            surrogate += float(total.detach())
+            gradient += unrolled.pull(slopes)
+            acted.append(policy.detach())
+        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        if not gradient.isfinite().all():
+            raise NotFiniteError("the meta-gradient")
+        return surrogate / num_tasks, gradient / num_tasks, acted
+
+    def _surrogate_and_kl(
+        self,
+        meta: Float[Tensor, " D"],
+        chunks: Sequence[Chunk],
+        acted: Sequence[ActionDistribution],
+    ) -> tuple[float, float]:
+        """The surrogate elsewhere, and how far the adapted policies there are from those that
+        acted (nats)."""
+        surrogate, kl = 0.0, 0.0
+        for chunk, old in zip(chunks, acted, strict=True):
+            unrolled = chunk.unroll(self.inner_loop, meta, differentiable=False)
+            with torch.no_grad():
+                policy = self.inner_loop.distribution(unrolled.adapted, chunk.query.obs)
+                surrogate += float(gained(policy, chunk.query))
+                kl += float(kl_divergence(old, policy).mean(1).sum())
+        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        return surrogate / num_tasks, kl / num_tasks
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The policy and the step sizes: all that a bit-exact resume needs."""
+        return {f"inner_loop.{name}": t for name, t in self.inner_loop.state_dict().items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.inner_loop.load_state_dict(optim.section(tensors, "inner_loop."))
+
+
+def gained(policy: ActionDistribution, query: Experience) -> Float[Tensor, ""]:
+    """TRPO's surrogate: what a policy earns more than the one that acted, by importance sampling
+    (Schulman et al. 2015, eq. 14). The sum over tasks of means over their steps."""
+    gain = ratio(policy.log_prob(query.action), query) * query.advantage
+    return gain.mean(1).sum()
+
+
+class KLCurvature:
+    """The Hessian of the mean KL of the adapted policies to those that acted.
+
+    At the policies that acted the KL has no slope. So its Hessian along the meta-parameters is
+    Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted parameters, and
+    nothing is lost by leaving out the second derivatives of adaptation: the product is exact.
+    """
+
+    def __init__(
+        self,
+        inner_loop: InnerLoop,
+        meta: Float[Tensor, " D"],
+        chunks: Sequence[Chunk],
+        *,
+        damping: float,
+    ) -> None:
+        self._damping = damping
+        self._num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        self._unrolled: list[Unrolled] = []
+        self._slopes: list[Float[Tensor, "G P"]] = []
+        for chunk in chunks:
+            unrolled = chunk.unroll(inner_loop, meta)
+            adapted = unrolled.adapted.requires_grad_()
+            policy = inner_loop.distribution(adapted, chunk.query.obs)
+            kl = kl_divergence(policy.detach(), policy).mean(1).sum()
+            (slopes,) = torch.autograd.grad(kl, adapted, create_graph=True)
+            self._unrolled.append(unrolled)
+            self._slopes.append(slopes)
+
+    def product(self, vector: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """The Hessian, and the damping on its diagonal, times a vector."""
+        total = torch.zeros_like(vector)
+        for unrolled, slopes in zip(self._unrolled, self._slopes, strict=True):
+            moved = hessian_product(slopes, unrolled.adapted, unrolled.push(vector))
+            total += unrolled.pull(moved)
+        return total / self._num_tasks + self._damping * vector

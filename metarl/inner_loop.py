@@ -1,0 +1,457 @@
+"""Adaptation by gradient steps: a policy, the steps that fit it to a task, and their derivatives.
+
+Finn et al. 2017, "Model-Agnostic Meta-Learning", arXiv:1703.03400, algorithm 3. Every task has
+parameters of its own, a row of `G P`, and the K episodes of a task are played side by side in K
+slots. What MAML-TRPO and ProMP share is here; how they learn the starting point is not.
+
+A gradient step on one task, φ = θ − α ∘ ∇L(θ), has the Jacobian I − diag(α) H with the symmetric
+Hessian H of L. So derivatives through a chain of steps take nothing but Hessian-vector products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from metarl.actions import ActionDistribution
+from metarl.advantages import discounted_returns, gae, linear_baseline
+from metarl.config import Config
+from metarl.errors import NotFiniteError, UserError
+from metarl.networks import MLPPolicy
+from metarl.types import Rollout, TimeStep, TrialShape
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1)]
+
+CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
+"""Activations of a layer that are worked on at once: what a processor's caches hold, or what a
+GPU's memory does."""
+
+
+class InnerLoopConfig(Config):
+    """The policy and how it adapts. Defaults are those of the Meta-World baselines."""
+
+    hidden_sizes: tuple[Size, ...] = (128, 128)
+    """Tanh layers of the policy."""
+    initial_std: Positive = 1.0
+    """Standard deviation of continuous actions at the start."""
+    min_std: Positive = 1e-6
+    """The standard deviation never falls below this."""
+    learn_std: bool = True
+    """Learn the standard deviation (one per action dimension), or keep `initial_std`."""
+
+    episodes_per_step: Size = 10
+    """Episodes of a task behind each gradient step, played side by side in a slot each."""
+    inner_learning_rate: Positive = 0.1
+    """Step size of adaptation (α)."""
+    learn_inner_learning_rate: bool = False
+    """Learn a step size for each parameter (Meta-SGD, Li et al. 2017, arXiv:1707.09835)."""
+    first_order: bool = False
+    """Take adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
+
+    discount: Fraction = 0.99
+    """Per step, within an episode."""
+    gae_lambda: Fraction = 1.0
+    """λ of generalised advantage estimation."""
+
+    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
+        """A rollout of `episodes_per_step` episodes before each gradient step, and one after all.
+
+        Raises:
+            UserError: `episodes` is no multiple of `episodes_per_step`.
+        """
+        del training
+        side_by_side = self.episodes_per_step
+        if episodes % side_by_side:
+            fits = max(1, round(episodes / side_by_side)) * side_by_side
+            raise UserError(
+                f"a trial of {episodes} episodes does not divide into agent.episodes_per_step "
+                f"{side_by_side}; the nearest that does is {fits}"
+            )
+        return TrialShape(slots_per_task=side_by_side, rollouts=episodes // side_by_side)
+
+    def check_training(
+        self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
+    ) -> None:
+        """Checks that trials of this shape can be learned from.
+
+        Raises:
+            UserError: they leave no gradient step, or classes would have unequal weight.
+        """
+        del horizon
+        if shape.rollouts < 2:
+            twice = 2 * shape.slots_per_task
+            raise UserError(
+                f"a trial of {shape.total_episodes} episodes leaves no inner step; use "
+                f"train.episodes_per_trial {twice} or more"
+            )
+        check_meta_batch(num_tasks, num_classes)
+
+
+def check_meta_batch(num_tasks: int, num_classes: int) -> None:
+    """Checks that each class of tasks has the same weight in every meta-gradient.
+
+    Raises:
+        UserError: the classes do not divide the tasks.
+    """
+    if num_tasks % num_classes:
+        fits = max(1, round(num_tasks / num_classes)) * num_classes
+        raise UserError(
+            f"train.tasks_per_trial {num_tasks} is no multiple of the {num_classes} task classes; "
+            f"use {fits}"
+        )
+
+
+class Experience(NamedTuple):
+    """What gradients are computed from: the M steps of each of G tasks, all episodes in a row."""
+
+    obs: Float[Tensor, "G M O"]
+    action: Shaped[Tensor, "G M *A"]
+    log_prob: Float[Tensor, "G M"]
+    """Of the policy that acted."""
+    advantage: Float[Tensor, "G M"]
+    """With mean 0 and standard deviation 1 over the steps of a task."""
+
+    def split(self, size: int) -> Iterator[Experience]:
+        """The tasks, `size` at a time."""
+        return (Experience(*parts) for parts in zip(*(x.split(size) for x in self), strict=True))
+
+    def every(self, stride: int) -> Experience:
+        """Every `stride`-th step."""
+        return Experience(*(x[:, ::stride] for x in self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolled:
+    """Gradient steps from a common starting point on G tasks, ready for derivatives.
+
+    The meta-parameters are one vector: the starting point (P), and after it the step sizes (P) if
+    they are learned.
+    """
+
+    adapted: Float[Tensor, "G P"]
+    starts: list[Float[Tensor, "G P"]]
+    """Where each step began."""
+    gradients: list[Float[Tensor, "G P"]]
+    """Of the inner loss in `starts`, with their graphs."""
+    step_size: Float[Tensor, " P"]
+    learned_step_size: bool
+    first_order: bool
+
+    def push(self, direction: Float[Tensor, " D"]) -> Float[Tensor, "G P"]:
+        """How the adapted parameters of each task move when the meta-parameters do: J v."""
+        size = self.adapted.shape[1]
+        move = direction[:size].expand_as(self.adapted)
+        for start, gradient in zip(self.starts, self.gradients, strict=True):
+            if not self.first_order:
+                move = move - self.step_size * hessian_product(gradient, start, move)
+            if self.learned_step_size:
+                move = move - direction[size:] * gradient.detach()
+        return move
+
+    def pull(
+        self,
+        slopes: Float[Tensor, "G P"],
+        at_starts: Sequence[Float[Tensor, "G P"]] | None = None,
+    ) -> Float[Tensor, " D"]:
+        """Slopes along each task's adapted parameters, and along those in `starts` where given, as
+        slopes along the meta-parameters: Jᵀ s, summed over tasks."""
+        step_size_slope = torch.zeros_like(self.step_size)
+        for n in reversed(range(len(self.starts))):
+            start, gradient = self.starts[n], self.gradients[n]
+            step_size_slope = step_size_slope - (gradient.detach() * slopes).sum(0)
+            if not self.first_order:
+                slopes = slopes - hessian_product(gradient, start, self.step_size * slopes)
+            if at_starts is not None:
+                slopes = slopes + at_starts[n]
+        start_slope = slopes.sum(0)
+        if self.learned_step_size:
+            return torch.cat([start_slope, step_size_slope])
+        return start_slope
+
+
+def hessian_product(
+    gradient: Float[Tensor, "G P"], point: Float[Tensor, "G P"], vector: Float[Tensor, "G P"]
+) -> Float[Tensor, "G P"]:
+    """H v for each row, where `gradient` is that of a scalar of each row of `point`."""
+    (product,) = torch.autograd.grad(gradient, point, vector, retain_graph=True)
+    return product
+
+
+class InnerLoop(nn.Module):
+    """A policy that adapts to tasks by gradient steps on what it experienced.
+
+    Its adaptation state is one set of parameters per task, `G P`.
+
+    Args:
+        surrogate: what a gradient step ascends: `log_prob`, REINFORCE's log π · A, or `ratio`,
+            π / π_acting · A, whose Hessian has less variance (Rothfuss et al. 2019,
+            arXiv:1810.06784, eq. 11). Their gradients are the same at the policy that acted.
+    """
+
+    step_size: Tensor
+
+    def __init__(
+        self,
+        config: InnerLoopConfig,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        surrogate: Literal["log_prob", "ratio"],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.surrogate = surrogate
+        self.policy = MLPPolicy(
+            observation_space,
+            action_space,
+            hidden_sizes=config.hidden_sizes,
+            initial_std=config.initial_std,
+            min_std=config.min_std,
+            learn_std=config.learn_std,
+        )
+        self._adapted = {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
+        rate = torch.full((len(self.start()),), config.inner_learning_rate)
+        if config.learn_inner_learning_rate:
+            self.step_size = nn.Parameter(rate)
+        else:
+            self.register_buffer("step_size", rate)
+
+    # -- parameters --------------------------------------------------------------------------------
+
+    def start(self) -> Float[Tensor, " P"]:
+        """Where adaptation starts: the policy's parameters in a row."""
+        return parameters_to_vector(self._adapted.values()).detach()
+
+    def learned(self) -> list[nn.Parameter]:
+        """What the outer loop learns: the starting point, then the step sizes if they are."""
+        step_sizes = [self.step_size] if isinstance(self.step_size, nn.Parameter) else []
+        return [*self._adapted.values(), *step_sizes]
+
+    def meta_parameters(self) -> Float[Tensor, " D"]:
+        """All that is learned, in a row."""
+        return parameters_to_vector(self.learned()).detach()
+
+    def set_meta_parameters(self, meta: Float[Tensor, " D"]) -> None:
+        """Takes over what `meta_parameters` gave, or an improvement of it."""
+        vector_to_parameters(meta, self.learned())
+
+    def set_gradient(self, gradient: Float[Tensor, " D"]) -> None:
+        """What an optimizer of the learned parameters steps along."""
+        parameters = self.learned()
+        parts = gradient.split([p.numel() for p in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter).clone()
+
+    def _named(self, parameters: Float[Tensor, " P"]) -> dict[str, Tensor]:
+        parts = parameters.split([p.numel() for p in self._adapted.values()])
+        named = zip(self._adapted.items(), parts, strict=True)
+        return {name: part.view(original.shape) for (name, original), part in named}
+
+    # -- acting and adapting -----------------------------------------------------------------------
+
+    def distribution(
+        self, parameters: Float[Tensor, "G P"], obs: Float[Tensor, "G M O"]
+    ) -> ActionDistribution:
+        """What each task's policy does at its M observations."""
+
+        def forward(parameters: Tensor, obs: Tensor) -> tuple[Tensor, ...]:
+            return functional_call(self.policy, self._named(parameters), (obs,))
+
+        return self.policy.distribution(*vmap(forward)(parameters, obs))
+
+    def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
+        """The starting point, for each task."""
+        return self.start().repeat(num_slots // self.config.episodes_per_step, 1)
+
+    @torch.no_grad()
+    def act(
+        self,
+        state: Float[Tensor, "G P"],
+        step: TimeStep,
+        *,
+        generator: torch.Generator | None,
+    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
+        """Actions by each task's own parameters, and their log-probabilities."""
+        policy = self.distribution(state, self._by_task(step.obs))
+        action = policy.mode() if generator is None else policy.sample(generator)
+        return action.flatten(0, 1), policy.log_prob(action).flatten(0, 1), state
+
+    def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
+        """One gradient step on each task; no graph is kept."""
+        experience, _ = self.experience(rollout)
+        size = self.chunk_size(experience)
+        parts = zip(state.detach().split(size), experience.split(size), strict=True)
+        gradients = [
+            self.gradient(parameters.requires_grad_(), part, create_graph=False)
+            for parameters, part in parts
+        ]
+        return state - self.step_size.detach() * torch.cat(gradients)
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def experience(self, rollout: Rollout) -> tuple[Experience, float]:
+        """A rollout as gradients need it, and the share of returns that the baseline explains.
+
+        The baseline is fitted to each task by itself; nothing follows an episode's last step.
+
+        Raises:
+            NotFiniteError: an advantage is not; names the task.
+        """
+        config = self.config
+        nothing_after = torch.zeros_like(rollout.reward[:, 0])
+        returns = discounted_returns(
+            rollout.reward,
+            cut=rollout.episode_end,
+            discount=config.discount,
+            last_value=nothing_after,
+        )
+        steps = torch.arange(returns.shape[1], device=returns.device)
+        time = steps.to(returns.dtype).expand_as(returns)
+        value = linear_baseline(
+            self._rows(rollout.seen.obs), self._rows(time), self._rows(returns)
+        ).view_as(returns)
+        advantage = self._rows(
+            gae(
+                rollout.reward,
+                value,
+                cut=rollout.episode_end,
+                discount=config.discount,
+                gae_lambda=config.gae_lambda,
+                last_value=nothing_after,
+            )
+        )
+        spread = advantage.std(1, keepdim=True) + 1e-8
+        experience = Experience(
+            obs=self._rows(rollout.seen.obs),
+            action=self._rows(rollout.action),
+            log_prob=self._rows(rollout.log_prob),
+            advantage=(advantage - advantage.mean(1, keepdim=True)) / spread,
+        )
+        check_finite("the advantage", experience.advantage)
+        explained = float(1 - (returns - value).var() / returns.var().clamp(min=1e-12))
+        return experience, explained
+
+    def gradient(
+        self, parameters: Float[Tensor, "G P"], experience: Experience, *, create_graph: bool
+    ) -> Float[Tensor, "G P"]:
+        """Of each task's inner loss, the negative surrogate, a mean over the task's own steps."""
+        log_prob = self.distribution(parameters, experience.obs).log_prob(experience.action)
+        weight = log_prob if self.surrogate == "log_prob" else ratio(log_prob, experience)
+        losses = -(weight * experience.advantage).mean(1)
+        # the sum over tasks is no mean: a task's parameters are in its own loss only
+        (gradient,) = torch.autograd.grad(losses.sum(), parameters, create_graph=create_graph)
+        return gradient
+
+    def unroll(
+        self,
+        meta: Float[Tensor, " D"],
+        support: Sequence[Experience],
+        *,
+        num_tasks: int,
+        differentiable: bool = True,
+    ) -> Unrolled:
+        """A gradient step on each of `support`, one after the other, from the starting point."""
+        size = sum(p.numel() for p in self._adapted.values())
+        learned = self.config.learn_inner_learning_rate
+        step_size = meta[size:] if learned else self.step_size
+        parameters = meta[:size].repeat(num_tasks, 1)
+        starts, gradients = [], []
+        for experience in support:
+            starts.append(parameters.requires_grad_())
+            create_graph = differentiable and not self.config.first_order
+            gradients.append(self.gradient(parameters, experience, create_graph=create_graph))
+            parameters = (parameters - step_size * gradients[-1]).detach()
+        return Unrolled(
+            adapted=parameters,
+            starts=starts,
+            gradients=gradients,
+            step_size=step_size,
+            learned_step_size=learned,
+            first_order=self.config.first_order,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth logging of the policy and the steps."""
+        metrics = {"inner_learning_rate": float(self.step_size.mean())}
+        if not self.policy.discrete:
+            metrics["std"] = float(self.policy.log_std.detach().exp().mean())
+        return metrics
+
+    def chunk_size(self, experience: Experience) -> int:
+        """How many tasks to work on at once."""
+        per_task = experience.advantage.shape[1] * max(self.config.hidden_sizes, default=1)
+        return max(1, CHUNK_ELEMENTS[experience.obs.device.type] // per_task)
+
+    def _by_task(self, values: Shaped[Tensor, " N *F"]) -> Shaped[Tensor, " G K *F"]:
+        return values.unflatten(0, (-1, self.config.episodes_per_step))
+
+    def _rows(self, values: Shaped[Tensor, "N T *F"]) -> Shaped[Tensor, "G M *F"]:
+        return self._by_task(values).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some tasks of a trial: as many as are worked on at once."""
+
+    first_task: int
+    support: list[Experience]
+    """Behind each gradient step."""
+    query: Experience
+    """Played by the adapted policies, which are judged on it."""
+
+    @staticmethod
+    def of(experiences: Sequence[Experience], size: int) -> list[Chunk]:
+        """The experiences from all rollouts of a trial, cut into chunks of `size` tasks."""
+        cut = zip(*(experience.split(size) for experience in experiences), strict=True)
+        return [Chunk(n * size, list(support), query) for n, (*support, query) in enumerate(cut)]
+
+    @property
+    def num_tasks(self) -> int:
+        """How many they are."""
+        return len(self.query.obs)
+
+    def every(self, stride: int) -> Chunk:
+        """The same tasks with every `stride`-th step."""
+        support = [experience.every(stride) for experience in self.support]
+        return Chunk(self.first_task, support, self.query.every(stride))
+
+    def unroll(
+        self, inner_loop: InnerLoop, meta: Float[Tensor, " D"], *, differentiable: bool = True
+    ) -> Unrolled:
+        """The tasks' gradient steps.
+
+        Raises:
+            NotFiniteError: the parameters that they lead to are not; names the task.
+        """
+        unrolled = inner_loop.unroll(
+            meta, self.support, num_tasks=self.num_tasks, differentiable=differentiable
+        )
+        check_finite("the inner gradient", unrolled.adapted, first_task=self.first_task)
+        return unrolled
+
+
+def ratio(log_prob: Float[Tensor, "G M"], experience: Experience) -> Float[Tensor, "G M"]:
+    """How much likelier each action has become since the policy acted."""
+    return torch.exp(log_prob - experience.log_prob)
+
+
+def check_finite(what: str, values: Shaped[Tensor, "G F"], *, first_task: int = 0) -> None:
+    """Checks the rows of tasks, of which the first is `first_task` of the meta-batch.
+
+    Raises:
+        NotFiniteError: names the first task whose row is not finite.
+    """
+    finite = values.isfinite().all(1)
+    if not finite.all():
+        raise NotFiniteError(what, task=first_task + int((~finite).nonzero()[0]))
