@@ -48,8 +48,9 @@ class MAMLTRPOConfig(InnerLoopConfig):
     """Trust region: mean KL of the adapted policies to those that acted, in nats."""
     cg_iterations: Size = 10
     """Conjugate-gradient steps towards the natural gradient."""
-    cg_damping: Annotated[float, Field(ge=0)] = 1e-5
-    """Added to the diagonal of the KL's Hessian."""
+    cg_damping: Annotated[float, Field(ge=0)] = 0.01
+    """Added to the diagonal of the KL's Hessian. Published: 1e-5, which on small batches lets the
+    natural gradient run off along directions that no data speaks of."""
     curvature_stride: Size = 1
     """Every so many steps go into that Hessian (TRPO's appendix C). It shapes the direction only;
     gradient, surrogate and KL are of all steps."""
@@ -159,16 +160,19 @@ class MAMLTRPO:
             curvature.product, gradient, iterations=config.cg_iterations
         )
         squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
-        step = torch.sqrt(2 * config.max_kl / squared_length) * direction
+        # without any slope (no reward differs from another) there is no step either
+        step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction
         if not step.isfinite().all():
             raise NotFiniteError("the natural gradient")
 
-        after, kl = surrogate, 0.0
+        reached = surrogate, 0.0
 
         def accepts(candidate: Float[Tensor, " D"]) -> bool:
-            nonlocal after, kl
+            nonlocal reached
             after, kl = self._surrogate_and_kl(candidate, chunks, acted)
-            return after > surrogate and kl <= config.max_kl
+            accepted = after > surrogate and kl <= config.max_kl
+            reached = (after, kl) if accepted else reached
+            return accepted
 
         meta, tried, fraction = optim.line_search(
             accepts,
@@ -180,8 +184,8 @@ class MAMLTRPO:
         inner_loop.set_meta_parameters(meta)
         return {
             "surrogate_before": surrogate,
-            "surrogate_after": after,
-            "kl": kl,
+            "surrogate_after": reached[0],
+            "kl": reached[1],
             "line_search_steps": tried,
             "accepted": float(fraction > 0),
             "step_fraction": fraction,

@@ -1,10 +1,11 @@
 """Action distributions against torch's own; what is executed and what is seen of it."""
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.actions import Categorical, DiagonalGaussian, action_size, execute
+from metarl.actions import Categorical, DiagonalGaussian, action_size, execute, kl_divergence
 
 
 def test_gaussian_equals_torch_and_sums_over_action_dimensions() -> None:
@@ -21,6 +22,25 @@ def test_categorical_equals_torch() -> None:
     theirs = torch.distributions.Categorical(logits=logits)
     torch.testing.assert_close(Categorical(logits).log_prob(action), theirs.log_prob(action))
     torch.testing.assert_close(Categorical(logits).entropy(), theirs.entropy())
+
+
+def test_kl_equals_torch() -> None:
+    mean, log_std, other_mean, other_log_std = torch.randn(
+        4, 5, 3, generator=torch.Generator().manual_seed(0)
+    )
+    old, new = DiagonalGaussian(mean, log_std), DiagonalGaussian(other_mean, other_log_std)
+    theirs = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, log_std.exp()),
+        torch.distributions.Normal(other_mean, other_log_std.exp()),
+    ).sum(-1)
+    torch.testing.assert_close(kl_divergence(old, new), theirs)
+    theirs = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=mean),
+        torch.distributions.Categorical(logits=other_mean),
+    )
+    torch.testing.assert_close(kl_divergence(Categorical(mean), Categorical(other_mean)), theirs)
+    with pytest.raises(TypeError, match="no KL from DiagonalGaussian to Categorical"):
+        kl_divergence(old, Categorical(mean))
 
 
 def test_samples_follow_the_distribution_and_the_generator() -> None:

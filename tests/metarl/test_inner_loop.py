@@ -1,7 +1,7 @@
 """Adaptation by gradient steps against `higher`, loops over tasks, explicit Jacobians and numbers
 by hand."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import higher
@@ -21,12 +21,7 @@ DISCRETE = spaces.Discrete(ACTIONS)
 
 Surrogate = Literal["log_prob", "ratio"]
 
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def new_loop(

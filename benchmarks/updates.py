@@ -1,0 +1,303 @@
+"""Measures MAML-TRPO's meta-update beside loops over tasks that compute the same.
+
+python benchmarks/updates.py                        at the sizes of ML1: 20 tasks x 10 x 500 steps
+python benchmarks/updates.py --tasks 10 --rounds 3
+
+All contenders live in one process and are measured in turn, round after round, on the same
+experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
+inner step, ten conjugate-gradient steps on the Hessian of the KL after adaptation, and one try of
+the line search; their results are compared. Memory is the peak of a process that runs a contender
+alone, imports and data included. The rollouts are those that one update learns from.
+"""
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
+
+import higher
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig, gained
+from envs.metaworld import MetaWorld
+from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
+from metarl.actions import kl_divergence
+from metarl.errors import UserError, one_line_errors
+from metarl.inner_loop import Chunk, Experience
+from metarl.optim import conjugate_gradient
+from metarl.run import environment
+from metarl.seeding import torch_generator
+from metarl.trial import run_trial
+from metarl.types import TrialShape
+
+EPISODES = 10
+CONFIG = MAMLTRPOConfig(hidden_sizes=(128, 128), episodes_per_step=EPISODES)
+CPU = torch.device("cpu")
+
+Contender = Callable[[MAMLTRPO, Experience, Experience], Tensor]
+"""From agent, support and query to the natural gradient."""
+
+
+def new_agent() -> MAMLTRPO:
+    """An untrained agent, the same each time."""
+    return CONFIG.build(observation_space(), ACTION_SPACE, seed=0, device=CPU)
+
+
+def random_experience(tasks: int, seed: int) -> Experience:
+    """As an untrained policy might have had it."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (tasks, EPISODES * HORIZON)
+    action = torch.randn(*shape, 4, generator=generator)
+    return Experience(
+        obs=torch.rand(*shape, 39, generator=generator),
+        action=action,
+        log_prob=torch.distributions.Normal(0.0, 1.0).log_prob(action).sum(-1),
+        advantage=torch.randn(shape, generator=generator),
+    )
+
+
+# -- contenders ------------------------------------------------------------------------------------
+
+
+def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int = 1) -> Tensor:
+    """What `meta_update` does."""
+    loop = agent.inner_loop
+    meta = loop.meta_parameters()
+    chunks = Chunk.of([support, query], loop.chunk_size(support))
+    _, gradient, acted = agent._surrogate_and_gradient(meta, chunks)
+    strided = [chunk.every(stride) for chunk in chunks]
+    curvature = KLCurvature(loop, meta, strided, damping=CONFIG.cg_damping)
+    step = conjugate_gradient(curvature.product, gradient, iterations=CONFIG.cg_iterations)
+    agent._surrogate_and_kl(meta + 1e-3 * step, chunks, acted)
+    return step
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors in a row."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def inner_loss(agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience) -> Tensor:
+    """REINFORCE on one task."""
+    policy = agent.inner_loop.policy.distribution(*outputs)
+    return -(policy.log_prob(one.action) * one.advantage).mean()
+
+
+def objectives(
+    agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience
+) -> tuple[Tensor, Tensor]:
+    """Surrogate, and KL to the policy as it is, of one task after adaptation."""
+    policy = agent.inner_loop.policy.distribution(*outputs)
+    batch = Experience(*(x[None] for x in one))
+    batched = type(policy)(*(x[None] for x in vars(policy).values()))
+    return gained(batched, batch), kl_divergence(policy.detach(), policy).mean()
+
+
+def each_task(support: Experience, query: Experience) -> list[tuple[Experience, Experience]]:
+    """Support and query of one task after the other."""
+    return [
+        (Experience(*(x[n] for x in support)), Experience(*(x[n] for x in query)))
+        for n in range(len(query.obs))
+    ]
+
+
+def adapted_outputs(
+    agent: MAMLTRPO, parameters: dict[str, Tensor], one: Experience, query: Experience
+) -> tuple[Tensor, ...]:
+    """The policy at the query's observations, after a step of plain autograd."""
+    policy = agent.inner_loop.policy
+    loss = inner_loss(agent, functional_call(policy, parameters, (one.obs,)), one)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+    rate = CONFIG.inner_learning_rate
+    moved = zip(parameters.items(), gradients, strict=True)
+    return functional_call(policy, {name: p - rate * g for (name, p), g in moved}, (query.obs,))
+
+
+def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
+    """Plain autograd, task after task; the graph of the KL's gradient is kept for all products."""
+    parameters = dict(agent.inner_loop.policy.named_parameters())
+    leaves = list(parameters.values())
+    tasks = each_task(support, query)
+    gradient, slopes = torch.zeros(()), []
+    for one, judged in tasks:
+        outputs = adapted_outputs(agent, parameters, one, judged)
+        surrogate, kl = objectives(agent, outputs, judged)
+        gradient = gradient + flat(torch.autograd.grad(surrogate, leaves, retain_graph=True))
+        slopes.append(flat(torch.autograd.grad(kl, leaves, create_graph=True)))
+
+    def product(vector: Tensor) -> Tensor:
+        total = CONFIG.cg_damping * vector
+        for slope in slopes:
+            moved = torch.autograd.grad(slope @ vector, leaves, retain_graph=True)
+            total = total + flat(moved) / len(tasks)
+        return total
+
+    step = conjugate_gradient(product, gradient / len(tasks), iterations=CONFIG.cg_iterations)
+    for one, judged in tasks:
+        objectives(agent, adapted_outputs(agent, parameters, one, judged), judged)
+    return step
+
+
+def loop_with_higher(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
+    """`higher`, task after task; no graph outlives its task, so memory stays small."""
+    policy = agent.inner_loop.policy
+    leaves = list(policy.parameters())
+    tasks = each_task(support, query)
+    optimizer = torch.optim.SGD(leaves, lr=CONFIG.inner_learning_rate)
+
+    def after_adaptation(one: Experience, judged: Experience) -> tuple[Tensor, Tensor]:
+        with higher.innerloop_ctx(policy, optimizer, copy_initial_weights=False) as (fast, steps):
+            steps.step(inner_loss(agent, fast(one.obs), one))
+            return objectives(agent, fast(judged.obs), judged)
+
+    def product(vector: Tensor) -> Tensor:
+        total = CONFIG.cg_damping * vector
+        for one, judged in tasks:
+            _, kl = after_adaptation(one, judged)
+            slope = flat(torch.autograd.grad(kl, leaves, create_graph=True))
+            total = total + flat(torch.autograd.grad(slope @ vector, leaves)) / len(tasks)
+        return total
+
+    gradient = torch.zeros(())
+    for one, judged in tasks:
+        surrogate, _ = after_adaptation(one, judged)
+        gradient = gradient + flat(torch.autograd.grad(surrogate, leaves)) / len(tasks)
+    step = conjugate_gradient(product, gradient, iterations=CONFIG.cg_iterations)
+    for one, judged in tasks:
+        after_adaptation(one, judged)
+    return step
+
+
+OURS = "ours"
+CONTENDERS: dict[str, Contender] = {
+    OURS: ours,
+    "ours, curvature of every 5th step": partial(ours, stride=5),
+    "loop, plain autograd, graphs kept": loop_with_graphs_kept,
+    "loop, higher": loop_with_higher,
+}
+ROLLOUTS = "the rollouts, native engine"
+
+
+# -- measuring -------------------------------------------------------------------------------------
+
+
+def rollouts(tasks: int) -> Callable[[], object]:
+    """What plays the two rollouts of an iteration on ML1-reach."""
+    benchmark = MetaWorld("ML1-reach-v3")
+    env = benchmark.make_env(tasks * EPISODES)
+    chosen = benchmark.train.sample(tasks, np.random.default_rng(0))
+    shape = TrialShape(slots_per_task=EPISODES, rollouts=2)
+    agent = new_agent()
+    return lambda: run_trial(
+        agent, env, chosen, shape=shape, seed=0, generator=torch_generator(0, CPU)
+    )
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """That it takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(tasks: int, rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds, ratios and peak memory of all contenders."""
+    agent, support, query = new_agent(), random_experience(tasks, 0), random_experience(tasks, 1)
+    memory = {name: peak_memory(name, tasks) for name in CONTENDERS}
+    steps = {name: contender(agent, support, query) for name, contender in CONTENDERS.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: partial(contender, agent, support, query) for name, contender in CONTENDERS.items()
+    }
+    runs[ROLLOUTS] = rollouts(tasks)
+    runs[ROLLOUTS]()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(seconds(run))
+    return {
+        name: {
+            "seconds": taken[name],
+            "median": float(np.median(taken[name])),
+            "times_ours": float(np.median(np.divide(taken[name], taken[OURS]))),
+            "memory_mb": memory.get(name),
+            "difference": relative_difference(steps[name], steps[OURS]) if name in steps else None,
+        }
+        for name in runs
+    }
+
+
+def relative_difference(step: Tensor, other: Tensor) -> float:
+    """Of two natural gradients."""
+    return float((step - other).norm() / other.norm())
+
+
+def peak_memory(name: str, tasks: int) -> float:
+    """MB that a process holds at most when it computes one update."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(update_alone, (name, tasks))
+
+
+def update_alone(name: str, tasks: int) -> float:
+    """One update; the peak of this process in MB."""
+    CONTENDERS[name](new_agent(), random_experience(tasks, 0), random_experience(tasks, 1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Markdown, a line for each contender."""
+    lines = [
+        "| | seconds: median [min–max] | × ours | peak MB | differs from ours by |",
+        "|---" + "|---:" * 4 + "|",
+    ]
+    for name, m in measured.items():
+        times = f"{m['median']:.1f} [{min(m['seconds']):.1f}–{max(m['seconds']):.1f}]"
+        memory = "" if m["memory_mb"] is None else f"{m['memory_mb']:,.0f}"
+        difference = "" if m["difference"] is None else f"{m['difference']:.0e}"
+        lines.append(f"| {name} | {times} | {m['times_ours']:.2f} | {memory} | {difference} |")
+    return "\n".join(lines)
+
+
+def fail(message: str) -> NoReturn:
+    """For argparse, whose errors take several lines."""
+    raise UserError(message)
+
+
+def main(arguments: list[str]) -> None:
+    """Measures, prints and stores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.error = fail
+    parser.add_argument("--tasks", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    parser.add_argument("--output", type=Path, default="results/updates", help="for updates.json")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or options.tasks < 1:
+        fail("--rounds and --tasks must be at least 1")
+    about = environment()
+    measured = measure(options.tasks, options.rounds)
+    text = (
+        f"{table(measured)}\n\n{about['cpu']}, {about['cpus']} processors, torch "
+        f"{about['versions']['torch']}, {options.tasks} tasks x {EPISODES} episodes x {HORIZON} "
+        f"steps before and after the inner step, policy 128 x 2; {options.rounds} rounds"
+    )
+    stored = {"options": vars(options), "environment": about, "contenders": measured}
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "updates.md").write_text(text + "\n")
+    (options.output / "updates.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    print(f"{text}\n\nStored in {options.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("updates.py"):
+        main(sys.argv[1:])

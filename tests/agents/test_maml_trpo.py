@@ -1,0 +1,249 @@
+"""MAML-TRPO's update against explicit Hessians and its own promises, on the real navigation."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig
+from envs.bandit import BanditConfig
+from envs.navigation import PointConfig
+from metarl.actions import kl_divergence
+from metarl.errors import NotFiniteError, UserError
+from metarl.inner_loop import Chunk, Experience, InnerLoop
+from metarl.seeding import torch_generator
+from metarl.trial import run_trial
+from metarl.types import Rollout, TrialShape
+
+CPU = torch.device("cpu")
+TASKS, EPISODES, HORIZON = 6, 4, 10
+
+
+def new_agent(space: spaces.Space | None = None, **changes: Any) -> MAMLTRPO:
+    values = {"hidden_sizes": (16,), "episodes_per_step": EPISODES, "initial_std": 0.1, **changes}
+    return MAMLTRPOConfig(**values).build(
+        spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        space or spaces.Box(-0.1, 0.1, (2,), np.float32),
+        seed=0,
+        device=CPU,
+    )
+
+
+def play(agent: MAMLTRPO, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
+    distribution = PointConfig(horizon=HORIZON, num_train_tasks=50).build()
+    return run_trial(
+        agent,
+        distribution.make_env(TASKS * EPISODES),
+        distribution.train.sample(TASKS, np.random.default_rng(seed)),
+        shape=TrialShape(slots_per_task=EPISODES, rollouts=rollouts),
+        seed=0,
+        generator=torch_generator(seed, CPU),
+    )
+
+
+def random_chunk(*, inner_steps: int, discrete: bool) -> Chunk:
+    def experience(seed: int) -> Experience:
+        generator = torch.Generator().manual_seed(seed)
+        action = torch.randn(3, 12, 2, generator=generator)
+        return Experience(
+            obs=torch.randn(3, 12, 2, generator=generator),
+            action=action.argmax(-1) if discrete else action,
+            log_prob=torch.full((3, 12), -1.0),
+            advantage=torch.randn(3, 12, generator=generator),
+        )
+
+    return Chunk(0, [experience(seed) for seed in range(inner_steps)], experience(9))
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2)])
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+@pytest.mark.parametrize(
+    "changes", [{}, {"first_order": True}, {"learn_inner_learning_rate": True}]
+)
+def test_the_curvature_is_the_explicit_hessian_of_the_kl(
+    space: spaces.Space, inner_steps: int, changes: dict, double_precision: None
+) -> None:
+    """All second derivatives through the gradient steps, by plain autograd, a task at a time."""
+    agent = new_agent(space, hidden_sizes=(3,), initial_std=1.0, **changes)
+    loop = agent.inner_loop
+    noise = torch.randn(len(loop.meta_parameters()), generator=torch.Generator().manual_seed(1))
+    loop.set_meta_parameters(loop.meta_parameters() + 0.3 * noise)
+    chunk = random_chunk(inner_steps=inner_steps, discrete=isinstance(space, spaces.Discrete))
+    meta = loop.meta_parameters()
+    curvature = KLCurvature(loop, meta, [chunk], damping=0.0)
+    ours = torch.stack([curvature.product(direction) for direction in torch.eye(len(meta))])
+    hessian = torch.autograd.functional.hessian(lambda m: mean_kl(loop, m, meta, chunk), meta)
+    torch.testing.assert_close(ours, hessian, rtol=0, atol=1e-10)
+    assert ours.abs().max() > 1e-2
+
+
+def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, chunk: Chunk):
+    def adapted(meta: torch.Tensor, task: int) -> torch.Tensor:
+        size = len(loop.start())
+        rate = meta[size:] if len(meta) > size else loop.step_size
+        parameters = meta[:size]
+        for part in chunk.support:
+            policy = loop.distribution(parameters[None], part.obs[task : task + 1])
+            log_prob = policy.log_prob(part.action[task : task + 1])
+            loss = -(log_prob * part.advantage[task : task + 1]).mean()
+            (gradient,) = torch.autograd.grad(loss, parameters, create_graph=True)
+            parameters = parameters - rate * (
+                gradient.detach() if loop.config.first_order else gradient
+            )
+        return parameters
+
+    origin = origin.clone().requires_grad_()
+    total = torch.zeros(())
+    for task in range(chunk.num_tasks):
+        obs = chunk.query.obs[task : task + 1]
+        old = loop.distribution(adapted(origin, task).detach()[None], obs)
+        new = loop.distribution(adapted(meta, task)[None], obs)
+        total = total + kl_divergence(old, new).mean()
+    return total / chunk.num_tasks
+
+
+def test_a_step_improves_and_stays_in_the_trust_region() -> None:
+    agent = new_agent(max_kl=1e-3)
+    trial = play(agent)
+    before = agent.inner_loop.meta_parameters()
+    metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
+    after = agent.inner_loop.meta_parameters()
+    assert metrics["accepted"] == 1
+    assert metrics["surrogate_after"] > metrics["surrogate_before"]
+    # The policy that acted is the one that the update starts from, so nothing is gained there.
+    assert metrics["surrogate_before"] == pytest.approx(0, abs=1e-5)
+    # What it says of the KL is so, computed anew.
+    experiences = [agent.inner_loop.experience(rollout)[0] for rollout in trial]
+    (chunk,) = Chunk.of(experiences, TASKS)
+    policies = [
+        agent.inner_loop.distribution(chunk.unroll(agent.inner_loop, meta).adapted, chunk.query.obs)
+        for meta in (before, after)
+    ]
+    kl = float(kl_divergence(*policies).mean())
+    assert metrics["kl"] == pytest.approx(kl, rel=1e-3)
+    assert kl <= 1e-3
+    assert metrics["step_norm"] == pytest.approx(float((after - before).norm()), rel=1e-3)
+
+
+def test_a_full_step_is_as_long_as_the_trust_region_is_wide() -> None:
+    """For small steps the KL is half the quadratic form that the length was computed from."""
+    agent = new_agent(max_kl=1e-6, cg_damping=0.0, line_search_shrink=0.99)
+    metrics = agent.meta_update(play(agent), generator=torch_generator(0, CPU))
+    assert metrics["kl"] == pytest.approx(1e-6 * metrics["step_fraction"] ** 2, rel=0.05)
+    assert metrics["step_fraction"] > 0.9
+
+
+@pytest.mark.parametrize("worse", [(-1.0, 0.0), (1.0, 0.02), (float("nan"), 0.0)])
+def test_without_an_acceptable_step_parameters_are_bit_for_bit_as_before(
+    worse: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = new_agent()
+    trial = play(agent)
+    before = {name: t.clone() for name, t in agent.state_dict().items()}
+    monkeypatch.setattr(agent, "_surrogate_and_kl", lambda *_: worse)
+    metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
+    assert (metrics["accepted"], metrics["line_search_steps"], metrics["kl"]) == (0, 15, 0)
+    after = agent.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_any_difference_in_reward_nothing_moves() -> None:
+    agent = new_agent()
+    trial = play(agent)
+    for rollout in trial:
+        rollout.reward.zero_()
+    before = agent.inner_loop.meta_parameters()
+    metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
+    assert metrics["gradient_norm"] == 0
+    assert torch.equal(agent.inner_loop.meta_parameters(), before)
+
+
+def test_a_stride_of_the_curvature_leaves_the_gradient_as_it_is() -> None:
+    metrics = []
+    for stride in (1, 5):
+        agent = new_agent(curvature_stride=stride)
+        metrics.append(agent.meta_update(play(agent), generator=torch_generator(0, CPU)))
+    assert metrics[0]["gradient_norm"] == metrics[1]["gradient_norm"]
+    assert metrics[0]["step_norm"] != metrics[1]["step_norm"]
+    assert all(m["accepted"] for m in metrics)
+
+
+def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
+    """vmap over tasks against a loop over them, through three gradient steps."""
+    agent = new_agent()
+    trial, meta = play(agent, rollouts=4), agent.inner_loop.meta_parameters()
+    experiences = [agent.inner_loop.experience(rollout)[0] for rollout in trial]
+    direction = torch.randn(len(meta), generator=torch.Generator().manual_seed(0))
+    results = []
+    for size in (TASKS, 4, 1):
+        chunks = Chunk.of(experiences, size)
+        surrogate, gradient, acted = agent._surrogate_and_gradient(meta, chunks)
+        curvature = KLCurvature(agent.inner_loop, meta, chunks, damping=0.0)
+        elsewhere = agent._surrogate_and_kl(meta + 1e-3 * direction, chunks, acted)
+        results.append(
+            torch.cat(
+                [
+                    torch.tensor([surrogate, *elsewhere]),
+                    gradient,
+                    curvature.product(direction) / 1e3,  # of the size of the others
+                ]
+            )
+        )
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(results[0], results[2], rtol=0, atol=1e-12)
+    assert (results[0].abs() > 1e-4).float().mean() > 0.9
+
+
+def test_discrete_actions_are_learned_from_too() -> None:
+    distribution = BanditConfig(num_train_tasks=50).build()
+    env = distribution.make_env(5 * 20)
+    agent = MAMLTRPOConfig(hidden_sizes=(8,), episodes_per_step=20).build(
+        env.single_observation_space, env.single_action_space, seed=0, device=CPU
+    )
+    trial = run_trial(
+        agent, env, distribution.train.sample(5, np.random.default_rng(0)),
+        shape=TrialShape(slots_per_task=20, rollouts=2), seed=0, generator=torch_generator(0, CPU),
+    )  # fmt: skip
+    assert agent.meta_update(trial, generator=torch_generator(0, CPU))["accepted"] == 1
+
+
+def test_the_multi_task_baseline_adapts_at_test_time_only() -> None:
+    config = MAMLTRPOConfig(adapt_in_training=False, episodes_per_step=EPISODES)
+    assert config.trial_shape(2 * EPISODES, training=True).rollouts == 1
+    assert config.trial_shape(2 * EPISODES).rollouts == 2
+    config.check_training(
+        config.trial_shape(2 * EPISODES, training=True), horizon=1, num_tasks=4, num_classes=2
+    )
+    with pytest.raises(UserError, match="no multiple of the 2 task classes"):
+        config.check_training(TrialShape(), horizon=1, num_tasks=3, num_classes=2)
+    agent = new_agent(adapt_in_training=False)
+    (rollout,) = play(agent, rollouts=1)
+    before = agent.begin_trial(TASKS * EPISODES)
+    assert agent.meta_update([rollout], generator=torch_generator(0, CPU))["accepted"] == 1
+    adapted = agent.adapt(before, rollout)
+    assert (adapted[0] - adapted[1]).abs().max() > 1e-4
+
+
+def test_a_broken_update_names_the_task_and_leaves_the_parameters() -> None:
+    agent = new_agent()
+    trial = play(agent)
+    trial[0].log_prob[:] = 0
+    trial[1].log_prob[EPISODES * 3, 2] = float("-inf")
+    before = agent.inner_loop.meta_parameters()
+    with pytest.raises(NotFiniteError, match="the meta-gradient is not finite"):
+        agent.meta_update(trial, generator=torch_generator(0, CPU))
+    trial[0].action[EPISODES * 4 + 1, 5] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"the inner gradient is not finite \(task 4\)"):
+        agent.meta_update(trial, generator=torch_generator(0, CPU))
+    assert torch.equal(agent.inner_loop.meta_parameters(), before)
+
+
+def test_a_loaded_agent_acts_and_learns_as_the_saved_one() -> None:
+    agent, twin = new_agent(), new_agent(initial_std=0.5)
+    agent.meta_update(play(agent), generator=torch_generator(0, CPU))
+    twin.load_state_dict({name: t.clone() for name, t in agent.state_dict().items()})
+    for each in (agent, twin):
+        each.meta_update(play(each), generator=torch_generator(1, CPU))
+    assert torch.equal(agent.inner_loop.meta_parameters(), twin.inner_loop.meta_parameters())
