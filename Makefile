@@ -4,16 +4,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := runs/rl2_ml1_reach/seed1
+RUN := runs/maml_trpo_ml1_reach/seed1
 
 .PHONY: train test check clean
 
 train: $(VENV)/.installed
 	@if [ -d $(RUN) ]; then $(BIN)/python train.py --resume $(RUN); else $(BIN)/python train.py; fi
 	@echo; echo "Before training, on held-out goals:"
-	@$(BIN)/python evaluate.py $(RUN) --episodes 5 --checkpoint 0
+	@$(BIN)/python evaluate.py $(RUN) --checkpoint 0
 	@echo; echo "After training, on the same goals:"
-	@$(BIN)/python evaluate.py $(RUN) --episodes 5
+	@$(BIN)/python evaluate.py $(RUN)
 	@echo; echo "The run is in $(RUN); watch it with: $(BIN)/tensorboard --logdir runs"
 
 test: $(VENV)/.installed-dev

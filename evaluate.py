@@ -1,8 +1,8 @@
 """Measures how fast a trained agent adapts to tasks that it never saw.
 
-python evaluate.py runs/rl2_ml1_reach/seed1                  all held-out tasks
+python evaluate.py runs/maml_trpo_ml1_reach/seed1            all held-out tasks
 python evaluate.py RUN --checkpoint 0                        the untrained agent
-python evaluate.py RUN --split train --episodes 10           training tasks, longer trials
+python evaluate.py RUN --split train --episodes 40           training tasks, longer trials
 python evaluate.py RUN --tasks ML10                          another distribution that fits
 python evaluate.py RUN --protocol metaworld                  as Meta-World documents it
 """

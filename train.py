@@ -37,7 +37,7 @@ from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "rl2_ml1_reach.yaml"
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
 EnvConfig = Annotated[
     MetaWorldConfig | BanditConfig | PointConfig,

@@ -141,15 +141,12 @@ class ProMP:
             **inner_loop.metrics(),
         }
 
-    @torch.no_grad()
     def _policies_before_steps(self, chunk: Chunk) -> list[ActionDistribution]:
         """What acted before each gradient step."""
-        with torch.enable_grad():
-            unrolled = chunk.unroll(
-                self.inner_loop, self.inner_loop.meta_parameters(), differentiable=False
-            )
+        meta = self.inner_loop.meta_parameters()
+        unrolled = chunk.unroll(self.inner_loop, meta, differentiable=False)
         return [
-            self.inner_loop.distribution(start, experience.obs)
+            self.inner_loop.distribution(start, experience.obs).detach()
             for start, experience in zip(unrolled.starts, chunk.support, strict=True)
         ]
 

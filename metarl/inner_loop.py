@@ -383,7 +383,7 @@ class InnerLoop(nn.Module):
 
     def metrics(self) -> dict[str, float]:
         """What is worth logging of the policy and the steps."""
-        metrics = {"inner_learning_rate": float(self.step_size.mean())}
+        metrics = {"inner_learning_rate": float(self.step_size.detach().mean())}
         if not self.policy.discrete:
             metrics["std"] = float(self.policy.log_std.detach().exp().mean())
         return metrics

@@ -1,4 +1,4 @@
-"""RL² learns: from the command line, judged on held-out tasks, against known bounds."""
+"""Agents learn: from the command line, judged on held-out tasks, against known bounds."""
 
 import json
 import os
@@ -12,19 +12,21 @@ import torch
 from scipy.optimize import minimize
 
 from envs.bandit import thompson_sampling
-from envs.navigation import STEP_LENGTH
+from envs.navigation import STEP_LENGTH, PointConfig
 from train import load_experiment
 
 ROOT = Path(__file__).parents[1]
 
 
-def held_out_returns(tmp_path: Path, config: str, *, flags: tuple[str, ...] = ()) -> torch.Tensor:
+def held_out_returns(
+    tmp_path: Path, config: str, *, train_flags: tuple[str, ...] = ()
+) -> torch.Tensor:
     """Trains as a user would and plays all held-out tasks: returns of tasks × episodes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = str(tmp_path / "run")
     for command in (
-        ["train.py", f"configs/{config}.yaml", "--run-dir", run],
-        ["evaluate.py", run, *flags],
+        ["train.py", f"configs/{config}.yaml", "--run-dir", run, *train_flags],
+        ["evaluate.py", run],
     ):
         subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True,
                        capture_output=True, timeout=600)  # fmt: skip
@@ -52,24 +54,57 @@ def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Pa
 def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
     returns = held_out_returns(tmp_path, "rl2_point").numpy()
     config = load_experiment(ROOT / "configs/rl2_point.yaml").env
-    goals = np.stack([task.goal for task in config.build().test])
-
-    # A policy without memory moves the same way on every task, so at no step does it come nearer
-    # to the goals, on average, than the point with the least mean distance to them.
-    def mean_distance(point: np.ndarray) -> float:
-        return float(np.linalg.norm(goals - point, axis=1).mean())
-
-    without_memory = -config.horizon * minimize(mean_distance, np.zeros(2)).fun
-    # One that knows the goal loses only the way there.
-    oracle = -np.mean([distance_on_the_way(goal, config.horizon) for goal in goals])
+    without_memory, oracle = navigation_bounds(config)
     first, last = returns[:, 0], returns[:, -1]
-    assert without_memory < oracle
     assert last.mean() > without_memory + 0.5 * (oracle - without_memory)
     # Adapting wins back a third of what the first episode lost by not knowing the goal, and no
     # luck of the draw: five standard errors of the paired difference.
     gain = last - first
     assert gain.mean() > (oracle - first.mean()) / 3
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+
+
+def navigation_bounds(config: PointConfig) -> tuple[float, float]:
+    """Mean return on the held-out goals: the most without adapting, and the most that there is."""
+    goals = np.stack([task.goal for task in config.build().test])
+
+    # What does not adapt moves the same way on every task, so at no step does it come nearer to
+    # the goals, on average, than the point with the least mean distance to them.
+    def mean_distance(point: np.ndarray) -> float:
+        return float(np.linalg.norm(goals - point, axis=1).mean())
+
+    without_adapting = -config.horizon * minimize(mean_distance, np.zeros(2)).fun
+    # Who knows the goal loses only the way there.
+    oracle = -np.mean([distance_on_the_way(goal, config.horizon) for goal in goals])
+    assert without_adapting < oracle
+    return without_adapting, float(oracle)
+
+
+@pytest.mark.parametrize("config", ["maml_trpo_point", "promp_point"])
+def test_one_gradient_step_beats_all_that_does_not_adapt(tmp_path: Path, config: str) -> None:
+    returns = held_out_returns(tmp_path / "meta", config).numpy()
+    experiment = load_experiment(ROOT / f"configs/{config}.yaml")
+    without_adapting, oracle = navigation_bounds(experiment.env)
+    before, after = returns[:, 0], returns[:, 1]
+    # Before its step the agent is one of those that do not adapt.
+    assert before.mean() < without_adapting + 3 * before.std() / np.sqrt(len(before))
+    # One step wins back a third of what not knowing the goal costs even the best of those, and no
+    # luck of the draw: five standard errors of the paired difference.
+    margin = (oracle - without_adapting) / 3
+    assert after.mean() > without_adapting + margin
+    gain = after - before
+    assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+    if config == "promp_point":
+        return
+    # The same steps spent on a policy for all tasks, which then takes the same gradient step, or
+    # better takes none.
+    baseline = held_out_returns(
+        tmp_path / "multi", config, train_flags=("--agent.adapt-in-training", "false")
+    ).numpy()
+    fine_tuned = max(baseline[:, 0], baseline[:, 1], key=np.mean)
+    difference = after - fine_tuned
+    assert difference.mean() > margin
+    assert difference.mean() > 5 * difference.std() / np.sqrt(len(difference))
 
 
 def distance_on_the_way(goal: np.ndarray, horizon: int) -> float:
