@@ -8,6 +8,7 @@ point so that they earn more, while none of them moves further than a trust regi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -165,14 +166,12 @@ class MAMLTRPO:
         if not step.isfinite().all():
             raise NotFiniteError("the natural gradient")
 
-        reached = surrogate, 0.0
+        after, kl = surrogate, 0.0
 
         def accepts(candidate: Float[Tensor, " D"]) -> bool:
-            nonlocal reached
+            nonlocal after, kl
             after, kl = self._surrogate_and_kl(candidate, chunks, acted)
-            accepted = after > surrogate and kl <= config.max_kl
-            reached = (after, kl) if accepted else reached
-            return accepted
+            return after > surrogate and kl <= config.max_kl
 
         meta, tried, fraction = optim.line_search(
             accepts,
@@ -181,11 +180,13 @@ class MAMLTRPO:
             shrink=config.line_search_shrink,
             max_tries=config.line_search_steps,
         )
+        if not math.isfinite(after) or not math.isfinite(kl):
+            raise NotFiniteError("the KL or the surrogate, however short the step,")
         inner_loop.set_meta_parameters(meta)
         return {
             "surrogate_before": surrogate,
-            "surrogate_after": reached[0],
-            "kl": reached[1],
+            "surrogate_after": after if fraction else surrogate,
+            "kl": kl if fraction else 0.0,
             "line_search_steps": tried,
             "accepted": float(fraction > 0),
             "step_fraction": fraction,

@@ -214,6 +214,20 @@ AGENTS = {
 }
 
 
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+def test_every_agent_goes_on_bit_for_bit(tiny: Path, agent: str) -> None:
+    lines = tiny.read_text().splitlines()
+    lines[2] = f"agent: {agent}"
+    tiny.write_text("\n".join(lines))
+    train.main([str(tiny), "--run-dir", "whole"])
+    train.main([str(tiny), "--run-dir", "parts", "--train.env-steps", "200"])
+    config = Path("parts/config.yaml")
+    config.write_text(config.read_text().replace("env_steps: 200", "env_steps: 500"))
+    train.main(["--resume", "parts"])
+    assert final_bytes(Path("parts")) == final_bytes(Path("whole"))
+    assert metrics(Path("parts")) == metrics(Path("whole"))
+
+
 @pytest.fixture(params=AGENTS)
 def broken_fourth_reward(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
