@@ -242,7 +242,8 @@ def main(arguments: list[str]) -> None:
             __doc__,
             "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: where the run goes.\n",
         )
-        tyro.cli(tyro.conf.AvoidSubcommands[Experiment], default=experiment, args=["--help"],
+        tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[Experiment]],
+                 default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"
     train(experiment, Path(str(run_dir)) if run_dir is not None else default, new=True)

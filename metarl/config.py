@@ -125,6 +125,11 @@ def _first_problem(
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
     if problem["type"] == "value_error" and not key:
         return message
+    if problem["type"] == "union_tag_invalid":
+        context = problem.get("ctx", {})
+        tag, expected = context["tag"], context["expected_tags"]
+        close = nearest(tag, expected.replace("'", "").split(", "))
+        return f"'{key}.kind' should be {expected}, but is {tag!r}.{close}"
     if problem["type"] == "union_tag_not_found":
         return f"'{key}.kind' is missing; add it"
     if problem["type"] == "missing":
