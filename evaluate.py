@@ -63,7 +63,8 @@ class EvaluationConfig(Config):
     """Another distribution: a Meta-World benchmark, or a config file whose `env` is taken."""
     protocol: Literal["curve", "metaworld"] = "curve"
     """`curve`: success after each number of episodes. `metaworld`: 10 episodes of adaptation, then
-    3 test episodes (more, where the agent plays more side by side), on 40 goals of each class."""
+    3 test episodes, on 40 goals of each class; both are rounded up to what an agent plays side by
+    side."""
     checkpoint: Annotated[int, Field(ge=0)] | None = None
     """Env steps of the checkpoint; the newest where not given."""
     greedy: bool = False
@@ -196,9 +197,18 @@ def find_shape(experiment: Experiment, config: EvaluationConfig) -> TrialShape:
         if config.episodes is not None:
             raise UserError("--protocol metaworld says how many episodes; leave --episodes out")
         # Episodes that are played side by side cannot be parted.
-        rounds = math.ceil(METAWORLD_TEST_EPISODES / trained.slots_per_task)
-        episodes = METAWORLD_ADAPTATION_EPISODES + rounds * trained.slots_per_task
-    return experiment.agent.trial_shape(episodes)
+        rounds = [
+            math.ceil(count / trained.slots_per_task)
+            for count in (METAWORLD_ADAPTATION_EPISODES, METAWORLD_TEST_EPISODES)
+        ]
+        episodes = sum(rounds) * trained.slots_per_task
+    shape = experiment.agent.trial_shape(episodes)
+    if config.greedy and shape.rollouts > 1:
+        raise UserError(
+            f"--greedy: {experiment.agent.kind} adapts by what its own random actions lead to; "
+            "leave it out"
+        )
+    return shape
 
 
 def find_checkpoint(folder: Path, config: EvaluationConfig) -> Path:

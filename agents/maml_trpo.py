@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metarl import optim
 from metarl.actions import ActionDistribution, kl_divergence
-from metarl.errors import NotFiniteError
+from metarl.errors import NotFiniteError, UserError
 from metarl.inner_loop import (
     Chunk,
     Experience,
@@ -53,8 +53,9 @@ class MAMLTRPOConfig(InnerLoopConfig):
     """Added to the diagonal of the KL's Hessian. Published: 1e-5, which on small batches lets the
     natural gradient run off along directions that no data speaks of."""
     curvature_stride: Size = 1
-    """Every so many steps go into that Hessian (TRPO's appendix C). It shapes the direction only;
-    gradient, surrogate and KL are of all steps."""
+    """Every so many steps of experience go into that Hessian (TRPO's appendix C). It decides the
+    direction, and how long a step is tried first; gradient, surrogate, KL and so what is accepted
+    are of all steps."""
     line_search_steps: Size = 15
     """Step lengths that are tried."""
     line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -72,7 +73,8 @@ class MAMLTRPOConfig(InnerLoopConfig):
         return MAMLTRPO(self, observation_space, action_space, seed=seed, device=device)
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """A rollout before each gradient step, and one after all of them.
+        """A rollout before each gradient step, and one after all of them; a single rollout where
+        training takes no gradient step.
 
         Raises:
             UserError: `episodes` is no multiple of `episodes_per_step`.
@@ -88,8 +90,14 @@ class MAMLTRPOConfig(InnerLoopConfig):
         """Checks that trials of this shape can be learned from.
 
         Raises:
-            UserError: they leave no gradient step, or classes would have unequal weight.
+            UserError: they leave no gradient step, classes would have unequal weight, or the
+                stride skips whole episodes.
         """
+        if self.curvature_stride >= max(horizon, 2):
+            raise UserError(
+                f"agent.curvature_stride {self.curvature_stride} must be below the horizon "
+                f"{horizon}"
+            )
         if self.adapt_in_training:
             super().check_training(
                 shape, horizon=horizon, num_tasks=num_tasks, num_classes=num_classes
@@ -161,6 +169,7 @@ class MAMLTRPO:
             curvature.product, gradient, iterations=config.cg_iterations
         )
         squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
+        del curvature  # and with it the graphs
         # without any slope (no reward differs from another) there is no step either
         step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction
         if not step.isfinite().all():
@@ -170,7 +179,10 @@ class MAMLTRPO:
 
         def accepts(candidate: Float[Tensor, " D"]) -> bool:
             nonlocal after, kl
-            after, kl = self._surrogate_and_kl(candidate, chunks, acted)
+            try:
+                after, kl = self._surrogate_and_kl(candidate, chunks, acted)
+            except NotFiniteError:  # too far; a shorter step may do
+                after, kl = math.nan, math.nan
             return after > surrogate and kl <= config.max_kl
 
         meta, tried, fraction = optim.line_search(
@@ -252,9 +264,9 @@ def gained(policy: ActionDistribution, query: Experience) -> Float[Tensor, ""]:
 
 
 class KLCurvature:
-    """The Hessian of the mean KL of the adapted policies to those that acted.
+    """The Hessian of the mean KL of adapted policies to themselves, on the experience in `chunks`.
 
-    At the policies that acted the KL has no slope. So its Hessian along the meta-parameters is
+    Where a policy stands the KL to it has no slope. So its Hessian along the meta-parameters is
     Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted parameters, and
     nothing is lost by leaving out the second derivatives of adaptation: the product is exact.
     """

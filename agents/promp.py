@@ -112,31 +112,22 @@ class ProMP:
             *(inner_loop.experience(rollout) for rollout in trial), strict=True
         )
         chunks = Chunk.of(experiences, inner_loop.chunk_size(experiences[0]))
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
         acted = [self._policies_before_steps(chunk) for chunk in chunks]
 
-        history: dict[str, list[float]] = defaultdict(list)
-        for _ in range(self.config.epochs):
-            meta = inner_loop.meta_parameters()
-            gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
-            for chunk, policies in zip(chunks, acted, strict=True):
-                part, measured = self._gradient(meta, chunk, policies)
-                gradient += part / num_tasks
-                for name, value in measured.items():
-                    metrics[name] += value / num_tasks
-            if not gradient.isfinite().all():
-                raise NotFiniteError("the meta-gradient")
-            inner_loop.set_gradient(-gradient)
-            self.optimizer.step()
-            metrics["gradient_norm"] = float(gradient.norm())
-            for name, value in metrics.items():
-                history[name].append(value)
+        passes: list[dict[str, float]] = []
+        for epoch in range(self.config.epochs + 1):  # the last one only measures
+            gradient, metrics = self._gradient_and_metrics(chunks, acted)
+            passes.append(metrics)
+            if epoch < self.config.epochs:
+                inner_loop.set_gradient(-gradient)
+                self.optimizer.step()
+        before, after = passes[0], passes[-1]
         return {
-            "surrogate_before": history["surrogate"][0],
-            "surrogate_after": history["surrogate"][-1],
-            "inner_kl": history["inner_kl"][-1],
-            "clipped": history["clipped"][-1],
-            "gradient_norm": history["gradient_norm"][0],
+            "surrogate_before": before["surrogate"],
+            "surrogate_after": after["surrogate"],
+            "inner_kl": after["inner_kl"],
+            "clipped": after["clipped"],
+            "gradient_norm": before["gradient_norm"],
             "explained_variance": sum(explained_variance) / len(explained_variance),
             **inner_loop.metrics(),
         }
@@ -149,6 +140,22 @@ class ProMP:
             self.inner_loop.distribution(start, experience.obs).detach()
             for start, experience in zip(unrolled.starts, chunk.support, strict=True)
         ]
+
+    def _gradient_and_metrics(
+        self, chunks: Sequence[Chunk], acted: Sequence[Sequence[ActionDistribution]]
+    ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
+        """Means over all tasks."""
+        meta = self.inner_loop.meta_parameters()
+        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
+        for chunk, policies in zip(chunks, acted, strict=True):
+            part, measured = self._gradient(meta, chunk, policies)
+            gradient += part / num_tasks
+            for name, value in measured.items():
+                metrics[name] += value / num_tasks
+        if not gradient.isfinite().all():
+            raise NotFiniteError("the meta-gradient")
+        return gradient, metrics | {"gradient_norm": float(gradient.norm())}
 
     def _gradient(
         self,

@@ -22,14 +22,10 @@ from torch import Tensor, nn
 
 from metarl import optim
 from metarl.advantages import discounted_returns, gae, linear_baseline
-from metarl.config import Config
+from metarl.config import Config, Fraction, Positive, Size
 from metarl.errors import UserError
 from metarl.networks import RecurrentActorCritic, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
-
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = Annotated[int, Field(ge=1)]
 
 
 class RL2Config(Config):

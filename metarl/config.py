@@ -8,20 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from metarl.errors import UserError, nearest
 
 C = TypeVar("C", bound="Config")
 
+Positive = Annotated[float, Field(gt=0, lt=1e30)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1)]
+
 
 class Config(BaseModel):
     """Base of all configs: cannot be changed, knows no key that it does not declare."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -12,30 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Shaped
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from metarl.actions import ActionDistribution
 from metarl.advantages import discounted_returns, gae, linear_baseline
-from metarl.config import Config
+from metarl.config import Config, Fraction, Positive, Size
 from metarl.errors import NotFiniteError, UserError
 from metarl.networks import MLPPolicy
 from metarl.types import Rollout, TimeStep, TrialShape
 
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = Annotated[int, Field(ge=1)]
-
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
-"""Activations of a layer that are worked on at once: what a processor's caches hold, or what a
-GPU's memory does."""
+"""Activations of a layer that are worked on at once: what a processor's caches hold, and enough for
+all processors of a GPU. Large tasks so come one by one, small ones many at a time."""
 
 
 class InnerLoopConfig(Config):
@@ -88,7 +83,11 @@ class InnerLoopConfig(Config):
         Raises:
             UserError: they leave no gradient step, or classes would have unequal weight.
         """
-        del horizon
+        if shape.slots_per_task * horizon < 2:
+            raise UserError(
+                "a task's experience of 1 step has no spread to compare it with; raise "
+                "agent.episodes_per_step"
+            )
         if shape.rollouts < 2:
             twice = 2 * shape.slots_per_task
             raise UserError(
@@ -244,7 +243,7 @@ class InnerLoop(nn.Module):
 
     def set_meta_parameters(self, meta: Float[Tensor, " D"]) -> None:
         """Takes over what `meta_parameters` gave, or an improvement of it."""
-        vector_to_parameters(meta, self.learned())
+        vector_to_parameters(meta.clone(), self.learned())  # they become views of it
 
     def set_gradient(self, gradient: Float[Tensor, " D"]) -> None:
         """What an optimizer of the learned parameters steps along."""
@@ -288,7 +287,11 @@ class InnerLoop(nn.Module):
         return action.flatten(0, 1), policy.log_prob(action).flatten(0, 1), state
 
     def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
-        """One gradient step on each task; no graph is kept."""
+        """One gradient step on each task; no graph is kept.
+
+        Raises:
+            NotFiniteError: a task's step leads nowhere; names the task.
+        """
         experience, _ = self.experience(rollout)
         size = self.chunk_size(experience)
         parts = zip(state.detach().split(size), experience.split(size), strict=True)
@@ -296,7 +299,9 @@ class InnerLoop(nn.Module):
             self.gradient(parameters.requires_grad_(), part, create_graph=False)
             for parameters, part in parts
         ]
-        return state - self.step_size.detach() * torch.cat(gradients)
+        adapted = state - self.step_size.detach() * torch.cat(gradients)
+        check_finite("the inner gradient", adapted)
+        return adapted
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -385,7 +390,8 @@ class InnerLoop(nn.Module):
         """What is worth logging of the policy and the steps."""
         metrics = {"inner_learning_rate": float(self.step_size.detach().mean())}
         if not self.policy.discrete:
-            metrics["std"] = float(self.policy.log_std.detach().exp().mean())
+            log_std = self.policy.log_std.detach().clamp(min=self.policy.min_log_std)
+            metrics["std"] = float(log_std.exp().mean())
         return metrics
 
     def chunk_size(self, experience: Experience) -> int:

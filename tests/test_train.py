@@ -297,6 +297,22 @@ def test_an_update_that_is_not_finite_is_undone(
     assert Path("runs/tiny/seed1/checkpoints/300").is_dir()
 
 
+def test_an_agent_that_learns_from_random_actions_is_not_judged_by_its_mode(
+    tiny: Path, capsys
+) -> None:
+    """On Meta-World's protocol and otherwise; episodes side by side are rounded up."""
+    lines = tiny.read_text().splitlines()
+    lines[2] = f"agent: {AGENTS['maml_trpo'].replace('5}', '4}')}"
+    lines[3] = lines[3].replace("episodes_per_trial: 10", "episodes_per_trial: 8")
+    tiny.write_text("\n".join(lines))
+    train.main([str(tiny)])
+    message = fails(capsys, evaluate, ["runs/tiny/seed1", "--greedy"])
+    assert "maml_trpo adapts by what its own random actions lead to" in message
+    experiment = train.load_experiment(Path("runs/tiny/seed1/config.yaml"))
+    shape = evaluate.find_shape(experiment, evaluate.EvaluationConfig(protocol="metaworld"))
+    assert (shape.slots_per_task, shape.rollouts) == (4, 4)  # 12 episodes to adapt, 4 to test
+
+
 def test_mistakes_in_evaluation(tiny: Path, capsys) -> None:
     train.main([str(tiny)])
     run = "runs/tiny/seed1"

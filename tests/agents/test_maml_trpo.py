@@ -12,7 +12,7 @@ from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.actions import kl_divergence
 from metarl.errors import NotFiniteError, UserError
-from metarl.inner_loop import Chunk, Experience, InnerLoop
+from metarl.inner_loop import CHUNK_ELEMENTS, Chunk, Experience, InnerLoop
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
@@ -127,6 +127,22 @@ def test_a_step_improves_and_stays_in_the_trust_region() -> None:
     assert metrics["step_norm"] == pytest.approx(float((after - before).norm()), rel=1e-3)
 
 
+def test_a_step_so_long_that_it_overflows_is_shortened() -> None:
+    agent = new_agent(line_search_shrink=0.1)
+    trial = play(agent)
+    search, first_tries = agent._surrogate_and_kl, []
+
+    def overflowing_first(meta: torch.Tensor, *rest: Any) -> tuple[float, float]:
+        if not first_tries:
+            first_tries.append(meta)
+            return search(meta * 1e25, *rest)  # squares of that are infinite
+        return search(meta, *rest)
+
+    agent._surrogate_and_kl = overflowing_first
+    metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
+    assert (metrics["accepted"], metrics["line_search_steps"]) == (1, 2)
+
+
 def test_a_full_step_is_as_long_as_the_trust_region_is_wide() -> None:
     """For small steps the KL is half the quadratic form that the length was computed from."""
     agent = new_agent(max_kl=1e-6, cg_damping=0.0, line_search_shrink=0.99)
@@ -208,6 +224,13 @@ def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
     assert (results[0].abs() > 1e-4).float().mean() > 0.9
 
 
+def test_a_stride_that_skips_whole_episodes_is_refused() -> None:
+    config = MAMLTRPOConfig(curvature_stride=5, episodes_per_step=10)
+    shape = config.trial_shape(20, training=True)
+    with pytest.raises(UserError, match="curvature_stride 5 must be below the horizon 5"):
+        config.check_training(shape, horizon=5, num_tasks=1, num_classes=1)
+
+
 def test_discrete_actions_are_learned_from_too() -> None:
     distribution = BanditConfig(num_train_tasks=50).build()
     env = distribution.make_env(5 * 20)
@@ -238,7 +261,11 @@ def test_the_multi_task_baseline_adapts_at_test_time_only() -> None:
     assert (adapted[0] - adapted[1]).abs().max() > 1e-4
 
 
-def test_a_broken_update_names_the_task_and_leaves_the_parameters() -> None:
+@pytest.mark.parametrize("elements", [2**20, 1])  # all tasks in one chunk, each in its own
+def test_a_broken_update_names_the_task_and_leaves_the_parameters(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", elements)
     agent = new_agent()
     trial = play(agent)
     trial[0].log_prob[:] = 0

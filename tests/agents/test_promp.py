@@ -10,7 +10,7 @@ from gymnasium import spaces
 from agents.promp import ProMP, ProMPConfig
 from envs.navigation import PointConfig
 from metarl.actions import kl_divergence
-from metarl.inner_loop import Chunk
+from metarl.inner_loop import CHUNK_ELEMENTS, Chunk
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
@@ -81,6 +81,18 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
     assert 0 < metrics["clipped"] / TASKS < 1
     assert metrics["inner_kl"] > 1e-3
+
+
+def test_chunks_of_tasks_are_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, ends = play(new_agent()), []
+    for elements in (2**20, 1):
+        monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", elements)
+        agent = new_agent(inner_kl_coef=0.7)
+        metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
+        ends.append(
+            torch.cat([agent.inner_loop.meta_parameters(), torch.tensor([*metrics.values()])])
+        )
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-8)
 
 
 def test_an_update_improves_on_the_policy_that_acted() -> None:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from metarl.errors import NotFiniteError, UserError
-from metarl.inner_loop import Experience, InnerLoop, InnerLoopConfig, ratio
+from metarl.inner_loop import CHUNK_ELEMENTS, Experience, InnerLoop, InnerLoopConfig, ratio
 from metarl.types import Rollout, TimeStep
 
 OBS, ACTIONS, TASKS, EPISODES, HORIZON = 3, 2, 4, 5, 6
@@ -354,12 +354,27 @@ def test_adapting_is_the_unrolled_step_and_keeps_no_graph() -> None:
 # -- mistakes --------------------------------------------------------------------------------------
 
 
-def test_a_task_whose_gradient_is_not_finite_is_named() -> None:
+def test_a_task_whose_advantage_is_not_finite_is_named() -> None:
     loop = new_loop()
     reward = new_rollout().reward.clone()
     reward[2 * EPISODES + 1, 3] = float("inf")
     with pytest.raises(NotFiniteError, match=r"the advantage is not finite \(task 2\)"):
         loop.experience(new_rollout(reward=reward))
+
+
+def test_a_step_that_leads_nowhere_is_named() -> None:
+    loop = new_loop(inner_learning_rate=1e29)
+    loop.step_size.fill_(float("inf"))
+    with pytest.raises(NotFiniteError, match=r"the inner gradient is not finite \(task 0\)"):
+        loop.adapt(loop.begin_trial(TASKS * EPISODES), new_rollout())
+
+
+def test_adapting_in_chunks_is_adapting_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, rollout = new_loop(), new_rollout()
+    state = loop.adapt(loop.begin_trial(TASKS * EPISODES), rollout)
+    at_once = loop.adapt(state, rollout)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 1)
+    torch.testing.assert_close(loop.adapt(state, rollout), at_once, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
