@@ -27,6 +27,7 @@ from agents.rl2 import RL2Config
 from envs.bandit import BanditConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
+from envs.tabular import TabularConfig
 from metarl.config import Config, override, read_yaml, split_command_line, validate
 from metarl.errors import NotFiniteError, UserError, one_line_errors
 from metarl.evaluation import adaptation_curve
@@ -40,7 +41,7 @@ from metarl.types import Rollout, TrialShape
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
 EnvConfig = Annotated[
-    MetaWorldConfig | BanditConfig | PointConfig,
+    MetaWorldConfig | BanditConfig | TabularConfig | PointConfig,
     Field(discriminator="kind"),
 ]
 AgentConfig = Annotated[

@@ -1,0 +1,192 @@
+"""Random tabular MDPs, in which an agent must explore over several episodes.
+
+As in the RL² paper (Duan et al. 2016, arXiv:1611.02779, section 3.2, after Osband et al. 2013): 10
+states, 5 actions, episodes of 10 steps from state 0. Transition probabilities are drawn from a flat
+Dirichlet distribution, mean rewards from Normal(1, 1); rewards have unit variance around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from envs.slots import SlotEnv
+from metarl.config import Config
+from metarl.seeding import slot_generators
+from metarl.tasks import TaskSet
+
+REWARD_MEAN, REWARD_STD = 1.0, 1.0
+"""Of the mean rewards of an MDP; their spread around the mean is 1 as well."""
+
+
+@dataclass(frozen=True, eq=False)
+class TabularTask:
+    """An MDP of S states and A actions."""
+
+    transitions: Float[np.ndarray, "S A S"]
+    """Probability of each next state."""
+    mean_rewards: Float[np.ndarray, "S A"]
+    env_name: str = "tabular-mdp"
+
+    @property
+    def parameters(self) -> Float[np.ndarray, " P"]:
+        """Transition probabilities, then mean rewards."""
+        return np.concatenate([self.transitions.ravel(), self.mean_rewards.ravel()])
+
+
+class TabularConfig(Config):
+    """Random tabular MDPs."""
+
+    kind: Literal["tabular"] = "tabular"
+    num_states: Annotated[int, Field(ge=2)] = 10
+    """States of every MDP."""
+    num_actions: Annotated[int, Field(ge=2)] = 5
+    """Actions of every MDP."""
+    horizon: Annotated[int, Field(ge=1)] = 10
+    """Steps of an episode."""
+    num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
+    """MDPs to learn on."""
+    num_test_tasks: Annotated[int, Field(ge=1)] = 1_000
+    """MDPs held out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws all MDPs."""
+
+    def build(self) -> TabularMDPs:
+        """The distribution."""
+        return TabularMDPs(self)
+
+
+class TabularMDPs:
+    """The distribution over MDPs."""
+
+    def __init__(self, config: TabularConfig) -> None:
+        states, actions = config.num_states, config.num_actions
+        self.name = f"random MDPs with {states} states and {actions} actions"
+        self.horizon = config.horizon
+        rng = np.random.default_rng(config.seed)
+        total = config.num_train_tasks + config.num_test_tasks
+        transitions = rng.dirichlet(np.ones(states), (total, states, actions))
+        mean_rewards = rng.normal(REWARD_MEAN, REWARD_STD, (total, states, actions))
+        tasks = [TabularTask(*task) for task in zip(transitions, mean_rewards, strict=True)]
+        self.train = TaskSet(tasks[: config.num_train_tasks])
+        self.test = TaskSet(tasks[config.num_train_tasks :])
+
+    def make_env(self, num_slots: int) -> TabularEnv:
+        """Slots that play training tasks until `set_tasks` says otherwise."""
+        tasks = self.train.sample(num_slots, np.random.default_rng(0))
+        return TabularEnv(tasks, horizon=self.horizon)
+
+
+class TabularEnv(SlotEnv[TabularTask]):
+    """One MDP per slot. The observation is the state, one-hot; every episode starts in state 0.
+
+    Success means that the action was one of an optimal policy.
+    """
+
+    _BLOCK = 128  # Steps whose random numbers a slot draws from its stream at once.
+
+    def __init__(self, tasks: Sequence[TabularTask], *, horizon: int) -> None:
+        num_states, num_actions = tasks[0].mean_rewards.shape
+        super().__init__(
+            tasks,
+            horizon=horizon,
+            observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float64),
+            action_space=spaces.Discrete(num_actions),
+        )
+        self._one_hot = np.eye(num_states)
+        self._slots = np.arange(self.num_envs)
+        self._rngs = slot_generators(0, self.num_envs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "N S"], dict[str, Any]]:
+        """Starts a trial; with a seed, restarts the random stream of every slot."""
+        del options
+        if seed is not None:
+            self._rngs = slot_generators(seed, self.num_envs)
+        transitions = np.stack([task.transitions for task in self.next_tasks])
+        self._cumulative = transitions.cumsum(-1)
+        self._mean_rewards = np.stack([task.mean_rewards for task in self.next_tasks])
+        self._values = action_values(transitions, self._mean_rewards, horizon=self.horizon)
+        self._states = np.zeros(self.num_envs, dtype=np.int64)
+        self._steps = 0
+        return self._one_hot[self._states], {}
+
+    def step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Takes one action in every slot."""
+        index = self._steps % self._BLOCK
+        if index == 0:
+            drawn = [(rng.random(self._BLOCK), rng.normal(size=self._BLOCK)) for rng in self._rngs]
+            self._uniform, self._noise = (np.stack(numbers) for numbers in zip(*drawn, strict=True))
+        values = self._values[self._slots, self._steps % self.horizon, self._states]
+        reward = self._mean_rewards[self._slots, self._states, actions] + self._noise[:, index]
+        cumulative = self._cumulative[self._slots, self._states, actions]
+        # rounding may leave the last sum a little below 1
+        passed = (cumulative[:, :-1] <= self._uniform[:, index, None]).sum(1)
+        self._states = passed
+        self._steps += 1
+        success = values[self._slots, actions] == values.max(1)
+        info = {"final_obs": self._one_hot[self._states], "success": success}
+        ended = np.full(self.num_envs, self._steps % self.horizon == 0)
+        if ended.all():
+            self._states = np.zeros_like(self._states)
+        return self._one_hot[self._states], reward, np.zeros_like(ended), ended, info
+
+
+def action_values(
+    transitions: Float[np.ndarray, "N S A S"],
+    mean_rewards: Float[np.ndarray, "N S A"],
+    *,
+    horizon: int,
+) -> Float[np.ndarray, "N T S A"]:
+    """Optimal expected return from each step, state and action on, by value iteration.
+
+    The oracle of an MDP is the largest of its first row for state 0.
+    """
+    values = np.zeros((len(mean_rewards), horizon, *mean_rewards.shape[1:]))
+    following = np.zeros(mean_rewards.shape[:2])
+    for step in reversed(range(horizon)):
+        values[:, step] = mean_rewards + np.einsum("nsaz,nz->nsa", transitions, following)
+        following = values[:, step].max(-1)
+    return values
+
+
+def posterior_sampling(
+    tasks: Sequence[TabularTask], *, episodes: int, horizon: int, seed: int
+) -> Float[np.ndarray, "N K"]:
+    """Returns of PSRL in each episode (Osband et al. 2013, arXiv:1306.0940, algorithm 1).
+
+    In each episode it acts optimally in an MDP drawn from its posterior; its priors are those that
+    the MDPs are drawn from.
+    """
+    rng = np.random.default_rng(seed)
+    env = TabularEnv(tasks, horizon=horizon)
+    states, actions = tasks[0].mean_rewards.shape
+    slots = np.arange(len(tasks))
+    visits = np.zeros((len(tasks), states, actions, states))
+    reward_sums = np.zeros((len(tasks), states, actions))
+    returns = np.zeros((len(tasks), episodes))
+    obs, _ = env.reset(seed=seed)
+    for episode in range(episodes):
+        gamma = rng.standard_gamma(1.0 + visits)
+        precision = 1 / REWARD_STD**2 + visits.sum(-1)  # rewards have unit variance
+        mean = (REWARD_MEAN / REWARD_STD**2 + reward_sums) / precision
+        values = action_values(
+            gamma / gamma.sum(-1, keepdims=True),
+            rng.normal(mean, precision**-0.5),
+            horizon=horizon,
+        )
+        for step in range(horizon):
+            state = obs.argmax(1)
+            action = values[slots, step, state].argmax(1)
+            obs, reward, _, _, info = env.step(action)
+            visits[slots, state, action, info["final_obs"].argmax(1)] += 1
+            reward_sums[slots, state, action] += reward
+            returns[:, episode] += reward
+    return returns
