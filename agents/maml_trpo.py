@@ -20,18 +20,15 @@ from torch import Tensor
 
 from metarl import optim
 from metarl.actions import ActionDistribution, kl_divergence
+from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError, UserError
+from metarl.experience import Chunk, Experience, ratio
 from metarl.inner_loop import (
-    Chunk,
-    Experience,
     InnerLoop,
     InnerLoopConfig,
-    Positive,
-    Size,
     Unrolled,
     check_meta_batch,
     hessian_product,
-    ratio,
 )
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -154,10 +151,7 @@ class MAMLTRPO:
         """
         del generator
         config, inner_loop = self.config, self.inner_loop
-        experiences, explained_variance = zip(
-            *(inner_loop.experience(rollout) for rollout in trial), strict=True
-        )
-        chunks = Chunk.of(experiences, inner_loop.chunk_size(experiences[0]))
+        chunks, explained_variance = inner_loop.chunks(trial)
         meta = inner_loop.meta_parameters()
 
         surrogate, gradient, acted = self._surrogate_and_gradient(meta, chunks)
@@ -204,7 +198,7 @@ class MAMLTRPO:
             "step_fraction": fraction,
             "gradient_norm": float(gradient.norm()),
             "step_norm": fraction * float(step.norm()),
-            "explained_variance": sum(explained_variance) / len(explained_variance),
+            "explained_variance": explained_variance,
             **inner_loop.metrics(),
         }
 
@@ -214,7 +208,7 @@ class MAMLTRPO:
         """The surrogate, its gradient through the gradient steps, and the policies that acted."""
         surrogate, gradient, acted = 0.0, torch.zeros_like(meta), []
         for chunk in chunks:
-            unrolled = chunk.unroll(self.inner_loop, meta)
+            unrolled = self.inner_loop.unroll_chunk(meta, chunk)
             adapted = unrolled.adapted.requires_grad_()
             policy = self.inner_loop.distribution(adapted, chunk.query.obs)
             total = gained(policy, chunk.query)
@@ -237,7 +231,7 @@ class MAMLTRPO:
         acted (nats)."""
         surrogate, kl = 0.0, 0.0
         for chunk, old in zip(chunks, acted, strict=True):
-            unrolled = chunk.unroll(self.inner_loop, meta, differentiable=False)
+            unrolled = self.inner_loop.unroll_chunk(meta, chunk, differentiable=False)
             with torch.no_grad():
                 policy = self.inner_loop.distribution(unrolled.adapted, chunk.query.obs)
                 surrogate += float(gained(policy, chunk.query))
@@ -284,7 +278,7 @@ class KLCurvature:
         self._unrolled: list[Unrolled] = []
         self._slopes: list[Float[Tensor, "G P"]] = []
         for chunk in chunks:
-            unrolled = chunk.unroll(inner_loop, meta)
+            unrolled = inner_loop.unroll_chunk(meta, chunk)
             adapted = unrolled.adapted.requires_grad_()
             policy = inner_loop.distribution(adapted, chunk.query.obs)
             kl = kl_divergence(policy.detach(), policy).mean(1).sum()

@@ -21,15 +21,10 @@ from torch import Tensor
 
 from metarl import optim
 from metarl.actions import ActionDistribution, kl_divergence
+from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError
-from metarl.inner_loop import (
-    Chunk,
-    InnerLoop,
-    InnerLoopConfig,
-    Positive,
-    Size,
-    ratio,
-)
+from metarl.experience import Chunk, ratio
+from metarl.inner_loop import InnerLoop, InnerLoopConfig
 from metarl.types import Rollout, TimeStep
 
 
@@ -108,10 +103,7 @@ class ProMP:
         """
         del generator
         inner_loop = self.inner_loop
-        experiences, explained_variance = zip(
-            *(inner_loop.experience(rollout) for rollout in trial), strict=True
-        )
-        chunks = Chunk.of(experiences, inner_loop.chunk_size(experiences[0]))
+        chunks, explained_variance = inner_loop.chunks(trial)
         acted = [self._policies_before_steps(chunk) for chunk in chunks]
 
         passes: list[dict[str, float]] = []
@@ -128,14 +120,14 @@ class ProMP:
             "inner_kl": after["inner_kl"],
             "clipped": after["clipped"],
             "gradient_norm": before["gradient_norm"],
-            "explained_variance": sum(explained_variance) / len(explained_variance),
+            "explained_variance": explained_variance,
             **inner_loop.metrics(),
         }
 
     def _policies_before_steps(self, chunk: Chunk) -> list[ActionDistribution]:
         """What acted before each gradient step."""
         meta = self.inner_loop.meta_parameters()
-        unrolled = chunk.unroll(self.inner_loop, meta, differentiable=False)
+        unrolled = self.inner_loop.unroll_chunk(meta, chunk, differentiable=False)
         return [
             self.inner_loop.distribution(start, experience.obs).detach()
             for start, experience in zip(unrolled.starts, chunk.support, strict=True)
@@ -165,7 +157,7 @@ class ProMP:
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
         """Of the objective (eq. 14), summed over a chunk's tasks."""
         config, inner_loop = self.config, self.inner_loop
-        unrolled = chunk.unroll(inner_loop, meta)
+        unrolled = inner_loop.unroll_chunk(meta, chunk)
 
         adapted = unrolled.adapted.requires_grad_()
         policy = inner_loop.distribution(adapted, chunk.query.obs)

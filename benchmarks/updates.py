@@ -35,7 +35,7 @@ from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
 from metarl.actions import kl_divergence
 from metarl.errors import UserError, one_line_errors
-from metarl.inner_loop import Chunk, Experience
+from metarl.experience import Chunk, Experience
 from metarl.optim import conjugate_gradient
 from metarl.run import environment
 from metarl.seeding import torch_generator

@@ -10,9 +10,9 @@ Hessian H of L. So derivatives through a chain of steps take nothing but Hessian
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from gymnasium import spaces
@@ -24,7 +24,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from metarl.actions import ActionDistribution
 from metarl.advantages import discounted_returns, gae, linear_baseline
 from metarl.config import Config, Fraction, Positive, Size
-from metarl.errors import NotFiniteError, UserError
+from metarl.errors import UserError
+from metarl.experience import Chunk, Experience, check_finite, ratio
 from metarl.networks import MLPPolicy
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -109,25 +110,6 @@ def check_meta_batch(num_tasks: int, num_classes: int) -> None:
             f"train.tasks_per_trial {num_tasks} is no multiple of the {num_classes} task classes; "
             f"use {fits}"
         )
-
-
-class Experience(NamedTuple):
-    """What gradients are computed from: the M steps of each of G tasks, all episodes in a row."""
-
-    obs: Float[Tensor, "G M O"]
-    action: Shaped[Tensor, "G M *A"]
-    log_prob: Float[Tensor, "G M"]
-    """Of the policy that acted."""
-    advantage: Float[Tensor, "G M"]
-    """With mean 0 and standard deviation 1 over the steps of a task."""
-
-    def split(self, size: int) -> Iterator[Experience]:
-        """The tasks, `size` at a time."""
-        return (Experience(*parts) for parts in zip(*(x.split(size) for x in self), strict=True))
-
-    def every(self, stride: int) -> Experience:
-        """Every `stride`-th step."""
-        return Experience(*(x[:, ::stride] for x in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +329,12 @@ class InnerLoop(nn.Module):
         explained = float(1 - (returns - value).var() / returns.var().clamp(min=1e-12))
         return experience, explained
 
+    def chunks(self, trial: Sequence[Rollout]) -> tuple[list[Chunk], float]:
+        """A trial as an update needs it, and the share of returns that the baselines explain."""
+        experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
+        size = self.chunk_size(experiences[0])
+        return Chunk.of(experiences, size), sum(explained) / len(explained)
+
     def gradient(
         self, parameters: Float[Tensor, "G P"], experience: Experience, *, create_graph: bool
     ) -> Float[Tensor, "G P"]:
@@ -386,6 +374,20 @@ class InnerLoop(nn.Module):
             first_order=self.config.first_order,
         )
 
+    def unroll_chunk(
+        self, meta: Float[Tensor, " D"], chunk: Chunk, *, differentiable: bool = True
+    ) -> Unrolled:
+        """The gradient steps of a chunk's tasks.
+
+        Raises:
+            NotFiniteError: the parameters that they lead to are not; names the task.
+        """
+        unrolled = self.unroll(
+            meta, chunk.support, num_tasks=chunk.num_tasks, differentiable=differentiable
+        )
+        check_finite("the inner gradient", unrolled.adapted, first_task=chunk.first_task)
+        return unrolled
+
     def metrics(self) -> dict[str, float]:
         """What is worth logging of the policy and the steps."""
         metrics = {"inner_learning_rate": float(self.step_size.detach().mean())}
@@ -404,60 +406,3 @@ class InnerLoop(nn.Module):
 
     def _rows(self, values: Shaped[Tensor, "N T *F"]) -> Shaped[Tensor, "G M *F"]:
         return self._by_task(values).flatten(1, 2)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Some tasks of a trial: as many as are worked on at once."""
-
-    first_task: int
-    support: list[Experience]
-    """Behind each gradient step."""
-    query: Experience
-    """Played by the adapted policies, which are judged on it."""
-
-    @staticmethod
-    def of(experiences: Sequence[Experience], size: int) -> list[Chunk]:
-        """The experiences from all rollouts of a trial, cut into chunks of `size` tasks."""
-        cut = zip(*(experience.split(size) for experience in experiences), strict=True)
-        return [Chunk(n * size, list(support), query) for n, (*support, query) in enumerate(cut)]
-
-    @property
-    def num_tasks(self) -> int:
-        """How many they are."""
-        return len(self.query.obs)
-
-    def every(self, stride: int) -> Chunk:
-        """The same tasks with every `stride`-th step."""
-        support = [experience.every(stride) for experience in self.support]
-        return Chunk(self.first_task, support, self.query.every(stride))
-
-    def unroll(
-        self, inner_loop: InnerLoop, meta: Float[Tensor, " D"], *, differentiable: bool = True
-    ) -> Unrolled:
-        """The tasks' gradient steps.
-
-        Raises:
-            NotFiniteError: the parameters that they lead to are not; names the task.
-        """
-        unrolled = inner_loop.unroll(
-            meta, self.support, num_tasks=self.num_tasks, differentiable=differentiable
-        )
-        check_finite("the inner gradient", unrolled.adapted, first_task=self.first_task)
-        return unrolled
-
-
-def ratio(log_prob: Float[Tensor, "G M"], experience: Experience) -> Float[Tensor, "G M"]:
-    """How much likelier each action has become since the policy acted."""
-    return torch.exp(log_prob - experience.log_prob)
-
-
-def check_finite(what: str, values: Shaped[Tensor, "G F"], *, first_task: int = 0) -> None:
-    """Checks the rows of tasks, of which the first is `first_task` of the meta-batch.
-
-    Raises:
-        NotFiniteError: names the first task whose row is not finite.
-    """
-    finite = values.isfinite().all(1)
-    if not finite.all():
-        raise NotFiniteError(what, task=first_task + int((~finite).nonzero()[0]))

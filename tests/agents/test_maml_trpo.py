@@ -12,7 +12,8 @@ from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.actions import kl_divergence
 from metarl.errors import NotFiniteError, UserError
-from metarl.inner_loop import CHUNK_ELEMENTS, Chunk, Experience, InnerLoop
+from metarl.experience import Chunk, Experience
+from metarl.inner_loop import CHUNK_ELEMENTS, InnerLoop
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
@@ -118,7 +119,9 @@ def test_a_step_improves_and_stays_in_the_trust_region() -> None:
     experiences = [agent.inner_loop.experience(rollout)[0] for rollout in trial]
     (chunk,) = Chunk.of(experiences, TASKS)
     policies = [
-        agent.inner_loop.distribution(chunk.unroll(agent.inner_loop, meta).adapted, chunk.query.obs)
+        agent.inner_loop.distribution(
+            agent.inner_loop.unroll_chunk(meta, chunk).adapted, chunk.query.obs
+        )
         for meta in (before, after)
     ]
     kl = float(kl_divergence(*policies).mean())

@@ -10,7 +10,8 @@ from gymnasium import spaces
 from agents.promp import ProMP, ProMPConfig
 from envs.navigation import PointConfig
 from metarl.actions import kl_divergence
-from metarl.inner_loop import CHUNK_ELEMENTS, Chunk
+from metarl.experience import Chunk
+from metarl.inner_loop import CHUNK_ELEMENTS
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape

@@ -11,7 +11,8 @@ import torch
 from gymnasium import spaces
 
 from metarl.errors import NotFiniteError, UserError
-from metarl.inner_loop import CHUNK_ELEMENTS, Experience, InnerLoop, InnerLoopConfig, ratio
+from metarl.experience import Experience, ratio
+from metarl.inner_loop import CHUNK_ELEMENTS, InnerLoop, InnerLoopConfig
 from metarl.types import Rollout, TimeStep
 
 OBS, ACTIONS, TASKS, EPISODES, HORIZON = 3, 2, 4, 5, 6
