@@ -10,6 +10,9 @@ This module knows nothing of Meta-World. Two C callbacks say what a step means f
 - `observe(readings float64*, constants float64*, action float32*, memory float64*, obs float64*,
   outcome float64*)` turns what was read from `mjData` into an observation and scalars, of which the
   first is the reward. `memory` is what it carries from one step to the next.
+
+An episode starts from a snapshot: always in the same moment, with the observation that the snapshot
+holds, or in a state that is drawn anew each time and observed then.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -19,10 +22,12 @@ import ctypes
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mujoco
 import numpy as np
@@ -32,6 +37,14 @@ from envs.engine import stepping
 from envs.engine.layout import struct_layout
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
+MEAN_INERTIA = "stat.meaninertia"
+"""The one number in the C struct itself that tasks may edit: tolerances scale by it."""
+Finish = Literal["forward", "contact forces", "nothing"]
+FINISH: dict[Finish, int] = {
+    "forward": stepping.FORWARD,
+    "contact forces": stepping.CONTACT_FORCES,
+    "nothing": stepping.NOTHING,
+}
 
 
 class Reading(NamedTuple):
@@ -68,18 +81,20 @@ class Snapshot:
     """A moment that a slot can be set back to, and what is fixed from then on.
 
     Attributes:
-        state: (S,) full integration state, `mjSTATE_INTEGRATION`.
+        state: (S,) full integration state, `mjSTATE_INTEGRATION`. It is read at every start of an
+            episode: who writes another one there changes the starts that follow.
         edits: (E,) the scene's edited model arrays, one after the other.
         constants: (C,) numbers for `act` and `observe`.
         memory: (M,) what `observe` carries from step to step, as it is at this moment.
-        obs: (O,) the observation of this moment.
+        obs: (O,) the observation of this moment, or None to have `state` observed at every start:
+            `mj_resetData`, then one `mj_forward`.
     """
 
     state: np.ndarray
     edits: np.ndarray
     constants: np.ndarray
     memory: np.ndarray
-    obs: np.ndarray
+    obs: np.ndarray | None
 
 
 class Scene:
@@ -87,7 +102,8 @@ class Scene:
 
     Args:
         model: the compiled model; kept, never changed.
-        edited: names of the float64 model arrays that snapshots set for their slot.
+        edited: names of the float64 model arrays that snapshots set for their slot, MEAN_INERTIA
+            among them where it changes.
         readings: what `observe` gets, in this order.
     """
 
@@ -101,8 +117,19 @@ class Scene:
         self.num_readings = sum(r.size for r in self.readings)
         struct = struct_layout("mjModel").from_address(model._address)
         for name in self.edited:
-            if getattr(struct, name) != getattr(model, name).ctypes.data:
+            there = attrgetter(name)
+            same = (
+                there(struct) == there(model)
+                if name == MEAN_INERTIA
+                else there(struct) == there(model).ctypes.data
+            )
+            if not same:
                 raise RuntimeError(f"mjModel.{name} is not where mujoco.introspect says it is")
+
+    def edits(self, model: mujoco.MjModel) -> np.ndarray:
+        """(E,) what is edited, as it is in a model of this scene."""
+        parts = [np.ravel(attrgetter(name)(model)) for name in self.edited]
+        return np.concatenate(parts) if parts else np.empty(0)
 
     def snapshot(
         self,
@@ -116,10 +143,9 @@ class Scene:
         """The present of `simulation` and `model` (a model of this scene, edited)."""
         state = np.empty(self.state_size)
         mujoco.mj_getState(model, simulation, state, STATE)
-        edits = [np.ravel(getattr(model, name)) for name in self.edited]
         return Snapshot(
             state=state,
-            edits=np.concatenate(edits) if edits else np.empty(0),
+            edits=self.edits(model),
             constants=np.array(constants, dtype=np.float64),
             memory=np.array(memory, dtype=np.float64),
             obs=np.array(obs, dtype=np.float64),
@@ -135,9 +161,16 @@ class Batch:
     Args:
         num_slots: N.
         action_size, obs_size, outcome_size: A, O and the number of scalars that `observe` writes.
-        num_substeps: calls of `mj_step` in a step; one `mj_forward` follows them.
+        num_substeps: calls of `mj_step` in a step.
+        finish: what follows them: a whole `mj_forward`, or `mj_rnePostConstraint` for the forces of
+            contacts on bodies, or nothing.
+        over: which of the scalars, not the first, puts a slot to rest when it is above 0; None for
+            none of them.
         horizon: steps in an episode.
         num_threads: None for one per processor that this process may use.
+
+    Raises:
+        ValueError: no slot, no step, or no thread.
 
     Attributes:
         obs: (N, O) what an agent acts on next: of the new episode where one has just ended.
@@ -146,8 +179,9 @@ class Batch:
         episode_end: (N,) bool.
         elapsed: (N,) steps taken in the episode.
         unstable_at: (N,) the step of the episode at which MuJoCo warned of instability, or 0. The
-            slot then rests, with its last stable observation and an outcome of zeros, until its
-            episode ends.
+            slot rests from that step on.
+        resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
+            its episode ends.
     """
 
     def __init__(
@@ -159,9 +193,16 @@ class Batch:
         outcome_size: int,
         readings_size: int,
         num_substeps: int,
+        finish: Finish,
+        over: int | None = None,
         horizon: int,
         num_threads: int | None = None,
     ):
+        for name, count in (
+            ("num_slots", num_slots), ("horizon", horizon), ("num_threads", num_threads)
+        ):  # fmt: skip
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
         self.num_slots = num_slots
         self.num_threads = num_threads or _num_processors()
         self.obs = np.zeros((num_slots, obs_size))
@@ -170,7 +211,9 @@ class Batch:
         self.episode_end = np.zeros(num_slots, dtype=np.bool_)
         self.elapsed = np.zeros(num_slots, dtype=np.int64)
         self.unstable_at = np.zeros(num_slots, dtype=np.int64)
+        self.resting = np.zeros(num_slots, dtype=np.bool_)
         self._actions = np.zeros((num_slots, action_size), dtype=np.float32)
+        self._start_outcome = np.zeros((num_slots, outcome_size))  # of starts; nobody looks at it
         self._readings = np.zeros((num_slots, readings_size))
         self._sources = np.zeros((num_slots, readings_size), dtype=np.int64)
         self._table = np.zeros((num_slots, stepping.NUM_COLUMNS), dtype=np.int64)
@@ -178,7 +221,7 @@ class Batch:
         self._slots: list[_Slot | None] = [None] * num_slots
         self._spare: dict[Scene, list[_Slot]] = {}
         self._work = np.zeros(stepping.WORK_SIZE, dtype=np.int64)
-        for column, array in (
+        addressed = (
             (stepping.CLAIMED, self._counters[0:]),
             (stepping.FINISHED, self._counters[8:]),
             (stepping.TABLE, self._table),
@@ -186,13 +229,18 @@ class Batch:
             (stepping.OBS, self.obs),
             (stepping.FINAL_OBS, self.final_obs),
             (stepping.OUTCOME, self.outcome),
+            (stepping.START_OUTCOME, self._start_outcome),
             (stepping.READINGS, self._readings),
             (stepping.SOURCES, self._sources),
             (stepping.ELAPSED, self.elapsed),
             (stepping.EPISODE_END, self.episode_end),
             (stepping.UNSTABLE_AT, self.unstable_at),
-        ):
+            (stepping.RESTING, self.resting),
+        )
+        for column, array in addressed:
             self._work[column] = array.ctypes.data
+        # A thread may wake up late, when nobody else holds the batch any more.
+        self._memory = (self._work, addressed, self._slots, self._spare)
         for column, size in (
             (stepping.NUM_SLOTS, num_slots),
             (stepping.ACTION_SIZE, action_size),
@@ -200,6 +248,8 @@ class Batch:
             (stepping.OUTCOME_SIZE, outcome_size),
             (stepping.READINGS_SIZE, readings_size),
             (stepping.NUM_SUBSTEPS, num_substeps),
+            (stepping.FINISH, FINISH[finish]),
+            (stepping.OVER, over or 0),
             (stepping.HORIZON, horizon),
         ):
             self._work[column] = size
@@ -207,6 +257,7 @@ class Batch:
         self._restart = stepping.compiled_restart().ctypes
         self._threads: list[threading.Thread] = []
         self._wake: SimpleQueue[bool] = SimpleQueue()
+        weakref.finalize(self, _dismiss, self._wake, self._threads)
 
     def place(
         self, slot: int, scene: Scene, snapshot: Snapshot, act: CFunc, observe: CFunc
@@ -238,16 +289,15 @@ class Batch:
 
     def close(self) -> None:
         """Stop the threads. The batch can still be stepped: it starts them again."""
-        for _ in self._threads:
-            self._wake.put(False)
+        _dismiss(self._wake, self._threads)
         for thread in self._threads:
             thread.join()
-        self._threads = []
+        self._threads.clear()
 
     def _start_threads(self) -> None:
         for _ in range(min(self.num_threads, self.num_slots) - 1):
             thread = threading.Thread(
-                target=_help, args=(self._wake, self._run, self._work), daemon=True
+                target=_help, args=(self._wake, self._run, self._memory), daemon=True
             )
             thread.start()
             self._threads.append(thread)
@@ -260,10 +310,16 @@ def _num_processors() -> int:
     return os.cpu_count() or 1
 
 
-def _help(wake: SimpleQueue, run, work: np.ndarray) -> None:
+def _help(wake: SimpleQueue, run, memory: tuple[np.ndarray, *tuple[object, ...]]) -> None:
     """A thread's life: whenever woken, take slots until none is left."""
     while wake.get():
-        run(work.ctypes.data, False)
+        run(memory[0].ctypes.data, False)
+
+
+def _dismiss(wake: SimpleQueue, threads: list[threading.Thread]) -> None:
+    """Let the threads end; they hold the memory until they have."""
+    for _ in threads:
+        wake.put(False)
 
 
 class _Slot:
@@ -275,12 +331,16 @@ class _Slot:
         self.sources = np.concatenate([r.sources(self.simulation) for r in scene.readings])
         struct = struct_layout("mjModel")
         self._struct = struct.from_buffer_copy(struct.from_address(scene.model._address))
-        parts = [getattr(scene.model, name) for name in scene.edited]
-        self._edits = np.concatenate([p.ravel() for p in parts]) if parts else np.empty(0)
-        address = self._edits.ctypes.data
-        for name, part in zip(scene.edited, parts, strict=True):
-            setattr(self._struct, name, address)
-            address += part.nbytes
+        self._edits = scene.edits(scene.model)
+        self._mean_inertia_at: int | None = None
+        place = 0
+        for name in scene.edited:
+            if name == MEAN_INERTIA:
+                self._mean_inertia_at = place
+                place += 1
+            else:
+                setattr(self._struct, name, self._edits[place:].ctypes.data)
+                place += getattr(scene.model, name).size
         self._row = np.zeros(stepping.NUM_COLUMNS, dtype=np.int64)
         self._row[stepping.MODEL] = ctypes.addressof(self._struct)
         self._row[stepping.SIMULATION] = self.simulation._address
@@ -293,6 +353,8 @@ class _Slot:
         self._kept_alive = snapshot, act, observe  # compiled code knows only their addresses
         self._memory = snapshot.memory.copy()
         self._edits[:] = snapshot.edits
+        if self._mean_inertia_at is not None:
+            self._struct.stat.meaninertia = snapshot.edits[self._mean_inertia_at]
         row[:] = self._row
         row[stepping.ACT] = act.address
         row[stepping.OBSERVE] = observe.address
@@ -301,4 +363,4 @@ class _Slot:
         row[stepping.MEMORY_BYTES] = self._memory.nbytes
         row[stepping.START_STATE] = snapshot.state.ctypes.data
         row[stepping.START_MEMORY] = snapshot.memory.ctypes.data
-        row[stepping.START_OBS] = snapshot.obs.ctypes.data
+        row[stepping.START_OBS] = 0 if snapshot.obs is None else snapshot.obs.ctypes.data

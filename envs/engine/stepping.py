@@ -30,20 +30,24 @@ from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch
     OBS,
     FINAL_OBS,
     OUTCOME,
+    START_OUTCOME,
     READINGS,
     SOURCES,
     ELAPSED,
     EPISODE_END,
     UNSTABLE_AT,
+    RESTING,
     NUM_SLOTS,
     ACTION_SIZE,
     OBS_SIZE,
     OUTCOME_SIZE,
     READINGS_SIZE,
     NUM_SUBSTEPS,
+    FINISH,
+    OVER,
     HORIZON,
     WORK_SIZE,
-) = range(20)
+) = range(24)
 
 # Columns of the table of slots: addresses, and one size.
 (
@@ -62,6 +66,9 @@ from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch
     START_OBS,
     NUM_COLUMNS,
 ) = range(14)
+
+# What follows the substeps: nothing, what costs a whole `mj_forward`, or contact forces alone.
+NOTHING, FORWARD, CONTACT_FORCES = range(3)
 
 FLOAT64, FLOAT32, INT64 = 8, 4, 8  # bytes
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
@@ -87,6 +94,8 @@ llvmlite.binding.load_library_permanently(str(Path(mujoco.__file__).parent / LIB
 _address, _nothing = types.int64, types.void
 mj_step = types.ExternalFunction("mj_step", _nothing(_address, _address))
 mj_forward = types.ExternalFunction("mj_forward", _nothing(_address, _address))
+mj_contact_forces = types.ExternalFunction("mj_rnePostConstraint", _nothing(_address, _address))
+mj_reset = types.ExternalFunction("mj_resetData", _nothing(_address, _address))
 mj_set_state = types.ExternalFunction(
     "mj_setState", _nothing(_address, _address, _address, types.uint32)
 )
@@ -97,27 +106,16 @@ give_way = types.ExternalFunction(
 
 
 @inner
-def restart_slot(work, slot):
-    """Set a slot back to its snapshot: physics, memory, counters."""
-    table = carray(pointer(work[TABLE], types.int64), (work[NUM_SLOTS], NUM_COLUMNS))
-    row = table[slot]
-    mj_set_state(row[MODEL], row[SIMULATION], row[START_STATE], STATE)
-    memory_copy(row[MEMORY], row[START_MEMORY], row[MEMORY_BYTES])
-    obs_bytes = FLOAT64 * work[OBS_SIZE]
-    memory_copy(work[OBS] + slot * obs_bytes, row[START_OBS], obs_bytes)
-    warnings = carray(pointer(row[WARNINGS], types.int32), NUM_WARNING_INTS)
-    warnings[BAD_QPOS] = warnings[BAD_QVEL] = warnings[BAD_QACC] = 0
-    carray(pointer(work[ELAPSED], types.int64), work[NUM_SLOTS])[slot] = 0
-
-
-@inner
 def simulate_slot(work, row, slot):
     """Act, then let time pass. Whether MuJoCo stayed stable."""
     action = work[ACTIONS] + slot * work[ACTION_SIZE] * FLOAT32
     call4(row[ACT], action, row[CONSTANTS], row[MOCAP_POS], row[CTRL])
     for _ in range(work[NUM_SUBSTEPS]):
         mj_step(row[MODEL], row[SIMULATION])
-    mj_forward(row[MODEL], row[SIMULATION])
+    if work[FINISH] == FORWARD:
+        mj_forward(row[MODEL], row[SIMULATION])
+    elif work[FINISH] == CONTACT_FORCES:
+        mj_contact_forces(row[MODEL], row[SIMULATION])
     warnings = carray(pointer(row[WARNINGS], types.int32), NUM_WARNING_INTS)
     return warnings[BAD_QPOS] + warnings[BAD_QVEL] + warnings[BAD_QACC] == 0
 
@@ -140,8 +138,8 @@ def touch_force(simulation, touch):
 
 
 @inner
-def observe_slot(work, row, slot):
-    """Read what the scene lists, and turn it into the observation and the outcome."""
+def observe_slot(work, row, slot, obs_at, outcome_at):
+    """Read what the scene lists, and turn it into an observation and an outcome."""
     size = work[READINGS_SIZE]
     sources = carray(pointer(work[SOURCES], types.int64), (work[NUM_SLOTS], size))[slot]
     readings = carray(pointer(work[READINGS], types.float64), (work[NUM_SLOTS], size))[slot]
@@ -156,9 +154,30 @@ def observe_slot(work, row, slot):
         row[CONSTANTS],
         work[ACTIONS] + slot * work[ACTION_SIZE] * FLOAT32,
         row[MEMORY],
-        work[FINAL_OBS] + slot * work[OBS_SIZE] * FLOAT64,
-        work[OUTCOME] + slot * work[OUTCOME_SIZE] * FLOAT64,
+        obs_at,
+        outcome_at,
     )
+
+
+@inner
+def restart_slot(work, slot):
+    """Set a slot back to its snapshot: physics, memory, observation, counters."""
+    table = carray(pointer(work[TABLE], types.int64), (work[NUM_SLOTS], NUM_COLUMNS))
+    row = table[slot]
+    if row[START_OBS] == 0:
+        mj_reset(row[MODEL], row[SIMULATION])  # else forces of the last episode stay
+    mj_set_state(row[MODEL], row[SIMULATION], row[START_STATE], STATE)
+    memory_copy(row[MEMORY], row[START_MEMORY], row[MEMORY_BYTES])
+    obs_bytes = FLOAT64 * work[OBS_SIZE]
+    if row[START_OBS] == 0:
+        mj_forward(row[MODEL], row[SIMULATION])
+        outcome = work[START_OUTCOME] + slot * work[OUTCOME_SIZE] * FLOAT64
+        observe_slot(work, row, slot, work[OBS] + slot * obs_bytes, outcome)
+    else:
+        memory_copy(work[OBS] + slot * obs_bytes, row[START_OBS], obs_bytes)
+    warnings = carray(pointer(row[WARNINGS], types.int32), NUM_WARNING_INTS)
+    warnings[BAD_QPOS] = warnings[BAD_QVEL] = warnings[BAD_QACC] = 0
+    carray(pointer(work[ELAPSED], types.int64), work[NUM_SLOTS])[slot] = 0
 
 
 @inner
@@ -168,22 +187,28 @@ def step_slot(work, slot):
     row = carray(pointer(work[TABLE], types.int64), (num_slots, NUM_COLUMNS))[slot]
     elapsed = carray(pointer(work[ELAPSED], types.int64), num_slots)
     unstable_at = carray(pointer(work[UNSTABLE_AT], types.int64), num_slots)
+    resting = carray(pointer(work[RESTING], types.uint8), num_slots)
+    size = work[OUTCOME_SIZE]
+    outcome_at = work[OUTCOME] + slot * size * FLOAT64
+    outcome = carray(pointer(outcome_at, types.float64), size)
     obs_bytes = FLOAT64 * work[OBS_SIZE]
-    final_obs = work[FINAL_OBS] + slot * obs_bytes
+    obs, final_obs = work[OBS] + slot * obs_bytes, work[FINAL_OBS] + slot * obs_bytes
     if elapsed[slot] == 0:
         unstable_at[slot] = 0
-        memory_copy(final_obs, row[START_OBS], obs_bytes)
+        resting[slot] = 0
+        memory_copy(final_obs, obs, obs_bytes)
     elapsed[slot] += 1
-    if unstable_at[slot] == 0 and not simulate_slot(work, row, slot):
+    if resting[slot] == 0 and not simulate_slot(work, row, slot):
         unstable_at[slot] = elapsed[slot]
-    if unstable_at[slot] == 0:
-        observe_slot(work, row, slot)
-    else:  # rest, with the last stable observation
-        size = work[OUTCOME_SIZE]
-        outcome = carray(pointer(work[OUTCOME], types.float64), (num_slots, size))[slot]
+        resting[slot] = 1
+    if resting[slot] == 0:
+        observe_slot(work, row, slot, final_obs, outcome_at)
+        if work[OVER] > 0 and outcome[work[OVER]] > 0:
+            resting[slot] = 1  # from the next step on
+    else:  # with the last observation that there was
         for k in range(size):
             outcome[k] = 0.0
-    memory_copy(work[OBS] + slot * obs_bytes, final_obs, obs_bytes)
+    memory_copy(obs, final_obs, obs_bytes)
     episode_end = carray(pointer(work[EPISODE_END], types.uint8), num_slots)
     episode_end[slot] = elapsed[slot] == work[HORIZON]
     if episode_end[slot]:

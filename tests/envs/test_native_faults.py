@@ -99,6 +99,35 @@ def test_an_interrupt_in_the_middle_of_a_step_changes_no_bit() -> None:
     finish(run_python(INTERRUPTED))
 
 
+# A busy machine may keep a thread from waking until its batch is gone, and its memory in other use.
+LATE = """
+import gc, threading, time
+import numpy as np
+from envs.metaworld.native import NativeEnv
+from tests.envs.parity import official_tasks
+
+env = NativeEnv(official_tasks("reach-v3", seed=0, count=3), num_threads=3)
+env.reset()
+env.step(np.zeros((3, 4), np.float32))
+wake = env._batch._wake
+assert threading.active_count() == 3
+del env
+gc.collect()
+overwritten = [np.zeros(size, dtype=np.int64) for size in range(1, 3000)]
+wake.put(True)
+wake.put(True)
+for _ in range(200):
+    time.sleep(0.01)
+    if threading.active_count() == 1:
+        break
+assert threading.active_count() == 1  # and none is left behind
+"""
+
+
+def test_a_thread_that_wakes_late_finds_its_memory() -> None:
+    finish(run_python(LATE))
+
+
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """An empty cache folder, and a way to forget what is in memory; both as before in the end."""

@@ -1,0 +1,90 @@
+"""Locomotion variants as task distributions, with what is known of their best returns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from envs.locomotion.native import LocomotionEnv
+from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
+from metarl.config import Config, Size
+from metarl.errors import UserError, nearest
+from metarl.tasks import TaskSet
+
+
+class LocomotionConfig(Config):
+    """MuJoCo robots that run: HalfCheetah, Ant, Humanoid, Walker2d, Hopper, Swimmer."""
+
+    kind: Literal["locomotion"] = "locomotion"
+    variant: str = "HalfCheetah-vel-maml"
+    """Robot, what its tasks differ in, and where the definition comes from."""
+    horizon: Size | None = None
+    """Steps of an episode; the variant's own where not given."""
+    num_train_tasks: Size | None = None
+    """Tasks to learn on; as many as the variant says where not given."""
+    num_test_tasks: Size | None = None
+    """Tasks held out; as many as the variant says where not given."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the tasks."""
+    num_threads: Size | None = None
+    """Threads that step the physics; one per processor where not given."""
+
+    def build(self) -> Locomotion:
+        """The distribution.
+
+        Raises:
+            UserError: no such variant.
+        """
+        return Locomotion(self)
+
+
+class Locomotion:
+    """A distribution over locomotion tasks."""
+
+    def __init__(self, config: LocomotionConfig) -> None:
+        if config.variant not in VARIANTS:
+            raise UserError(
+                f"unknown locomotion variant {config.variant!r}."
+                f"{nearest(config.variant, VARIANTS)} Known: {', '.join(VARIANTS)}"
+            )
+        self.name = config.variant
+        self.variant = VARIANTS[config.variant]
+        self.horizon = config.horizon or self.variant.horizon
+        self.num_threads = config.num_threads
+        rng = np.random.default_rng(config.seed)
+        self.train, self.test = (
+            TaskSet(
+                LocomotionTask(self.name, parameters)
+                for parameters in self.variant.wanted.draw(count, rng)
+            )
+            for count in (
+                config.num_train_tasks or self.variant.num_train,
+                config.num_test_tasks or self.variant.num_test,
+            )
+        )
+
+    def make_env(self, num_slots: int) -> LocomotionEnv:
+        """Slots that play training tasks until `set_tasks` says otherwise."""
+        tasks = self.train.sample(num_slots, np.random.default_rng(0))
+        return LocomotionEnv(self.name, tasks, horizon=self.horizon, num_threads=self.num_threads)
+
+    def oracle(self) -> float | None:
+        """A return that no policy exceeds on any task; None where no bound is known.
+
+        Speeds and places can at best be as wanted, all the time and at no cost.
+        """
+        if self.variant.wanted.term == Term.RUN:
+            return None
+        return self.horizon * self.variant.reward.alive
+
+    def best_without_adapting(self) -> float | None:
+        """A mean return over the held-out tasks that no policy exceeds which cannot tell tasks
+        apart, as it remembers neither rewards nor earlier episodes; None where none is known."""
+        tasks = np.stack([task.parameters for task in self.test])
+        term = self.variant.wanted.best_blind_term(tasks)
+        if term is None:
+            return None
+        reward = self.variant.reward
+        return self.horizon * (reward.weight * term + reward.alive)

@@ -1,0 +1,227 @@
+"""Locomotion on the native engine: Gymnasium's physics and observations, our compiled reward."""
+
+# pyright: reportCallIssue=false
+# Type checkers see the typing context of intrinsics as an argument.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.np.numpy_support import carray
+
+from envs.engine.batch import Batch, Snapshot
+from envs.engine.compiled import compile_callback, pointer
+from envs.engine.env import EngineEnv
+from envs.locomotion.robots import body, draw_start, edits
+from envs.locomotion.variants import (
+    VARIANTS,
+    LocomotionTask,
+    Term,
+    Variant,
+    multipliers,
+    target,
+)
+from metarl.seeding import slot_generators
+
+OUTCOME = ("reward", "success", "fallen", "x_velocity", "y_velocity", "reward_term")
+
+# Where the constants of a slot stand. A check is four numbers: from where to where in the readings,
+# and the range. The weights of the points follow.
+MAX_CHECKS = 4
+(
+    NUM_OBS,
+    NUM_ACTIONS,
+    CLIP_FROM,
+    CLIP_TO,
+    CLIP,
+    FORCES_FROM,
+    FORCES_TO,
+    NUM_POINTS,
+    DIMENSIONS,
+    DT,
+    TERM,
+    TARGET_X,
+    TARGET_Y,
+    TOLERANCE,
+    WEIGHT,
+    CONTROL,
+    CONTACT,
+    ALIVE,
+    FALLS_END,
+    CHECKS,
+) = range(20)
+NUM_CONSTANTS = CHECKS + 4 * MAX_CHECKS
+MAX_CONTACT_COST = 10.0
+RUN, SPEED = int(Term.RUN), int(Term.SPEED)
+
+
+def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]:
+    """What `act` and `observe` need to know of a task."""
+    here, reward, wanted = body(variant.robot), variant.reward, variant.wanted
+    forces = here.slices.get("cfrc_ext", slice(0, 0))
+    clipped, limit = here.clip
+    numbers = np.zeros(NUM_CONSTANTS)
+    numbers[:CHECKS] = (
+        here.obs_size, here.action_space.shape[0], clipped.start, clipped.stop, limit,
+        forces.start, forces.stop, len(here.weights), here.dimensions, here.dt,
+        wanted.term, *target(task), wanted.tolerance,
+        reward.weight, reward.control, reward.contact, reward.alive, reward.falls_end,
+    )  # fmt: skip
+    numbers[CHECKS : CHECKS + 4 * len(here.checks)] = np.ravel(here.checks)
+    return np.concatenate([numbers, here.weights])
+
+
+def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+    """The action is the controls."""
+    size = int(carray(pointer(constants_at, types.float64), NUM_CONSTANTS)[NUM_ACTIONS])
+    action = carray(pointer(action_at, types.float32), size)
+    ctrl = carray(pointer(ctrl_at, types.float64), size)
+    for k in range(size):
+        ctrl[k] = np.float64(action[k])
+
+
+def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+    """Observation, reward, and whether the robot has fallen. The memory is where it was."""
+    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
+    num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
+    dimensions = int(known[DIMENSIONS])
+    readings = carray(pointer(readings_at, types.float64), num_obs + num_points * dimensions)
+    weights = carray(pointer(constants_at + 8 * NUM_CONSTANTS, types.float64), num_points)
+    action = carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS]))
+    memory = carray(pointer(memory_at, types.float64), 2)
+    obs = carray(pointer(obs_at, types.float64), num_obs)
+    outcome = carray(pointer(outcome_at, types.float64), len(OUTCOME))
+
+    fallen = False
+    for check in range(CHECKS, NUM_CONSTANTS, 4):
+        for k in range(int(known[check]), int(known[check + 1])):
+            fallen |= not known[check + 2] <= readings[k] <= known[check + 3]
+    for k in range(num_obs):
+        obs[k] = readings[k]
+    for k in range(int(known[CLIP_FROM]), int(known[CLIP_TO])):
+        obs[k] = min(max(readings[k], -known[CLIP]), known[CLIP])
+
+    x, y = 0.0, 0.0
+    for point in range(num_points):
+        x += weights[point] * readings[num_obs + point * dimensions]
+        if dimensions == 2:
+            y += weights[point] * readings[num_obs + point * dimensions + 1]
+    x_velocity, y_velocity = (x - memory[0]) / known[DT], (y - memory[1]) / known[DT]
+    memory[0], memory[1] = x, y
+
+    target_x, target_y = known[TARGET_X], known[TARGET_Y]
+    if known[TERM] == RUN:
+        term = x_velocity * target_x + y_velocity * target_y
+        success = term > 0.0
+    elif known[TERM] == SPEED:
+        term = -abs(x_velocity - target_x)
+        success = -term <= known[TOLERANCE]
+    else:
+        term = -(abs(x - target_x) + abs(y - target_y))
+        success = np.hypot(x - target_x, y - target_y) <= known[TOLERANCE]
+
+    control, contact = 0.0, 0.0
+    for k in range(len(action)):
+        control += np.float64(action[k]) ** 2
+    for k in range(int(known[FORCES_FROM]), int(known[FORCES_TO])):
+        contact += obs[k] ** 2
+    outcome[0] = (
+        known[WEIGHT] * term
+        - known[CONTROL] * control
+        - min(known[CONTACT] * contact, MAX_CONTACT_COST)
+        + known[ALIVE]
+    )
+    outcome[1] = 1.0 if success else 0.0
+    outcome[2] = 1.0 if fallen and known[FALLS_END] > 0.0 else 0.0
+    outcome[3], outcome[4], outcome[5] = x_velocity, y_velocity, term
+
+
+@cache
+def compiled_act() -> CFunc:
+    """The `act` callback of `envs.engine.batch`."""
+    signature = types.void(*[types.int64] * 4)
+    return compile_callback(_act, signature, name="act_locomotion", sources=[__file__])
+
+
+@cache
+def compiled_observe() -> CFunc:
+    """The `observe` callback of `envs.engine.batch`."""
+    signature = types.void(*[types.int64] * 6)
+    return compile_callback(_observe, signature, name="observe_locomotion", sources=[__file__])
+
+
+class LocomotionEnv(EngineEnv[LocomotionTask]):
+    """A vector environment with one task of a variant in each slot.
+
+    Episodes start from noise, each slot's from a stream of its own. `info` has `success` (what is
+    wanted is happening), `fallen`, `x_velocity`, `y_velocity` in m/s, and `reward_term`, the term
+    of the reward that tasks differ in. A fallen robot of a variant whose falls end episodes rests:
+    it keeps its last observation, without reward, until the horizon.
+
+    Args:
+        variant: its name.
+        tasks: of the variant, one for each slot.
+        horizon: steps in an episode.
+        num_threads: None for one per processor that this process may use.
+
+    Raises:
+        ValueError: no task, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        tasks: Sequence[LocomotionTask],
+        *,
+        horizon: int,
+        num_threads: int | None = None,
+    ) -> None:
+        self.variant = VARIANTS[variant]
+        here = body(self.variant.robot)
+        batch = Batch(
+            num_slots=len(tasks),
+            action_size=here.action_space.shape[0],
+            obs_size=here.obs_size,
+            outcome_size=len(OUTCOME),
+            readings_size=here.scene.num_readings,
+            num_substeps=here.num_substeps,
+            finish=here.finish,
+            over=OUTCOME.index("fallen"),
+            horizon=horizon,
+            num_threads=num_threads,
+        )
+        super().__init__(
+            tasks,
+            batch=batch,
+            outcome=OUTCOME,
+            horizon=horizon,
+            observation_space=spaces.Box(-np.inf, np.inf, (here.obs_size,), np.float64),
+            action_space=here.action_space,
+        )
+        self._starts = np.tile(here.start, (self.num_envs, 1))
+        self._seed(0)
+
+    def _seed(self, seed: int) -> None:
+        self._rngs = slot_generators(seed, self.num_envs)
+
+    def _draw_starts(self, slots: Shaped[np.ndarray, " n"]) -> None:
+        for slot in slots:
+            self._starts[slot] = draw_start(self.variant.robot, self._rngs[slot])
+
+    def _place(self, tasks: tuple[LocomotionTask, ...]) -> None:
+        robot = self.variant.robot
+        for slot, task in enumerate(tasks):
+            snapshot = Snapshot(
+                state=self._starts[slot],
+                edits=edits(robot, multipliers(task)),
+                constants=constants(self.variant, task),
+                memory=np.zeros(2),
+                obs=None,
+            )
+            self._batch.place(slot, body(robot).scene, snapshot, compiled_act(), compiled_observe())
