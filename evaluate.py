@@ -12,15 +12,19 @@ from __future__ import annotations
 import json
 import math
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import gymnasium
 import tyro
 from pydantic import Field
 from rich.console import Console
 
+from envs.gymnasium_tasks.adapted import Adapted, adapt_agent, check_spaces
 from envs.metaworld import MetaWorld
+from envs.worker.player import FlatSpaces
 from metarl.checkpoint import checkpoints
 from metarl.config import Config, split_command_line, validate
 from metarl.errors import UserError, one_line_errors
@@ -86,10 +90,11 @@ def evaluate(folder: Path, config: EvaluationConfig, console: Console) -> Path:
     tasks = find_tasks(distribution, config)
     shape = find_shape(experiment, config)
     checkpoint = find_checkpoint(folder, config)
-    env = distribution.make_env(min(config.tasks_at_once, len(tasks)) * shape.slots_per_task)
-    agent = build_agent(experiment, env)
-    load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=shape, config=config)
+    num_slots = min(config.tasks_at_once, len(tasks)) * shape.slots_per_task
+    with closing(distribution.make_env(num_slots)) as env:
+        agent = build_agent(experiment, env)
+        load_agent(agent, checkpoint)
+        curve = play(agent, env, tasks, shape=shape, config=config)
     overall, by_class = summarize(curve, threshold=config.threshold, seed=config.seed)
 
     played = (
@@ -203,12 +208,22 @@ def find_shape(experiment: Experiment, config: EvaluationConfig) -> TrialShape:
         ]
         episodes = sum(rounds) * trained.slots_per_task
     shape = experiment.agent.trial_shape(episodes)
-    if config.greedy and shape.rollouts > 1:
+    if config.greedy:
+        check_greedy(experiment, shape)
+    return shape
+
+
+def check_greedy(experiment: Experiment, shape: TrialShape) -> None:
+    """Checks that an agent can take its policy's mode throughout such a trial.
+
+    Raises:
+        UserError: it adapts between rollouts, by what random actions lead to.
+    """
+    if shape.rollouts > 1:
         raise UserError(
             f"--greedy: {experiment.agent.kind} adapts by what its own random actions lead to; "
             "leave it out"
         )
-    return shape
 
 
 def find_checkpoint(folder: Path, config: EvaluationConfig) -> Path:
@@ -246,6 +261,55 @@ def store(
         path=path.with_suffix(".png"),
     )  # fmt: skip
     return path
+
+
+def adapt(
+    run: Path | str,
+    env: gymnasium.Env,
+    *,
+    episodes: int,
+    checkpoint: int | None = None,
+    greedy: bool = False,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Adapted:
+    """The agent of a run, adapted to the task of one environment, which may be a real robot.
+
+    All episodes are played one after the other, also those that the agent plays side by side in
+    training, and all of them are adapted to. They are as long as in training; where the environment
+    ends one earlier, no action is taken until then.
+
+    Args:
+        run: the folder of the run.
+        env: plays the user's task; reset once for each episode, and left open.
+        episodes: of experience.
+        checkpoint: env steps of the checkpoint; the newest where not given.
+        greedy: take the policy's mode instead of drawing from it.
+        seed: of the actions and of the environment.
+        device: where the agent lives.
+
+    Raises:
+        UserError: the environment does not fit the run, or the agent cannot adapt like this.
+        NotFiniteError: the environment observed or paid something that is not finite.
+    """
+    folder = Path(run)
+    values = {"episodes": episodes, "checkpoint": checkpoint, "greedy": greedy, "seed": seed}
+    config = validate(EvaluationConfig, {**values, "device": device}, source="adapt")
+    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": device})
+    shape = experiment.agent.trial_shape(episodes)
+    if greedy:
+        # As evaluation would, to show what comes after the last of these episodes.
+        check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
+    distribution = find_distribution(experiment, config)
+    with closing(distribution.make_env(1)) as trained:
+        check_spaces(
+            trained.single_observation_space, trained.single_action_space, FlatSpaces.of(env)
+        )
+        agent = build_agent(experiment, trained)
+    load_agent(agent, find_checkpoint(folder, config))
+    return adapt_agent(
+        agent, env, shape=shape, horizon=distribution.horizon, greedy=greedy, seed=seed
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,16 +3,18 @@
 python train.py                                            the default experiment
 python train.py configs/rl2_bandit.yaml --seed 3           another one; any value is a flag
 python train.py --resume runs/rl2_bandit/seed3             go on where a run stopped
+python train.py --list                                     every distribution and experiment
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 # Threads of torch that wait by spinning for long stall when another process takes their core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -25,11 +27,19 @@ from agents.maml_trpo import MAMLTRPOConfig
 from agents.promp import ProMPConfig
 from agents.rl2 import RL2Config
 from envs.bandit import BanditConfig
+from envs.gymnasium_tasks import GymnasiumConfig
+from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
 from envs.tabular import TabularConfig
 from metarl.config import Config, override, read_yaml, split_command_line, validate
-from metarl.errors import NotFiniteError, UserError, one_line_errors
+from metarl.errors import (
+    EnvironmentFailedError,
+    NotFiniteError,
+    TrialLostError,
+    UserError,
+    one_line_errors,
+)
 from metarl.evaluation import adaptation_curve
 from metarl.progress import Progress
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
@@ -41,7 +51,12 @@ from metarl.types import Rollout, TrialShape
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
 EnvConfig = Annotated[
-    MetaWorldConfig | BanditConfig | TabularConfig | PointConfig,
+    MetaWorldConfig
+    | LocomotionConfig
+    | BanditConfig
+    | TabularConfig
+    | PointConfig
+    | GymnasiumConfig,
     Field(discriminator="kind"),
 ]
 AgentConfig = Annotated[
@@ -115,8 +130,9 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                         iteration=run.iteration,
                     )  # fmt: skip
                     run.finish_iteration(metrics, env_steps=iteration_steps)
-                except NotFiniteError as error:
-                    if experiment.on_nan == "stop":
+                except (NotFiniteError, EnvironmentFailedError) as error:
+                    skip_nan = isinstance(error, NotFiniteError) and experiment.on_nan == "skip"
+                    if not (skip_nan or isinstance(error, TrialLostError)):
                         raise stop_at(error, run) from None
                     run.skip_iteration(env_steps=iteration_steps)
                     progress.note(f"iteration {run.iteration} skipped: {error}")
@@ -207,12 +223,16 @@ def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
     )
 
 
-def stop_at(error: NotFiniteError, run: Run) -> UserError:
+def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserError:
     """What the user is told of an iteration that cannot be learned from."""
+    advice = (
+        "; lower the learning rate or look at the rewards, or go on without such iterations: "
+        "--on-nan skip in a new run"
+        if isinstance(error, NotFiniteError)
+        else f"; once it is mended go on with --resume {run.folder}"
+    )
     return UserError(
-        f"iteration {run.iteration + 1}: {error}; lower the learning rate or look at the "
-        f"rewards, or go on without such iterations: --on-nan skip in a new run. The last good "
-        f"state is in {run.save()}"
+        f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"
     )
 
 
@@ -222,11 +242,32 @@ def load_experiment(path: Path, options: dict[str, Any] | None = None) -> Experi
     return validate(Experiment, values, source=str(path) if not options else f"{path} and flags")
 
 
+def print_what_there_is() -> None:
+    """Every task distribution and every experiment, a line each."""
+    distributions, _ = get_args(EnvConfig)
+    print("Task distributions")
+    for config in get_args(distributions):
+        kind = config.model_fields["kind"].default
+        print(f"  {f'--env.kind {kind}':42}  {config.__doc__.splitlines()[0]}")
+        for choice, meaning in config.choices.items():
+            print(f"    {f'--env.{choice}':42}{meaning}")
+    print("\nExperiments")
+    for path in sorted(DEFAULT_CONFIG.parent.glob("*.yaml")):
+        comment = " ".join(
+            line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#")
+        )
+        sentence = re.match(r".*?[.](?=\s|$)", comment)
+        print(f"  {f'configs/{path.name}':42}  {sentence[0] if sentence else comment}")
+
+
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help",))
+    positional, options = split_command_line(arguments, switches=("help", "list"))
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
+    if options.pop("list", False):
+        print_what_there_is()
+        return
     help_wanted = options.pop("help", False)
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     if resume is not None:

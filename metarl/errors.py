@@ -24,6 +24,14 @@ class NotFiniteError(UserError):
         super().__init__(f"{what} is not finite{where}")
 
 
+class EnvironmentFailedError(UserError):
+    """An environment raised, hung or died; names the slot, the step and the task."""
+
+
+class TrialLostError(EnvironmentFailedError):
+    """The same where only this trial is lost: the next `reset` starts the environment anew."""
+
+
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
     """' Did you mean …?' with the names closest to `word`, or '' when none is close."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

@@ -263,8 +263,11 @@ class InnerLoop(nn.Module):
         *,
         generator: torch.Generator | None,
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
-        """Actions by each task's own parameters, and their log-probabilities."""
-        policy = self.distribution(state, self._by_task(step.obs))
+        """Actions by each task's own parameters, and their log-probabilities.
+
+        The slots are those of `G` tasks side by side, however many each has.
+        """
+        policy = self.distribution(state, step.obs.unflatten(0, (len(state), -1)))
         action = policy.mode() if generator is None else policy.sample(generator)
         return action.flatten(0, 1), policy.log_prob(action).flatten(0, 1), state
 

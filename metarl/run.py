@@ -39,8 +39,8 @@ class Run:
     """A run folder that is being written to.
 
     `iteration` and `env_steps` count what is finished, `skipped` the iterations that taught nothing
-    because something was not finite. The newest finished state is kept in memory,
-    so an interrupt in the middle of an iteration can still save it.
+    because something was not finite or an environment failed. The newest finished state is kept in
+    memory, so an interrupt in the middle of an iteration can still save it.
     """
 
     def __init__(self, folder: Path, agent: Agent[Any]) -> None:

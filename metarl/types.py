@@ -13,6 +13,7 @@ A tensor of one moment is `N …`, a tensor of a rollout `N T …`.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -72,6 +73,17 @@ class Rollout:
         shapes |= {self.reward.shape, self.episode_end.shape, self.success.shape}
         if len(shapes) > 1:
             raise ValueError(f"the tensors of a rollout disagree about N and T: {sorted(shapes)}")
+
+    @staticmethod
+    def side_by_side(rollouts: list[Rollout]) -> Rollout:
+        """Rollouts of as many steps as one: the slots of the first, then those of the second, …"""
+
+        def join(parts: list[Any]) -> dict[str, Tensor]:
+            names = [field.name for field in fields(parts[0]) if field.name != "seen"]
+            return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+
+        seen = TimeStep(**join([rollout.seen for rollout in rollouts]))
+        return Rollout(seen=seen, **join(rollouts))
 
 
 @dataclass(frozen=True, kw_only=True)

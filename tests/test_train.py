@@ -16,6 +16,7 @@ import evaluate
 import train
 from agents.rl2 import RL2
 from envs.bandit import BanditEnv
+from envs.locomotion import VARIANTS
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.errors import one_line_errors
 from metarl.run import Run
@@ -342,6 +343,18 @@ def test_a_checkpoint_of_another_agent_is_refused(tiny: Path, capsys) -> None:
     config = Path("runs/tiny/seed1/config.yaml")
     config.write_text(config.read_text().replace("memory: gru", "memory: lstm"))
     assert "does not fit" in fails(capsys, train, ["--resume", "runs/tiny/seed1"])
+
+
+def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
+    train.main(["--list"])
+    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line]
+    listed = {" ".join(line[:2]) if line[0] == "--env.kind" else line[0] for line in lines}
+    assert all(len(line) >= 2 for line in lines)
+    for kind in ("metaworld", "locomotion", "bandit", "tabular", "point", "gymnasium"):
+        assert f"--env.kind {kind}" in listed
+    assert {f"--env.variant={name}" for name in VARIANTS} <= listed
+    configs = Path(train.__file__).parent / "configs"
+    assert {f"configs/{path.name}" for path in configs.glob("*.yaml")} <= listed
 
 
 # -- evaluation ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from unittest.mock import patch
 
 import metaworld
@@ -39,6 +39,14 @@ Engine = Literal["native", "reference"]
 
 class MetaWorldConfig(Config):
     """A Meta-World benchmark."""
+
+    choices: ClassVar = {
+        "benchmark=ML1-<class>": f"50 goals of one of {len(CLASSES)} classes, 50 others held out",
+        "benchmark=ML10": "10 classes, 5 others held out",
+        "benchmark=ML25": "25 classes, 5 held out (one of them by its goals alone)",
+        "benchmark=ML45": "45 classes, 5 others held out",
+        "benchmark=custom": "the classes in train_classes and test_classes",
+    }
 
     kind: Literal["metaworld"] = "metaworld"
     benchmark: str = "ML1-reach-v3"

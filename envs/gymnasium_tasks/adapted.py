@@ -1,0 +1,250 @@
+"""An agent of a run in one environment of a user: it adapts there, and goes on acting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Shaped
+
+from envs.slots import SlotEnv
+from envs.worker.player import FlatSpaces, Player
+from metarl.actions import execute
+from metarl.errors import NotFiniteError, UserError
+from metarl.evaluation import adaptation_curve
+from metarl.protocols import Agent
+from metarl.seeding import derive_seed, torch_generator
+from metarl.trial import collect, first_step
+from metarl.types import Rollout, TimeStep, TrialShape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """How K episodes went, in the order in which they were played."""
+
+    returns: Float[np.ndarray, " K"]
+    """Undiscounted sum of rewards."""
+    success: Bool[np.ndarray, " K"]
+    """True where any step was a success."""
+
+    @staticmethod
+    def of(rollouts: list[Rollout]) -> Played:
+        """The episodes of consecutive rollouts of one slot."""
+        curve = adaptation_curve(rollouts, [""])
+        success = curve.success_any[0].bool().cpu().numpy()
+        return Played(returns=curve.returns[0].cpu().numpy(), success=success)
+
+
+class Adapted:
+    """An agent that has adapted to a task, ready to go on acting.
+
+    A memory goes on too: RL² keeps learning from what it is shown by `act` and sees in `play`.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Any],
+        *,
+        state: Any,
+        last_step: TimeStep,
+        generator: torch.Generator,
+        flat_spaces: FlatSpaces,
+        horizon: int,
+        played: Played,
+    ) -> None:
+        self.returns = played.returns
+        """Of each episode of adaptation."""
+        self.success = played.success
+        """Of each episode of adaptation: whether any step was a success."""
+        self._agent = agent
+        self._state = state
+        self._step = last_step
+        self._generator = generator
+        self._spaces = flat_spaces
+        self._horizon = horizon
+
+    def act(
+        self,
+        obs: Any,
+        reward: SupportsFloat | None = None,
+        *,
+        episode_start: bool = False,
+        greedy: bool = False,
+    ) -> Any:
+        """The action to take, as the environment's `step` wants it.
+
+        Args:
+            obs: what the environment's `reset` or `step` returned.
+            reward: what the last action earned. To be left out only where `obs` came from `reset`
+                and the last reward was shown already, or never came.
+            episode_start: whether `obs` came from `reset`.
+            greedy: take the policy's mode instead of drawing from it.
+
+        Raises:
+            ValueError: the reward is missing.
+            UserError: the observation is of another shape.
+        """
+        if reward is None and not episode_start:
+            raise ValueError(
+                "give the reward that the last action earned: act(obs, reward); after a reset say "
+                "act(obs, episode_start=True)"
+            )
+        step = self._show(self._spaces.flatten(obs)[None], episode_start=episode_start)
+        if reward is not None:
+            step = replace(step, prev_reward=torch.full_like(step.prev_reward, float(reward)))
+        generator = None if greedy else self._generator
+        action, _, self._state = self._agent.act(self._state, step, generator=generator)
+        executed, prev_action = execute(action, self._spaces.action)
+        self._step = replace(step, prev_action=prev_action)
+        return self._spaces.execute(executed[0])
+
+    def play(self, env: gymnasium.Env, *, episodes: int = 1, greedy: bool = False) -> Played:
+        """Plays further episodes, from a reset each; without gradient steps.
+
+        Raises:
+            UserError: the environment has other spaces.
+        """
+        check_spaces(self._spaces.observation, self._spaces.action, FlatSpaces.of(env))
+        lone = LoneEnv(env, horizon=self._horizon, episodes=episodes)
+        obs, _ = lone.reset()
+        rollout, self._state, self._step = collect(
+            self._agent,
+            lone,
+            self._state,
+            self._show(obs, episode_start=True),
+            num_steps=episodes * self._horizon,
+            generator=None if greedy else self._generator,
+        )
+        return Played.of([rollout])
+
+    def _show(self, obs: Float[np.ndarray, "1 O"], *, episode_start: bool) -> TimeStep:
+        """What the agent sees now: an observation, and the last action and reward of before."""
+        new = first_step(obs, self._spaces.action, self._agent.device)
+        start = torch.full_like(new.episode_start, episode_start)
+        return replace(self._step, obs=new.obs, episode_start=start)
+
+
+def adapt_agent(
+    agent: Agent[Any],
+    env: gymnasium.Env,
+    *,
+    shape: TrialShape,
+    horizon: int,
+    greedy: bool,
+    seed: int,
+) -> Adapted:
+    """The agent after a trial in one environment, whose episodes are played one after the other.
+
+    Raises:
+        NotFiniteError: the environment observed or paid something that is not finite.
+    """
+    flat = FlatSpaces.of(env)
+    lone = LoneEnv(env, horizon=horizon, episodes=shape.total_episodes)
+    generator = torch_generator(derive_seed(seed, "agent"), agent.device)
+    obs, _ = lone.reset(seed=derive_seed(seed, "env") % 2**31)
+    step = first_step(obs, flat.action, agent.device)
+    state = agent.begin_trial(shape.slots_per_task)
+    played = []
+    for _ in range(shape.rollouts):
+        rollouts = []
+        for _ in range(shape.slots_per_task):
+            rollout, state, step = collect(
+                agent, lone, state, step,
+                num_steps=shape.episodes * horizon,
+                generator=None if greedy else generator,
+            )  # fmt: skip
+            rollouts.append(rollout)
+        state = agent.adapt(state, Rollout.side_by_side(rollouts))
+        played += rollouts
+    return Adapted(
+        agent,
+        state=state,
+        last_step=step,
+        generator=generator,
+        flat_spaces=flat,
+        horizon=horizon,
+        played=Played.of(played),
+    )
+
+
+def check_spaces(
+    observation_space: spaces.Space, action_space: spaces.Space, flat: FlatSpaces
+) -> None:
+    """Checks that an agent for the given spaces can play in an environment of spaces `flat`.
+
+    Raises:
+        UserError: naming what the agent is for and what is there.
+    """
+    for what, trained, here in (
+        ("observations", observation_space, flat.observation),
+        ("actions", action_space, flat.action),
+    ):
+        if _size(trained) != _size(here):
+            raise UserError(
+                f"the environment does not fit the run: its {what} are {_size(here)}, those that "
+                f"the agent was trained on are {_size(trained)}"
+            )
+
+
+def _size(space: spaces.Space) -> str:
+    if isinstance(space, spaces.Discrete):
+        return f"{space.n} choices"
+    return f"of shape {space.shape}"
+
+
+class LoneEnv(SlotEnv[None]):
+    """One environment that is there already, in one slot; its task is what it is.
+
+    Args:
+        env: closed by whoever made it.
+        episodes: how many will be played. After the last there is no further reset, which can be
+            dear: the observation is the final one.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, horizon: int, episodes: int) -> None:
+        self._player = Player(env, horizon=horizon)
+        super().__init__(
+            [None],
+            horizon=horizon,
+            observation_space=self._player.spaces.observation,
+            action_space=self._player.spaces.action,
+        )
+        self._num_steps = episodes * horizon
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "1 O"], dict[str, Any]]:
+        """Starts the first episode."""
+        del options
+        self._steps = 0
+        return self._finite(self._player.reset(seed), 0.0)[None], {}
+
+    def step(
+        self, actions: Shaped[np.ndarray, " 1 *A"]
+    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Steps the environment.
+
+        Raises:
+            NotFiniteError: it observed or paid something that is not finite.
+        """
+        self._steps += 1
+        final_obs, reward, success, ended = self._player.step(actions[0])
+        self._finite(final_obs, reward)
+        obs = final_obs
+        if ended and self._steps < self._num_steps:
+            obs = self._finite(self._player.reset(), 0.0)
+        info = {"success": np.array([success]), "final_obs": final_obs[None]}
+        return obs[None], np.array([reward]), np.array([False]), np.array([ended]), info
+
+    def close_extras(self) -> None:
+        """Leaves the environment open: it is not ours."""
+
+    def _finite(self, obs: Float[np.ndarray, " O"], reward: float) -> Float[np.ndarray, " O"]:
+        for name, value in (("observation", obs), ("reward", reward)):
+            if not np.isfinite(value).all():
+                raise NotFiniteError(f"{name} in step {self._steps}")
+        return obs

@@ -1,0 +1,272 @@
+"""Says in words what is wrong with tasks and environments of a user.
+
+python -m envs.gymnasium_tasks MODULE            one line per finding; exit code 0 or 2
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from envs.gymnasium_tasks.tasks import (
+    GymnasiumTask,
+    GymnasiumTasks,
+    check_horizon,
+    missing_names,
+    read_tasks,
+)
+from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
+from envs.worker.user_module import UserModule, describe
+from metarl.errors import UserError
+from metarl.tasks import TaskSet
+
+NOTE = "note: "
+"""What a finding begins with that stops nobody."""
+SEED = 1
+TASKS_TRIED = 5
+"""So many tasks that play alike, and the task makes no difference."""
+
+
+def check(tasks: GymnasiumTasks | str | Path) -> list[str]:
+    """What is wrong with a distribution, or with a module (a path, or a name to import).
+
+    Plays a few episodes of random actions. A finding is one line; one that begins with "note: " is
+    worth knowing and no mistake.
+    """
+    if isinstance(tasks, GymnasiumTasks):
+        return _check_all(tasks.make_single, tasks.train, tasks.test, tasks.horizon)
+    module = UserModule(str(tasks))
+    try:
+        names = vars(module.loaded)
+    except UserError as error:
+        return [str(error)]
+    findings = missing_names(names)
+    if findings:
+        return findings
+    read: dict[str, TaskSet[Any]] = {}
+    for name in ("train_tasks", "test_tasks"):
+        try:
+            read[name] = read_tasks(names[name], name=name, env_name=module.name)
+        except UserError as error:
+            findings.append(str(error))
+    try:
+        horizon = check_horizon(names["horizon"])
+    except UserError as error:
+        return [*findings, str(error)]
+    if findings:
+        return findings
+    return _check_all(names["make_env"], read["train_tasks"], read["test_tasks"], horizon)
+
+
+def _check_all(
+    make_env: MakeEnv, train: TaskSet[Any], test: TaskSet[Any], horizon: int
+) -> list[str]:
+    findings = []
+    for name, tasks in (("train_tasks", train), ("test_tasks", test)):
+        different = {task.parameters.tobytes() for task in tasks}
+        if len(different) < len(tasks):
+            findings.append(f"{name} has {len(tasks)} tasks, but only {len(different)} differ")
+    shared = train.shared_with(test)
+    if shared:
+        findings.append(
+            f"{len(shared)} of train_tasks are in test_tasks too, e.g. {shared[0].value!r}; "
+            "keep each in one of them"
+        )
+    unique = {task.parameters.tobytes(): task for task in [*train, *test]}
+    return [*findings, *_check_environment(make_env, list(unique.values()), horizon)]
+
+
+def _check_environment(
+    make_env: MakeEnv, tasks: Sequence[GymnasiumTask], horizon: int
+) -> list[str]:
+    """Plays the first tasks and compares what happened."""
+    trial = _Trial(make_env, horizon)
+    try:
+        trial.compare(tasks[0].value, [task.value for task in tasks[1:TASKS_TRIED]])
+    except Exception as error:
+        trial.found.setdefault("raised", f"{trial.doing}: {describe(error)}")
+    findings = [" ".join(text.split()) for text in trial.found.values()]
+    return sorted(findings, key=lambda text: text.startswith(NOTE))
+
+
+@dataclass
+class _Episode:
+    """What was seen: observations (flat) and rewards."""
+
+    obs: list[np.ndarray] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Episode)
+            and np.array_equal(self.rewards, other.rewards, equal_nan=True)
+            and len(self.obs) == len(other.obs)
+            and all(map(lambda a, b: np.array_equal(a, b, equal_nan=True), self.obs, other.obs))
+        )
+
+
+class _Trial:
+    """Episodes of the same actions from the same seed; keeps one finding of each sort."""
+
+    def __init__(self, make_env: MakeEnv, horizon: int) -> None:
+        self.found: dict[str, str] = {}
+        self.doing = "make_env"
+        self._make_env = make_env
+        self._horizon = horizon
+        self._actions: list[Any] = []
+        self._success_told = False
+
+    def compare(self, task: Any, others: Sequence[Any]) -> None:
+        """Plays a task and others, again, and in other ways; stops at what breaks the contract."""
+        env = make(self._make_env, task)
+        self.doing = "spaces"
+        FlatSpaces.of(env)
+        env.action_space.seed(SEED)
+        self._actions = [env.action_space.sample() for _ in range(self._horizon)]
+        episodes = []
+        for each in (task, *others):
+            env = self._of(each, env)
+            episodes.append(self._play(env, each))
+            if self._broken():
+                return
+            if self._play(env, None) != episodes[-1]:
+                self.found["reset"] = (
+                    "the task does not survive a reset, or something else does: a second episode "
+                    "is another, from the same seed with the same actions"
+                    if self._play(make(self._make_env, each), each) == episodes[-1]
+                    else "not reproducible: the same task, seed and actions lead elsewhere; draw "
+                    "all random numbers from self.np_random, after super().reset(seed=seed)"
+                )
+                return
+        if not self._success_told:
+            self.found["success"] = (
+                f'{NOTE}no info has "success" or "is_success", so success will be 0 %'
+            )
+        if others and all(episode == episodes[0] for episode in episodes):
+            self.found["task"] = self._no_difference(task, others)
+        elif self._play(self._of(task, env), task) != episodes[0]:
+            self.found["reset"] = (
+                "not reproducible: the same task, seed and actions lead elsewhere once other tasks "
+                "were played; let reset start everything anew"
+            )
+        if not self._broken():
+            self._ask_gymnasium(task)
+
+    def _no_difference(self, task: Any, others: Sequence[Any]) -> str:
+        if not takes_task(self._make_env):
+            late = [self._play(make(self._make_env, each), each, late=True)
+                    for each in (task, *others)]  # fmt: skip
+            if any(episode != late[0] for episode in late[1:]):
+                return "the task does not survive a reset: set_task(task), then reset() forgets it"
+        return (
+            f"the task makes no difference: {len(others) + 1} tasks give the same observations and "
+            "rewards from the same seed with the same actions"
+        )
+
+    def _of(self, task: Any, env: gymnasium.Env) -> gymnasium.Env:
+        """An environment that can play the task: the one there is, if it can be given another."""
+        return make(self._make_env, task) if takes_task(self._make_env) else env
+
+    def _play(self, env: gymnasium.Env, task: Any, *, late: bool = False) -> _Episode:
+        """One episode; a task of None is the one that the environment has."""
+        set_task = None
+        if task is not None and not takes_task(self._make_env):
+            set_task = env.get_wrapper_attr("set_task")
+        self.doing = "set_task"
+        if set_task is not None and not late:
+            set_task(task)
+        self.doing = "reset"
+        obs, _ = parts(env.reset(seed=SEED), names=("obs", "info"), of="reset")
+        if set_task is not None and late:
+            set_task(task)
+        seen = _Episode()
+        self._look(env, obs, seen)
+        for number, action in enumerate(self._actions, start=1):
+            self.doing = f"step {number}"
+            names = ("obs", "reward", "terminated", "truncated", "info")
+            obs, reward, terminated, truncated, info = parts(
+                env.step(action), names=names, of="step"
+            )
+            self._look(env, obs, seen)
+            self._take(reward, seen)
+            if isinstance(info, Mapping):
+                self._success_told |= "success" in info or "is_success" in info
+            else:
+                self.found.setdefault("info", f"info must be a dictionary, but is {info!r}")
+            if (terminated or truncated) and number < self._horizon:
+                self.found.setdefault(
+                    "early",
+                    f"{NOTE}random play ended an episode after {number} of {self._horizon} steps; "
+                    "it rests until then: the last observation, reward 0, the last success",
+                )
+            if terminated or truncated or self._broken():
+                break
+        return seen
+
+    def _look(self, env: gymnasium.Env, obs: Any, seen: _Episode) -> None:
+        """Judges an observation by the observation space."""
+        space = env.observation_space
+        if isinstance(space, spaces.Box):
+            values = np.asarray(obs)
+            if values.shape != space.shape:
+                self._wrong(f"has shape {values.shape}, the observation space {space.shape}")
+                return
+            if np.issubdtype(values.dtype, np.number) and not np.isfinite(values).all():
+                self._wrong("is not finite")
+            elif not np.can_cast(values.dtype, space.dtype):
+                self._wrong(f"is {values.dtype}, the observation space {space.dtype}")
+        if not self._broken() and not space.contains(obs):
+            self._wrong(f"is outside the observation space {space}")
+        if not self._broken():
+            seen.obs.append(np.array(spaces.flatten(space, obs)))
+
+    def _wrong(self, what: str) -> None:
+        self.found.setdefault("obs", f"{self.doing}: the observation {what}")
+
+    def _take(self, reward: Any, seen: _Episode) -> None:
+        try:
+            seen.rewards.append(float(reward))
+            finite = bool(np.isfinite(seen.rewards[-1]))
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
+            self.found.setdefault(
+                "reward", f"{self.doing}: the reward is {reward!r}, which is no finite number"
+            )
+
+    def _broken(self) -> bool:
+        return any(not text.startswith(NOTE) for text in self.found.values())
+
+    def _ask_gymnasium(self, task: Any) -> None:
+        """What Gymnasium's own checker objects to."""
+        env = make(self._make_env, task)
+        if not takes_task(self._make_env):
+            env.get_wrapper_attr("set_task")(task)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+            except Exception as error:
+                self.found["gymnasium"] = f"gymnasium's check_env: {error}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m envs.gymnasium_tasks MODULE", file=sys.stderr)
+        raise SystemExit(2)
+    findings = check(arguments[0])
+    for text in findings:
+        print(text)
+    if any(not text.startswith(NOTE) for text in findings):
+        raise SystemExit(2)
+    print(f"{arguments[0]} can be trained on")

@@ -1,0 +1,158 @@
+"""One environment of a user: its spaces made flat, its episodes made equally long."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Float
+
+from metarl.errors import UserError
+
+MakeEnv = Callable[..., Any]
+"""Makes an environment, of a task or without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlatSpaces:
+    """The spaces of an environment, and the flat ones in which agents know them."""
+
+    raw_observation: spaces.Space
+    raw_action: spaces.Space
+    observation: spaces.Box
+    """Of one axis, floating point."""
+    action: spaces.Box | spaces.Discrete
+    """Of one axis; the choices of a discrete one begin at 0."""
+
+    @staticmethod
+    def of(env: gymnasium.Env) -> FlatSpaces:
+        """The spaces of `env`; what it observes is flattened as `FlattenObservation` does it.
+
+        Raises:
+            UserError: agents have no use for them.
+        """
+        seen, action = env.observation_space, env.action_space
+        flat = spaces.flatten_space(seen) if seen.is_np_flattenable else None
+        if not isinstance(flat, spaces.Box):
+            raise UserError(f"the observation space {seen} cannot be flattened to a Box")
+        if isinstance(action, spaces.Discrete):
+            flat_action = spaces.Discrete(int(action.n))
+        elif (
+            isinstance(action, spaces.Box)
+            and len(action.shape) == 1
+            and np.issubdtype(action.dtype, np.floating)
+            and action.is_bounded("both")
+        ):
+            flat_action = action
+        else:
+            raise UserError(
+                f"the action space {action} is neither Discrete nor a bounded Box of floats with "
+                "one axis; wrap the environment so that it is"
+            )
+        dtype = flat.dtype if np.issubdtype(flat.dtype, np.floating) else np.dtype(np.float32)
+        low, high = flat.low.astype(dtype), flat.high.astype(dtype)
+        return FlatSpaces(
+            raw_observation=seen,
+            raw_action=action,
+            observation=spaces.Box(low, high, dtype=dtype.type),
+            action=flat_action,
+        )
+
+    def flatten(self, obs: Any) -> Float[np.ndarray, " O"]:
+        """An observation as agents see it.
+
+        Raises:
+            UserError: it is not of the observation space's shape.
+        """
+        flat = np.array(spaces.flatten(self.raw_observation, obs), self.observation.dtype)
+        if flat.shape != self.observation.shape:
+            raise UserError(
+                f"an observation has {flat.size} numbers, the observation space "
+                f"{self.raw_observation} has {self.observation.shape[0]}"
+            )
+        return flat
+
+    def execute(self, action: Any) -> Any:
+        """An agent's action as the environment takes it."""
+        if isinstance(self.raw_action, spaces.Discrete):
+            return np.int64(action) + self.raw_action.start
+        return np.asarray(action, self.raw_action.dtype)
+
+
+class Player:
+    """Plays episodes of exactly `horizon` steps in one environment.
+
+    Where the environment ends one earlier it rests until the horizon: the last observation, reward
+    0, the last success.
+    """
+
+    def __init__(self, env: gymnasium.Env, *, horizon: int) -> None:
+        self.env = env
+        self.horizon = horizon
+        self.spaces = FlatSpaces.of(env)
+
+    def reset(self, seed: int | None = None) -> Float[np.ndarray, " O"]:
+        """Starts an episode; with a seed, restarts the environment's random stream."""
+        obs, _ = parts(self.env.reset(seed=seed), names=("obs", "info"), of="reset")
+        self._obs = self.spaces.flatten(obs)
+        self._steps, self._success, self._resting = 0, False, False
+        return self._obs
+
+    def step(self, action: Any) -> tuple[Float[np.ndarray, " O"], float, bool, bool]:
+        """Observation, reward, success, and whether this was the last step of the episode."""
+        reward = 0.0
+        if not self._resting:
+            obs, reward, terminated, truncated, info = parts(
+                self.env.step(self.spaces.execute(action)),
+                names=("obs", "reward", "terminated", "truncated", "info"),
+                of="step",
+            )
+            self._obs = self.spaces.flatten(obs)
+            self._success = bool(info.get("success", info.get("is_success", False)))
+            self._resting = bool(terminated or truncated)
+        self._steps += 1
+        return self._obs, float(reward), self._success, self._steps == self.horizon
+
+
+def parts(result: Any, *, names: Sequence[str], of: str) -> tuple[Any, ...]:
+    """What `reset` or `step` returned, if it is as many things as Gymnasium wants.
+
+    Raises:
+        UserError: it is not; older versions of Gym had other numbers.
+    """
+    if not isinstance(result, tuple) or len(result) != len(names):
+        got = f"{len(result)} things" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        raise UserError(f"{of} must return ({', '.join(names)}), but returned {got}")
+    return result
+
+
+def takes_task(make_env: MakeEnv) -> bool:
+    """Whether `make_env` makes an environment from a task, rather than one with `set_task`."""
+    found = inspect.signature(make_env).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(
+        p.name == "task" or (p.kind in positional and p.default is inspect.Parameter.empty)
+        for p in found
+    )
+
+
+def make(make_env: MakeEnv, task: Any) -> gymnasium.Env:
+    """A new environment; it plays `task` already if it was made from it.
+
+    Raises:
+        UserError: it is no environment, or cannot be given a task.
+    """
+    from_task = takes_task(make_env)
+    env = make_env(task) if from_task else make_env()
+    if not isinstance(env, gymnasium.Env):
+        raise UserError(f"make_env must return a gymnasium.Env, but returned {type(env).__name__}")
+    if not from_task and not env.has_wrapper_attr("set_task"):
+        raise UserError(
+            "make_env takes no task, and its environment has no set_task(task); give it one of them"
+        )
+    return env
