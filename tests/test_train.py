@@ -347,7 +347,8 @@ def test_a_checkpoint_of_another_agent_is_refused(tiny: Path, capsys) -> None:
 
 def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
     train.main(["--list"])
-    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines() if line]
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.split(maxsplit=2) for line in printed if line.startswith(" ")]
     listed = {" ".join(line[:2]) if line[0] == "--env.kind" else line[0] for line in lines}
     assert all(len(line) >= 2 for line in lines)
     for kind in ("metaworld", "locomotion", "bandit", "tabular", "point", "gymnasium"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,11 @@ from metarl.tasks import TaskSet
 
 class LocomotionConfig(Config):
     """MuJoCo robots that run: HalfCheetah, Ant, Humanoid, Walker2d, Hopper, Swimmer."""
+
+    choices: ClassVar = {
+        f"variant={name}": f"{variant.wanted.summary}; {variant.horizon} steps, as {variant.source}"
+        for name, variant in VARIANTS.items()
+    }
 
     kind: Literal["locomotion"] = "locomotion"
     variant: str = "HalfCheetah-vel-maml"

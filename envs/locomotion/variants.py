@@ -2,6 +2,13 @@
 
 Results on variants of one name are not comparable: range, horizon and costs differ. So each is
 named after where it comes from.
+
+MAML    Finn et al. 2017, arXiv:1703.03400; horizons of 100 as in ProMP's code.
+PEARL   Rakelly et al. 2019, arXiv:1903.08254.
+ProMP   Rothfuss et al. 2019, arXiv:1810.06784; its code rewards the distance to the wanted speed of
+        the Swimmer, which is taken for a slip of the sign.
+VariBAD Zintgraf et al. 2020, arXiv:1910.08348.
+AMAGO   Grigsby et al. 2024, arXiv:2310.09971.
 """
 
 from __future__ import annotations
@@ -44,6 +51,11 @@ class Wanted(Protocol):
     """What the tasks of a variant differ in."""
 
     @property
+    def summary(self) -> str:
+        """What that is, in a few words."""
+        ...
+
+    @property
     def term(self) -> Term:
         """What is rewarded."""
         ...
@@ -68,6 +80,7 @@ class Wanted(Protocol):
 class TwoDirections:
     """To run forward or backward: two tasks, to learn on and to be judged on."""
 
+    summary = "forward or backward"
     term = Term.RUN
     tolerance = 0.0
 
@@ -85,6 +98,7 @@ class TwoDirections:
 class AnyDirection:
     """To run in a direction of the plane."""
 
+    summary = "any direction"
     term = Term.RUN
     tolerance = 0.0
 
@@ -108,6 +122,11 @@ class Speed:
     term = Term.SPEED
 
     @property
+    def summary(self) -> str:
+        """The range."""
+        return f"speed in [{self.low:g}, {self.high:g}] m/s"
+
+    @property
     def tolerance(self) -> float:
         """In m/s."""
         return (self.high - self.low) / 10
@@ -126,6 +145,7 @@ class Place:
     """To go to a place in a disc around the start, in m."""
 
     radius: float
+    summary = "place around the start"
     term = Term.PLACE
     tolerance = 0.5
 
@@ -145,6 +165,7 @@ class ForwardInAnyBody:
     numbers of their own: b^u with u uniform in ±3 and b = 1.5, of damping 1.3."""
 
     robot: str
+    summary = "forward, in a body of its own"
     term = Term.RUN
     tolerance = 0.0
 
@@ -195,59 +216,57 @@ class Variant(NamedTuple):
     num_train: int
     num_test: int
     source: str
+    """Whose definition it is."""
 
 
 _AFRESH = {"num_train": 10_000, "num_test": 100}  # published runs draw tasks anew all the time
-_PEARL = "PEARL (Rakelly et al. 2019, arXiv:1903.08254)"
-_VARIBAD = "VariBAD (Zintgraf et al. 2020, arXiv:1910.08348)"
-_MAML = "MAML (Finn et al. 2017, arXiv:1703.03400)"
 _CHEETAH = Reward(control=0.05)
 _ANT = Reward(control=0.5, contact=5e-4, alive=1.0, falls_end=True)
 _PARAMS = Reward(control=1e-3, alive=1.0, falls_end=True)
 VARIANTS = {
     "HalfCheetah-dir-maml": Variant(
-        "HalfCheetah", TwoDirections(), 100, _CHEETAH, 2, 2, f"{_MAML}; horizon of ProMP's code"
+        "HalfCheetah", TwoDirections(), 100, _CHEETAH, 2, 2, "MAML"
     ),
     "HalfCheetah-dir-varibad": Variant(
-        "HalfCheetah", TwoDirections(), 200, _CHEETAH, 2, 2, _VARIBAD
+        "HalfCheetah", TwoDirections(), 200, _CHEETAH, 2, 2, "VariBAD"
     ),
     "HalfCheetah-vel-maml": Variant(
-        "HalfCheetah", Speed(0.0, 2.0), 100, _CHEETAH, **_AFRESH, source=_MAML
+        "HalfCheetah", Speed(0.0, 2.0), 100, _CHEETAH, **_AFRESH, source="MAML"
     ),
     "HalfCheetah-vel-varibad": Variant(
-        "HalfCheetah", Speed(0.0, 3.0), 200, _CHEETAH, **_AFRESH, source=_VARIBAD
+        "HalfCheetah", Speed(0.0, 3.0), 200, _CHEETAH, **_AFRESH, source="VariBAD"
     ),
     "HalfCheetah-vel-pearl": Variant(
-        "HalfCheetah", Speed(0.0, 3.0), 200, _CHEETAH, 100, 30, _PEARL
+        "HalfCheetah", Speed(0.0, 3.0), 200, _CHEETAH, 100, 30, "PEARL"
     ),
     "HalfCheetah-vel-amago": Variant(
         "HalfCheetah", Speed(0.0, 3.0), 1000, _CHEETAH, **_AFRESH,
-        source="AMAGO (Grigsby et al. 2024, arXiv:2310.09971)",
+        source="AMAGO",
     ),
     "Ant-dir-maml": Variant(
         "Ant", TwoDirections(), 200,
-        Reward(control=5e-3, contact=5e-4, alive=0.05, falls_end=True), 2, 2, _MAML,
+        Reward(control=5e-3, contact=5e-4, alive=0.05, falls_end=True), 2, 2, "MAML",
     ),
-    "Ant-dir-pearl": Variant("Ant", TwoDirections(), 200, _ANT, 2, 2, _PEARL),
+    "Ant-dir-pearl": Variant("Ant", TwoDirections(), 200, _ANT, 2, 2, "PEARL"),
     "Ant-dir2d-pearl": Variant(
-        "Ant", AnyDirection(), 200, _ANT, **_AFRESH, source=f"{_PEARL}, any direction"
+        "Ant", AnyDirection(), 200, _ANT, **_AFRESH, source="PEARL"
     ),
     "Ant-goal-pearl": Variant(
-        "Ant with position", Place(3.0), 200, Reward(control=0.1, contact=5e-4), 150, 30, _PEARL
+        "Ant with position", Place(3.0), 200, Reward(control=0.1, contact=5e-4), 150, 30, "PEARL"
     ),
     "Humanoid-dir-pearl": Variant(
         "Humanoid", AnyDirection(), 200,
-        Reward(weight=1.25, control=0.1, contact=5e-7, alive=5.0, falls_end=True), 100, 30, _PEARL,
+        Reward(weight=1.25, control=0.1, contact=5e-7, alive=5.0, falls_end=True), 100, 30, "PEARL",
     ),
     "Walker2d-params-pearl": Variant(
-        "Walker2d", ForwardInAnyBody("Walker2d"), 200, _PARAMS, 40, 10, _PEARL
+        "Walker2d", ForwardInAnyBody("Walker2d"), 200, _PARAMS, 40, 10, "PEARL"
     ),
     "Hopper-params-pearl": Variant(
-        "Hopper", ForwardInAnyBody("Hopper"), 200, _PARAMS, 40, 10, _PEARL
+        "Hopper", ForwardInAnyBody("Hopper"), 200, _PARAMS, 40, 10, "PEARL"
     ),
     "Swimmer-vel-promp": Variant(
         "Swimmer", Speed(0.1, 0.2), 200, Reward(control=1e-4), **_AFRESH,
-        source="ProMP (Rothfuss et al. 2019, arXiv:1810.06784); its code has the sign wrong",
+        source="ProMP",
     ),
 }  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Locomotion against Gymnasium's own v5 environments, and against the published definitions."""
 
+from pathlib import Path
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from envs.engine.batch import MEAN_INERTIA
 from envs.locomotion import VARIANTS, Locomotion, LocomotionConfig, LocomotionTask
+from envs.locomotion.__main__ import row
 from envs.locomotion.native import MAX_CONTACT_COST, LocomotionEnv
 from envs.locomotion.robots import EDITED, ROBOTS
 from envs.locomotion.variants import multipliers
@@ -266,3 +269,11 @@ def test_mistakes_are_named() -> None:
         env.step(np.array([[0.0] * 6, [np.nan] * 6], np.float32))
     with pytest.raises(ValueError, match="num_slots must be at least 1"):
         build("HalfCheetah-vel-maml").make_env(0)
+
+
+def test_the_page_says_what_the_variants_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "locomotion.md").read_text()
+    for name in NAMES:
+        *known, without_adapting, best = row(name)
+        assert f"| {' | '.join(known)} | " in page, name
+        assert f" | {without_adapting} | {best} |\n" in page, name

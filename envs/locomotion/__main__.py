@@ -1,0 +1,69 @@
+"""Prints the table of variants: what they are, and what is known of their returns.
+
+python -m envs.locomotion
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.locomotion.distributions import Locomotion, LocomotionConfig
+from envs.locomotion.robots import body
+from envs.locomotion.variants import VARIANTS, Reward, Term, Variant
+
+TITLES = (
+    "variant", "tasks", "steps", "train / test", "reward of a step",
+    "random", "without adapting ≤", "any ≤",
+)  # fmt: skip
+EPISODES = 200
+"""Of random actions."""
+
+
+def reward(variant: Variant) -> str:
+    """A variant's reward as a formula."""
+    terms = {Term.RUN: "v·d", Term.SPEED: "−abs(v − d)", Term.PLACE: "−‖p − d‖₁"}
+    values: Reward = variant.reward
+    parts = [f"{values.weight:g} {terms[variant.wanted.term]}".removeprefix("1 ")]
+    parts.append(f"− {values.control:g} ‖a‖²")
+    if values.contact:
+        parts.append(f"− {values.contact:g} ‖f‖²")
+    if values.alive:
+        parts.append(f"+ {values.alive:g}")
+    return " ".join(parts) + (", until a fall" if values.falls_end else "")
+
+
+def row(name: str) -> list[str]:
+    """What the table says of a variant, but for what has to be played."""
+    variant = VARIANTS[name]
+    distribution = LocomotionConfig(variant=name).build()
+    bounds = (distribution.best_without_adapting(), distribution.oracle())
+    return [
+        f"`{name}`",
+        variant.wanted.summary,
+        str(variant.horizon),
+        f"{variant.num_train:,} / {variant.num_test}" if variant.num_train > 2 else "the same 2",
+        reward(variant),
+        *("–" if bound is None else f"{bound:.0f}" for bound in bounds),
+    ]
+
+
+def random_floor(distribution: Locomotion) -> tuple[float, float]:
+    """Mean return of uniform random actions on held-out tasks, and its standard error."""
+    env = distribution.make_env(EPISODES)
+    env.set_tasks(distribution.test.sample(EPISODES, np.random.default_rng(0)))
+    env.reset(seed=0)
+    rng, space = np.random.default_rng(0), body(distribution.variant.robot).action_space
+    returns = np.zeros(EPISODES)
+    for _ in range(distribution.horizon):
+        actions = rng.uniform(space.low, space.high, (EPISODES, *space.shape)).astype(np.float32)
+        returns += env.step(actions)[1]
+    env.close()
+    return float(returns.mean()), float(returns.std() / EPISODES**0.5)
+
+
+if __name__ == "__main__":
+    print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}")
+    for each in VARIANTS:
+        mean, error = random_floor(LocomotionConfig(variant=each).build())
+        *known, blind, best = row(each)
+        print(f"| {' | '.join([*known, f'{mean:.0f} ± {error:.0f}', blind, best])} |")
