@@ -1,7 +1,8 @@
-"""Measures the env steps a second that Meta-World gives: officially, in EnvPool, in MuJoCo, here.
+"""Measures the env steps a second that MuJoCo tasks give: officially, in EnvPool, in MuJoCo, here.
 
 python benchmarks/rollouts.py                                         every setting; half an hour
 python benchmarks/rollouts.py --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
+python benchmarks/rollouts.py --settings HalfCheetah-64 Ant-64        Gymnasium's robots
 
 All contenders of a setting live in one process and are measured in turn, round after round, with
 a thread for each processor. Ratios are medians of ratios within a round, so that what else the
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from multiprocessing import get_context
@@ -26,12 +28,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
+import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.engine.batch import STATE
+from envs.locomotion import LocomotionConfig
+from envs.locomotion.robots import ROBOTS
 from envs.metaworld import MetaWorld, MetaWorldTask
 from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
 from envs.metaworld.official import HORIZON, make_official_env, set_official_task
@@ -43,29 +48,131 @@ try:
 except ImportError:
     envpool = None
 
-SETTINGS = {  # benchmark and number of slots N
-    "ML1-reach": ("ML1-reach-v3", 20),
-    "ML1-pick-place": ("ML1-pick-place-v3", 20),
-    "ML10-20": ("ML10", 20),
-    "ML10-200": ("ML10", 200),
-    "ML45-90": ("ML45", 90),
-}
+LOCOMOTION_HORIZON = 1000  # Gymnasium's own
 WARM_UP = 20  # steps; memory is looked at for as many
 
-Tasks = Sequence[MetaWorldTask]
 Steps = Callable[[int], None]  # a contender: steps every slot so many times, at random
 
 
-def random_actions(num_slots: int) -> np.ndarray:
-    """(500, N, 4) float32; every contender takes the same, again and again."""
-    return np.random.default_rng(0).uniform(-1, 1, (HORIZON, num_slots, 4)).astype(np.float32)
+@dataclass(frozen=True)
+class World:
+    """What a setting is played in: one task for each of N slots, and who can play it."""
+
+    tasks: Sequence[Any]
+    actions: np.ndarray
+    """(T, N, A) float32 of an episode; every contender takes the same, again and again."""
+    official: Callable[[Any], gymnasium.Env]
+    """The official environment object of a task, reset, with no wrapper."""
+    physics: Callable[[Any, np.ndarray], Iterator[None]]
+    """Nothing but the physics of one slot, from the state that an official object is in."""
+    native: Callable[[int], VectorEnv]
+    """Our engine, with a number of threads."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What EnvPool is to be told."""
 
 
-def vector(env: VectorEnv, stack: ExitStack) -> Steps:
+def random_actions(*shape: int) -> np.ndarray:
+    """Uniform in [-1, 1], float32."""
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def meta_world(benchmark: str, num_slots: int) -> World:
+    """Training tasks of a benchmark."""
+    tasks = MetaWorld(benchmark).train.sample(num_slots, np.random.default_rng(0))
+    return World(
+        tasks=tasks,
+        actions=random_actions(HORIZON, num_slots, 4),
+        official=official_meta_world,
+        physics=meta_world_physics,
+        native=lambda threads: NativeEnv(tasks, num_threads=threads),
+    )
+
+
+def official_meta_world(task: MetaWorldTask) -> SawyerXYZEnv:
+    """An official environment object, reset to its task, with none of the official wrappers."""
+    env = make_official_env(task.env_name)
+    set_official_task(env, task)
+    env.reset()
+    return env
+
+
+def meta_world_physics(env: SawyerXYZEnv, actions: np.ndarray) -> Iterator[None]:
+    """A step: the hand moves, MuJoCo steps, and goes forward once more."""
+    hand, moves = env.data.mocap_pos[0].copy(), []
+    for action in actions:
+        moved = hand + action[:3] * np.float32(env.action_scale)
+        hand = np.clip(moved, env.mocap_low, env.mocap_high)
+        moves.append((hand, np.array([action[3], -action[3]])))
+    for data, (hand, fingers) in episodes(env, moves):
+        data.mocap_pos[0] = hand
+        data.ctrl[:] = fingers
+        mujoco.mj_step(env.model, data, NUM_SUBSTEPS)
+        mujoco.mj_forward(env.model, data)
+        yield
+
+
+def locomotion(variant: str, num_slots: int) -> World:
+    """Tasks of a variant, in episodes as long as Gymnasium's."""
+    config = LocomotionConfig(variant=variant, horizon=LOCOMOTION_HORIZON)
+    robot = ROBOTS[config.build().variant.robot]
+    # A fall ends no episode anywhere: robots that lie are harder to simulate than those that reset.
+    options = {"terminate_when_unhealthy": False} if robot.healthy else {}
+
+    def official(_: Any) -> gymnasium.Env:
+        env = gymnasium.make(robot.env_id, **options, **robot.options).unwrapped
+        env.reset(seed=0)
+        return env
+
+    def native(threads: int) -> VectorEnv:
+        return config.model_copy(update={"num_threads": threads}).build().make_env(num_slots)
+
+    env = official(None)
+    size = env.action_space.shape[0]
+    return World(
+        tasks=[gymnasium.spec(robot.env_id)] * num_slots,
+        actions=random_actions(LOCOMOTION_HORIZON, num_slots, size) * env.action_space.high,
+        official=official,
+        physics=locomotion_physics,
+        native=native,
+        options=options,
+    )
+
+
+def locomotion_physics(env: Any, actions: np.ndarray) -> Iterator[None]:
+    """A step: `mj_step` as often as Gymnasium skips frames, and nothing else."""
+    for data, action in episodes(env, actions):
+        data.ctrl[:] = action
+        mujoco.mj_step(env.model, data, env.frame_skip)
+        yield
+
+
+def episodes(env: Any, moves: Sequence[Any]) -> Iterator[tuple[mujoco.MjData, Any]]:
+    """A simulation of its own and each move in turn, from the state that `env` is in, for ever."""
+    data = mujoco.MjData(env.model)
+    start = np.empty(mujoco.mj_stateSize(env.model, STATE))
+    mujoco.mj_getState(env.model, env.data, start, STATE)
+    while True:
+        mujoco.mj_setState(env.model, data, start, STATE)
+        for move in moves:
+            yield data, move
+
+
+SETTINGS: dict[str, Callable[[], World]] = {
+    "ML1-reach": partial(meta_world, "ML1-reach-v3", 20),
+    "ML1-pick-place": partial(meta_world, "ML1-pick-place-v3", 20),
+    "ML10-20": partial(meta_world, "ML10", 20),
+    "ML10-200": partial(meta_world, "ML10", 200),
+    "ML45-90": partial(meta_world, "ML45", 90),
+    "HalfCheetah-64": partial(locomotion, "HalfCheetah-vel-amago", 64),
+    "Ant-64": partial(locomotion, "Ant-goal-pearl", 64),
+}
+
+
+def vector(env: VectorEnv, world: World, stack: ExitStack) -> Steps:
     """Any vector environment."""
     stack.callback(env.close)
     env.reset()
-    actions = cycle(random_actions(env.num_envs))
+    actions = cycle(world.actions)
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -74,31 +181,32 @@ def vector(env: VectorEnv, stack: ExitStack) -> Steps:
     return steps
 
 
-def official_env(task: MetaWorldTask) -> SawyerXYZEnv:
-    """An official environment object, reset to its task, with none of the official wrappers."""
-    env = make_official_env(task.env_name)
-    set_official_task(env, task)
-    env.reset()
-    return env
-
-
-def official(make: Callable[..., VectorEnv], tasks: Tasks, _: int, stack: ExitStack) -> Steps:
+def official(make: Callable[..., VectorEnv], world: World, _: int, stack: ExitStack) -> Steps:
     """Official objects in one of Gymnasium's vector environments: no thread, or processes."""
-    makers = [partial(official_env, task) for task in tasks]
-    return vector(make(makers, autoreset_mode=AutoresetMode.SAME_STEP), stack)
+    makers = [partial(world.official, task) for task in world.tasks]
+    return vector(make(makers, autoreset_mode=AutoresetMode.SAME_STEP), world, stack)
 
 
-def envpools(tasks: Tasks, threads: int, stack: ExitStack) -> Steps:
-    """EnvPool, a pool for each class, all stepped at once. It draws goals of its own."""
+def native(world: World, threads: int, stack: ExitStack) -> Steps:
+    """Ours."""
+    return vector(world.native(threads), world, stack)
+
+
+def envpools(world: World, threads: int, stack: ExitStack) -> Steps:
+    """EnvPool, a pool for each class, all stepped at once. It draws tasks of its own."""
+    known = envpool.list_all_envs()
     # one of its versions says MetaWorld/Reach-v3, another Meta-World/reach-v3
-    names = {name.replace("-", "").lower(): name for name in envpool.list_all_envs()}
-    pools = []
-    for env_name, size in Counter(task.env_name for task in tasks).items():
-        name = names[f"metaworld/{env_name.replace('-', '')}"]
-        pool = envpool.make_gymnasium(name, num_envs=size, num_threads=min(size, threads))
+    names = {name.replace("-", "").lower(): name for name in known}
+    pools, first = [], 0
+    for env_name, size in Counter(class_name(task) for task in world.tasks).items():
+        name = names.get(f"metaworld/{env_name.replace('-', '')}", env_name)
+        pool = envpool.make_gymnasium(
+            name, num_envs=size, num_threads=min(size, threads), **world.options
+        )
         stack.callback(pool.close)
         pool.reset()
-        pools.append((pool, cycle(random_actions(size))))
+        pools.append((pool, cycle(world.actions[:, first : first + size].copy())))
+        first += size
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -110,16 +218,23 @@ def envpools(tasks: Tasks, threads: int, stack: ExitStack) -> Steps:
     return steps
 
 
-def floor(tasks: Tasks, threads: int, stack: ExitStack, *, shared: bool) -> Steps:
+def class_name(task: Any) -> str:
+    """What slots may share a model, or a pool, by: the class, or the name in Gymnasium."""
+    return task.env_name if isinstance(task, MetaWorldTask) else task.id
+
+
+def floor(world: World, threads: int, stack: ExitStack, *, shared: bool) -> Steps:
     """MuJoCo alone, in Python threads: it lets go of Python's lock while it computes.
 
     If `shared`, threads take slots as they go, otherwise each has its own; none waits for another.
     Slots of a class play its first task, so that they can share a model.
     """
-    first_tasks = {task.env_name: task for task in reversed(tasks)}
-    scenes = {env_name: official_env(task) for env_name, task in first_tasks.items()}
-    actions = random_actions(len(tasks))
-    slots = [simulation(scenes[task.env_name], actions[:, n]) for n, task in enumerate(tasks)]
+    first_tasks = {class_name(task): task for task in reversed(world.tasks)}
+    scenes = {name: world.official(task) for name, task in first_tasks.items()}
+    slots = [
+        world.physics(scenes[class_name(task)], world.actions[:, n])
+        for n, task in enumerate(world.tasks)
+    ]
     pool = stack.enter_context(ThreadPoolExecutor(threads))
 
     def step_from(waiting: SimpleQueue) -> None:
@@ -139,48 +254,28 @@ def floor(tasks: Tasks, threads: int, stack: ExitStack, *, shared: bool) -> Step
     return steps
 
 
-def simulation(env: SawyerXYZEnv, actions: np.ndarray) -> Iterator[None]:
-    """The official physics of one slot, a step at a time, from the state that `env` is in."""
-    model, data = env.model, mujoco.MjData(env.model)
-    start = np.empty(mujoco.mj_stateSize(model, STATE))
-    mujoco.mj_getState(model, env.data, start, STATE)
-    hand, moves = env.data.mocap_pos[0].copy(), []
-    for action in actions:
-        moved = hand + action[:3] * np.float32(env.action_scale)
-        hand = np.clip(moved, env.mocap_low, env.mocap_high)
-        moves.append((hand, np.array([action[3], -action[3]])))
-    while True:
-        mujoco.mj_setState(model, data, start, STATE)
-        for hand, fingers in moves:
-            data.mocap_pos[0] = hand
-            data.ctrl[:] = fingers
-            mujoco.mj_step(model, data, NUM_SUBSTEPS)
-            mujoco.mj_forward(model, data)
-            yield
-
-
 BASES = SYNC, OWN, SHARED = "official, sync", "MuJoCo, own slots", "MuJoCo, slots as they go"
-CONTENDERS: dict[str, Callable[[Tasks, int, ExitStack], Steps]] = {
+CONTENDERS: dict[str, Callable[[World, int, ExitStack], Steps]] = {
     # first, as its processes start as copies of this one, which is still small then
     "official, async": partial(official, partial(AsyncVectorEnv, context="fork")),
     SYNC: partial(official, SyncVectorEnv),
     **({"EnvPool": envpools} if envpool else {}),
     OWN: partial(floor, shared=False),
     SHARED: partial(floor, shared=True),
-    "native engine": lambda tasks, n, stack: vector(NativeEnv(tasks, num_threads=n), stack),
+    "native engine": native,
 }
 
 
 def measure(setting: str, rounds: int, seconds: float, threads: int) -> dict[str, dict[str, Any]]:
     """Rates, ratios and peak memory of all contenders."""
-    benchmark, num_slots = SETTINGS[setting]
-    tasks = MetaWorld(benchmark).train.sample(num_slots, np.random.default_rng(0))
+    world = SETTINGS[setting]()
+    num_slots = len(world.tasks)
     skipped = {"official, async"} if num_slots > 100 else set()  # 80 MB for each slot's process
     makers = {name: make for name, make in CONTENDERS.items() if name not in skipped}
-    memory = {name: peak_memory(name, tasks, threads) for name in makers}
+    memory = {name: peak_memory(name, setting, threads) for name in makers}
     rates: dict[str, list[float]] = {name: [] for name in makers}
     with ExitStack() as stack:
-        contenders = {name: make(tasks, threads, stack) for name, make in makers.items()}
+        contenders = {name: make(world, threads, stack) for name, make in makers.items()}
         counts = {}
         for name, steps in contenders.items():
             steps(WARM_UP)
@@ -206,9 +301,9 @@ def timed(steps: Steps, count: int) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(name: str, tasks: Tasks, threads: int) -> float:
+def peak_memory(name: str, setting: str, threads: int) -> float:
     """Most MB, seen every 20 ms, that a contender and its processes hold; shared pages once."""
-    process = get_context("spawn").Process(target=play_alone, args=(name, tasks, threads))
+    process = get_context("spawn").Process(target=play_alone, args=(name, setting, threads))
     process.start()
     peak = 0.0
     while process.is_alive():
@@ -219,11 +314,11 @@ def peak_memory(name: str, tasks: Tasks, threads: int) -> float:
     return peak
 
 
-def play_alone(name: str, tasks: Tasks, threads: int) -> None:
+def play_alone(name: str, setting: str, threads: int) -> None:
     """A few steps in a session of its own, by which all its processes are known."""
     os.setsid()
     with ExitStack() as stack:
-        CONTENDERS[name](tasks, threads, stack)(WARM_UP)
+        CONTENDERS[name](SETTINGS[setting](), threads, stack)(WARM_UP)
         time.sleep(0.5)  # to be looked at
 
 

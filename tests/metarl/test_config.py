@@ -49,7 +49,7 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"sede": 1}, r"unknown key 'sede'. Did you mean seed"),
         (
             {"env.kind": "bandid"},
-            r"'env.kind' should be 'metaworld', 'bandit', .* but .*Did you mean bandit",
+            r"'env.kind' should be 'metaworld', .*'bandit', .* but .*Did you mean bandit",
         ),
         ({"env.num_arms": 1}, r"'env.num_arms' should be greater than or equal to 2, but is 1"),
         ({"agent.clip": "x"}, r"'agent.clip' should be a valid number.* but is 'x'"),

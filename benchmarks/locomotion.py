@@ -1,0 +1,195 @@
+"""Trains agents on HalfCheetah's task distributions and shows what adapting is worth to them.
+
+python benchmarks/locomotion.py                                    all experiments
+python benchmarks/locomotion.py --experiments rl2_cheetah_vel      one of them
+
+An experiment is a file in configs/. It is trained in runs/<experiment>/seed1, unless it was; a run
+that was stopped goes on. Then it plays the held-out tasks: untrained, adapting, and kept from it.
+`<experiment>.json` holds every return and the learning curve; `locomotion.md` and `locomotion.png`
+are made from these files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from training import fail, train_to_the_end, training_seconds
+
+from agents.rl2 import RL2Config
+from evaluate import EvaluationConfig, find_shape, play
+from metarl.checkpoint import checkpoints
+from metarl.errors import one_line_errors
+from metarl.evaluation import bootstrap_interval, mean
+from metarl.protocols import Agent
+from metarl.run import METRICS, environment, load_agent
+from metarl.tasks import TaskSet
+from metarl.types import TimeStep
+from train import Experiment, build_agent, load_experiment
+
+mpl.use("Agg")
+CONFIGS = Path(__file__).parents[1] / "configs"
+EXPERIMENTS = [
+    f"{agent}_cheetah_{tasks}" for tasks in ("vel", "dir") for agent in ("rl2", "maml_trpo")
+]
+NUM_TRIALS = 100  # on each held-out task where there are but two, else one on each
+CURVE_POINTS = 100
+
+
+class Forgetful:
+    """An agent whose memory is emptied before every step, so that it cannot adapt."""
+
+    def __init__(self, agent: Agent[Any]) -> None:
+        self._agent = agent
+        self.device = agent.device
+
+    def begin_trial(self, num_slots: int) -> Any:
+        """An empty memory."""
+        return self._agent.begin_trial(num_slots)
+
+    def act(self, state: Any, step: TimeStep, *, generator: torch.Generator | None) -> Any:
+        """What the agent does in its first moment, told neither its last action nor reward."""
+        unknown = TimeStep(
+            obs=step.obs,
+            prev_action=torch.zeros_like(step.prev_action),
+            prev_reward=torch.zeros_like(step.prev_reward),
+            episode_start=step.episode_start,
+        )
+        action, log_prob, _ = self._agent.act(state, unknown, generator=generator)
+        return action, log_prob, state
+
+
+def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Returns on the held-out tasks, tasks x episodes, and the learning curve."""
+    train_to_the_end(experiment, folder)
+    distribution = experiment.env.build()
+    tasks = distribution.test
+    if len(tasks) == 2:
+        tasks = TaskSet(task for task in tasks for _ in range(NUM_TRIALS))
+    config = EvaluationConfig(tasks_at_once=min(100, len(tasks)))
+    shape = find_shape(experiment, config)
+    env = distribution.make_env(config.tasks_at_once * shape.slots_per_task)
+    agent = build_agent(experiment, env)
+
+    def returns(player: Agent[Any]) -> np.ndarray:
+        return play(player, env, tasks, shape=shape, config=config).returns.numpy()
+
+    saved = checkpoints(folder / "checkpoints")
+    load_agent(agent, saved[0])
+    untrained = returns(agent)
+    load_agent(agent, saved[-1])
+    adapting = returns(agent)
+    forgetful = isinstance(experiment.agent, RL2Config)
+    played = {
+        "untrained": untrained[:, 0],
+        "kept from adapting": (returns(Forgetful(agent)) if forgetful else adapting)[:, 0],
+        "first": adapting[:, 0],
+        "last": adapting[:, -1],
+    }
+    env.close()
+    return {
+        "distribution": distribution.name,
+        "tasks": len(tasks),
+        "split_hash": tasks.content_hash,
+        "bound_without_adapting": distribution.best_without_adapting(),
+        "episodes": shape.total_episodes,
+        "experiment": experiment.model_dump(mode="json"),
+        "env_steps": int(saved[-1].name),
+        "training_s": training_seconds(folder),
+        "returns": {name: np.round(values, 2).tolist() for name, values in played.items()},
+        "curve": learning_curve(folder),
+        "environment": environment(),
+    }
+
+
+def learning_curve(folder: Path) -> list[dict[str, float]]:
+    """Means over stretches of training: returns of the first and the last episode of a trial."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    keys = ("env_steps", "return/first_episode", "return/last_episode")
+    return [
+        {key: round(float(np.mean([lines[i][key] for i in part])), 2) for key in keys}
+        for part in np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
+    ]
+
+
+def with_interval(values: np.ndarray) -> str:
+    """Mean over tasks and its 95 % interval."""
+    low, high = bootstrap_interval([values[:, None]], mean, rng=np.random.default_rng(0))
+    return f"{values.mean():.1f} [{low[0]:.1f}, {high[0]:.1f}]"
+
+
+def report(measured: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a line for each experiment."""
+    lines = [
+        "| experiment | untrained | without adapting: any policy ≤ | this one | first episode | "
+        "last episode | gain over not adapting | env steps |",
+        "|---" + "|---:" * 7 + "|",
+    ]
+    for name, m in measured.items():
+        played = {key: np.asarray(values) for key, values in m["returns"].items()}
+        gain = played["last"] - played["kept from adapting"]
+        cells = [
+            with_interval(played["untrained"]),
+            f"{m['bound_without_adapting']:.1f}",
+            *(with_interval(played[key]) for key in ("kept from adapting", "first", "last")),
+            with_interval(gain),
+            f"{m['env_steps'] / 1e6:.1f} M",
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(measured: dict[str, dict[str, Any]], path: Path) -> None:
+    """Learning curves, with the bound of what does not adapt."""
+    figure, axes = plt.subplots(
+        1, len(measured), figsize=(3.4 * len(measured), 3.2), layout="constrained", squeeze=False
+    )
+    for axis, (name, m) in zip(axes[0], measured.items(), strict=True):
+        steps = [point["env_steps"] / 1e6 for point in m["curve"]]
+        for when in ("first", "last"):
+            values = [point[f"return/{when}_episode"] for point in m["curve"]]
+            axis.plot(steps, values, label=f"{when} episode of a trial")
+        axis.axhline(m["bound_without_adapting"], color="0.5", linestyle=":", label="no adapting ≤")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("million env steps")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("return on training tasks")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(arguments: list[str]) -> None:
+    """Trains, plays, prints and stores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.error = fail
+    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
+    parser.add_argument("--runs", type=Path, default="runs", help="where agents are trained")
+    parser.add_argument("--output", type=Path, default="results/locomotion")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in options.experiments:
+        experiment = load_experiment(CONFIGS / f"{name}.yaml")
+        result = measure(experiment, options.runs / name / f"seed{experiment.seed}")
+        (options.output / f"{name}.json").write_text(json.dumps(result) + "\n")
+    files = {name: options.output / f"{name}.json" for name in EXPERIMENTS}
+    measured = {n: json.loads(path.read_text()) for n, path in files.items() if path.exists()}
+    text = report(measured)
+    (options.output / "locomotion.md").write_text(text + "\n")
+    plot(measured, options.output / "locomotion.png")
+    print(f"{text}\n\nStored in {options.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("locomotion.py"):
+        main(sys.argv[1:])

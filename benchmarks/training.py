@@ -1,0 +1,39 @@
+"""What benchmarks that train agents share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NoReturn
+
+from metarl.checkpoint import checkpoints
+from metarl.errors import UserError
+from metarl.run import CONFIG, METRICS
+from train import Experiment, load_experiment, train
+
+
+def train_to_the_end(experiment: Experiment, folder: Path) -> None:
+    """Trains what is not trained yet.
+
+    Raises:
+        UserError: the folder holds a run of other values.
+    """
+    new = not folder.exists()
+    if not new and load_experiment(folder / CONFIG) != experiment:
+        raise UserError(
+            f"{folder} was trained with other values; move it away or name other --runs"
+        )
+    done = [] if new else checkpoints(folder / "checkpoints")
+    if not done or int(done[-1].name) < experiment.train.env_steps:
+        train(experiment, folder, new=new)
+
+
+def training_seconds(folder: Path) -> float:
+    """Spent in rollouts and updates, over all starts of a run."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return round(sum(line["time/rollout_s"] + line["time/update_s"] for line in lines), 1)
+
+
+def fail(message: str) -> NoReturn:
+    """For argparse, whose errors take several lines."""
+    raise UserError(message)
