@@ -1,24 +1,42 @@
-"""Bernoulli bandits: the smallest tasks on which exploring must be learned.
+"""Bandits: the smallest tasks on which exploring must be learned.
 
-As in the RL² paper (Duan et al. 2016, arXiv:1611.02779, section 3.1): arm means are drawn uniformly
-from [0, 1], an episode is one pull, and a trial of K episodes is a bandit of K pulls.
+An episode is one pull, so a trial of K episodes is a bandit of K pulls.
+
+bernoulli    an arm pays 1 or 0; means from U[0, 1]. Duan et al. 2016, "RL²", arXiv:1611.02779,
+             section 3.1.
+gaussian     an arm pays its mean and noise from N(0, 1); means from N(0, 1).
+dependent    two Bernoulli arms of means p and 1 - p, p from U[0, 1]: what one pays tells of both.
+             Wang et al. 2016, "Learning to reinforcement learn", arXiv:1611.05763, section 3.1,
+             "uniform dependent".
+informative  nothing is random. Of the arms but the last, a target pays well and each other 1.1; the
+             last pays the target's number (from 1) over how many it might be: of 11 arms .1 to 1,
+             less than any other, but it tells which is the target. Wang et al., section 3.1. Their
+             target pays 5, which makes ten bandits in all and leaves none to hold out; here it pays
+             an amount from U[4, 6].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from envs.slots import SlotEnv
 from metarl.config import Config
 from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
+
+Arms = Literal["bernoulli", "gaussian", "dependent", "informative"]
+
+OTHERS_PAY = 1.1
+"""Of informative bandits: what arms pay that are neither the target nor the one that tells it."""
+TARGET_PAYS = (4.0, 6.0)
+"""Of informative bandits: the least and the most that a target pays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +44,13 @@ class BanditTask:
     """A bandit with given arm means."""
 
     arm_means: Float[np.ndarray, " A"]
-    env_name: str = "bernoulli-bandit"
+    arms: Arms = "bernoulli"
+    """How the arms pay around their means, and how their means depend on each other."""
+
+    @property
+    def env_name(self) -> str:
+        """The class of the task."""
+        return f"{self.arms}-bandit"
 
     @property
     def parameters(self) -> Float[np.ndarray, " A"]:
@@ -35,17 +59,36 @@ class BanditTask:
 
 
 class BanditConfig(Config):
-    """Bernoulli bandits."""
+    """Bandits with independent or dependent arms."""
+
+    choices: ClassVar = {
+        "arms=bernoulli": "arms pay 1 or 0; independent means from U[0, 1]",
+        "arms=gaussian": "arms pay mean and noise; independent means from N(0, 1)",
+        "arms=dependent": "two arms that pay 1 or 0, with means p and 1 - p",
+        "arms=informative": "the last arm pays little and tells which other pays best",
+    }
 
     kind: Literal["bandit"] = "bandit"
-    num_arms: Annotated[int, Field(ge=2)] = 5
-    """Arms of every bandit."""
+    arms: Arms = "bernoulli"
+    """How means are drawn and arms pay: envs/bandit.py tells."""
+    num_arms: Annotated[int, Field(ge=2, validate_default=True)] = 5
+    """Arms of every bandit: 2 where they are dependent, at least 3 where one is informative."""
     num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
     """Bandits to learn on."""
     num_test_tasks: Annotated[int, Field(ge=1)] = 1_000
     """Bandits held out."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws the arm means of all tasks."""
+
+    @field_validator("num_arms")
+    @classmethod
+    def _fits(cls, num_arms: int, info: Any) -> int:
+        arms = info.data.get("arms")
+        if arms == "dependent" and num_arms != 2:
+            raise ValueError("should be 2 where arms are dependent")
+        if arms == "informative" and num_arms < 3:
+            raise ValueError("should be at least 3 where an arm is informative")
+        return num_arms
 
     @property
     def horizon(self) -> int:
@@ -58,15 +101,21 @@ class BanditConfig(Config):
 
 
 class Bandits:
-    """The distribution over Bernoulli bandits."""
+    """The distribution over bandits."""
 
     horizon = 1
 
     def __init__(self, config: BanditConfig) -> None:
-        self.name = f"{config.num_arms}-armed Bernoulli bandits"
-        rng = np.random.default_rng(config.seed)
-        total = config.num_train_tasks + config.num_test_tasks
-        tasks = [BanditTask(means) for means in rng.random((total, config.num_arms))]
+        arms = config.arms
+        kind = arms.capitalize() if arms in ("bernoulli", "gaussian") else arms
+        self.name = f"{config.num_arms}-armed {kind} bandits"
+        means = draw_arm_means(
+            arms,
+            config.num_train_tasks + config.num_test_tasks,
+            config.num_arms,
+            rng=np.random.default_rng(config.seed),
+        )
+        tasks = [BanditTask(row, arms) for row in means]
         self.train = TaskSet(tasks[: config.num_train_tasks])
         self.test = TaskSet(tasks[config.num_train_tasks :])
 
@@ -75,13 +124,31 @@ class Bandits:
         return BanditEnv(self.train.sample(num_slots, np.random.default_rng(0)))
 
 
+def draw_arm_means(
+    arms: Arms, num_tasks: int, num_arms: int, *, rng: np.random.Generator
+) -> Float[np.ndarray, "N A"]:
+    """Arm means of N bandits."""
+    if arms == "bernoulli":
+        return rng.random((num_tasks, num_arms))
+    if arms == "gaussian":
+        return rng.standard_normal((num_tasks, num_arms))
+    if arms == "dependent":
+        first = rng.random(num_tasks)
+        return np.stack([first, 1 - first], axis=1)
+    means = np.full((num_tasks, num_arms), OTHERS_PAY)
+    target = rng.integers(num_arms - 1, size=num_tasks)
+    means[np.arange(num_tasks), target] = rng.uniform(*TARGET_PAYS, size=num_tasks)
+    means[:, -1] = (target + 1) / (num_arms - 1)
+    return means
+
+
 class BanditEnv(SlotEnv[BanditTask]):
-    """One bandit per slot. There is nothing to observe: the observation is always 0.
+    """One bandit per slot, all of one class. The observation is always 0: there is none.
 
     Success means that the best arm was pulled.
     """
 
-    _BLOCK = 128  # Uniform numbers that a slot draws from its stream at once.
+    _BLOCK = 128  # Random numbers that a slot draws from its stream at once.
 
     def __init__(self, tasks: Sequence[BanditTask]) -> None:
         super().__init__(
@@ -96,8 +163,16 @@ class BanditEnv(SlotEnv[BanditTask]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float[np.ndarray, "N O"], dict[str, Any]]:
-        """Starts a trial; with a seed, restarts the random stream of every slot."""
+        """Starts a trial; with a seed, restarts the random stream of every slot.
+
+        Raises:
+            ValueError: the slots' tasks are of different classes.
+        """
         del options
+        arms = {task.arms for task in self.next_tasks}
+        if len(arms) > 1:
+            raise ValueError(f"bandits of one class at a time, not {', '.join(sorted(arms))}")
+        (self._arms,) = arms
         if seed is not None:
             self._rngs = slot_generators(seed, self.num_envs)
         self._means = np.stack([task.arm_means for task in self.next_tasks])
@@ -108,25 +183,21 @@ class BanditEnv(SlotEnv[BanditTask]):
         """Pulls one arm in every slot."""
         index = self._pulls % self._BLOCK
         if index == 0:
-            self._uniform = np.stack([rng.random(self._BLOCK) for rng in self._rngs])
+            self._drawn = np.stack([self._draw(rng) for rng in self._rngs])
         self._pulls += 1
         mean = self._means[self._slots, actions]
-        reward = (self._uniform[:, index] < mean).astype(np.float64)
+        if self._arms == "gaussian":
+            reward = mean + self._drawn[:, index]
+        elif self._arms == "informative":
+            reward = mean.copy()
+        else:
+            reward = (self._drawn[:, index] < mean).astype(np.float64)
         obs = np.zeros((self.num_envs, 1))
         info = {"final_obs": obs, "success": mean == self._means.max(axis=1)}
         ended = np.ones(self.num_envs, dtype=bool)
         return obs, reward, np.zeros_like(ended), ended, info
 
-
-def thompson_sampling(
-    arm_means: Float[np.ndarray, "N A"], *, pulls: int, rng: np.random.Generator
-) -> Float[np.ndarray, " N"]:
-    """Rewards that Thompson sampling collects on N bandits (Thompson 1933; Beta(1, 1) prior)."""
-    slots = np.arange(len(arm_means))
-    wins, losses = np.ones_like(arm_means), np.ones_like(arm_means)
-    for _ in range(pulls):
-        arm = rng.beta(wins, losses).argmax(axis=1)
-        won = rng.random(len(arm_means)) < arm_means[slots, arm]
-        wins[slots, arm] += won
-        losses[slots, arm] += ~won
-    return wins.sum(axis=1) - arm_means.shape[1]
+    def _draw(self, rng: np.random.Generator) -> Float[np.ndarray, " B"]:
+        if self._arms == "gaussian":
+            return rng.standard_normal(self._BLOCK)
+        return rng.random(self._BLOCK)
