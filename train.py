@@ -266,6 +266,8 @@ def main(arguments: list[str]) -> None:
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
     if options.pop("list", False):
+        if positional or options:
+            raise UserError("--list takes nothing else; give it alone")
         print_what_there_is()
         return
     help_wanted = options.pop("help", False)

@@ -346,6 +346,7 @@ def test_a_checkpoint_of_another_agent_is_refused(tiny: Path, capsys) -> None:
 
 
 def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
+    assert "--list takes nothing else" in fails(capsys, train, ["--list", "--seed", "1"])
     train.main(["--list"])
     printed = capsys.readouterr().out.splitlines()
     lines = [line.split(maxsplit=2) for line in printed if line.startswith(" ")]
