@@ -1,0 +1,287 @@
+"""Plays RL² and classical learners on the same held-out bandits and MDPs; trains RL² where needed.
+
+python benchmarks/classical.py                                            every setting
+python benchmarks/classical.py --settings bandit_5x10 bandit_5x100        two of them
+
+A setting is a distribution and a number of episodes: `bandit_5x100` is 5 arms and 100 pulls,
+`tabular_25` random MDPs for 25 episodes. RL² is trained for it in runs/classical/<setting>/seed1,
+unless it was; a run that was stopped goes on. MDPs it learns in 10 episodes, and plays for longer.
+
+Everybody plays one trial on each of the first 1,000 held-out tasks. What classical learners have to
+tune is tuned on training tasks, in trials of the same length. `classical.json` keeps the settings
+of earlier calls too, and `classical.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
+
+import numpy as np
+from training import fail, train_to_the_end, training_seconds
+
+from envs.bandit import BanditConfig
+from envs.bandit_learners import classical_learners
+from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
+from evaluate import EvaluationConfig, find_checkpoint, find_shape, play
+from metarl.errors import nearest, one_line_errors
+from metarl.evaluation import bootstrap_interval, mean
+from metarl.run import environment, load_agent
+from metarl.seeding import derive_seed
+from metarl.tasks import TaskSet
+from train import Experiment, build_agent, load_experiment
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NUM_TASKS = 1_000  # held-out ones, that all play
+NUM_TUNING_TASKS = 1_000  # training ones, that classical learners are tuned on
+RL2 = "RL² (ours)"
+NO_LEARNERS = ("random", "knows the MDP")
+
+PULLS_10 = {
+    "agent.discount": 1.0,
+    "agent.learning_rate_decay": 0.995,
+    "train.tasks_per_trial": 1000,
+    "train.env_steps": 3_000_000,
+}
+PULLS_100 = {
+    "agent.discount": 0.98,
+    "agent.gae_lambda": 0.95,
+    "agent.learning_rate": 3e-3,
+    "agent.learning_rate_decay": 0.9925,
+    "agent.entropy_coef": 5e-3,
+    "agent.epochs": 3,
+    "train.env_steps": 6_000_000,
+}
+PULLS_500 = {
+    **PULLS_100,
+    "agent.learning_rate_decay": 0.991,
+    "train.tasks_per_trial": 20,
+    "train.env_steps": 2_500_000,
+}
+# What differs from configs/rl2_bandit.yaml or rl2_tabular.yaml.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bandit_5x10": {
+        **PULLS_10,
+        "agent.learning_rate_decay": 0.99,
+        "train.env_steps": 2_500_000,
+    },
+    "bandit_10x10": PULLS_10,
+    "bandit_50x10": PULLS_10,
+    "bandit_5x100": PULLS_100,
+    "bandit_10x100": {
+        **PULLS_100,
+        "agent.hidden_size": 128,
+        "agent.entropy_coef": 0.01,
+        "agent.learning_rate_decay": 0.998,
+        "train.env_steps": 24_000_000,
+    },
+    "bandit_50x100": {
+        **PULLS_100,
+        "agent.learning_rate_decay": 0.985,
+        "train.env_steps": 3_000_000,
+    },
+    "bandit_5x500": PULLS_500,
+    "bandit_10x500": PULLS_500,
+    "bandit_50x500": PULLS_500,
+    "tabular_10": {},
+    "tabular_25": {},
+    "tabular_50": {},
+    "tabular_75": {},
+    "tabular_100": {},
+}
+TRAINED_AS = {f"tabular_{episodes}": "tabular_10" for episodes in (25, 50, 75, 100)}
+"""Settings that RL² is not trained for: it plays them as it learned to play a shorter one."""
+
+
+def trained_for(setting: str) -> Experiment:
+    """What RL² learns for a setting."""
+    name = TRAINED_AS.get(setting, setting)
+    kind, _, size = name.partition("_")
+    options = {"name": name, **SETTINGS[name], "train.episodes_per_trial": num_episodes(name)}
+    if kind == "bandit":
+        options["env.num_arms"] = int(size.partition("x")[0])
+    return load_experiment(CONFIGS / f"rl2_{kind}.yaml", options)
+
+
+def num_episodes(setting: str) -> int:
+    """How many everybody plays; of bandits, pulls."""
+    return int(re.split("[_x]", setting)[-1])
+
+
+# -- playing ---------------------------------------------------------------------------------------
+
+
+def measure(setting: str, runs: Path) -> dict[str, Any]:
+    """Everybody's total reward on each held-out task of a setting, and what it came from."""
+    experiment, episodes = trained_for(setting), num_episodes(setting)
+    folder = runs / experiment.name / f"seed{experiment.seed}"
+    train_to_the_end(experiment, folder)
+    distribution = experiment.env.build()
+    tasks = TaskSet(distribution.test[:NUM_TASKS])
+    if isinstance(experiment.env, BanditConfig):
+        learners = classical_learners(distribution.train[:NUM_TUNING_TASKS], pulls=episodes, seed=0)
+        rewards = {
+            name: learner(tasks, pulls=episodes, rng=stream(name))
+            for name, learner in learners.items()
+        }
+        tuned = {name: learner.keywords for name, learner in learners.items() if learner.keywords}
+    else:
+        rewards = tabular_returns(tasks, episodes=episodes, horizon=distribution.horizon)
+        tuned = {}
+    checkpoint, returns = rl2_returns(experiment, folder, tasks, episodes=episodes)
+    return {
+        "distribution": distribution.name,
+        "episodes": episodes,
+        "tasks": len(tasks),
+        "split_hash": tasks.content_hash,
+        "experiment": experiment.model_dump(mode="json"),
+        "env_steps": int(checkpoint.name),
+        "training_s": training_seconds(folder),
+        "tuned": tuned,
+        "totals": {
+            name: np.round(values.sum(axis=1), 3).tolist()
+            for name, values in {**rewards, RL2: returns}.items()
+        },
+        "environment": environment(),
+    }
+
+
+def stream(learner: str) -> np.random.Generator:
+    """A learner's own luck, which has nothing in common with the streams that tasks come from."""
+    return np.random.default_rng(derive_seed(0, learner))
+
+
+def rl2_returns(
+    experiment: Experiment, folder: Path, tasks: TaskSet, *, episodes: int
+) -> tuple[Path, np.ndarray]:
+    """The newest checkpoint, and its return in each episode on each task, with sampled actions."""
+    config = EvaluationConfig(tasks_at_once=len(tasks), episodes=episodes)
+    env = experiment.env.build().make_env(len(tasks))
+    agent = build_agent(experiment, env)
+    checkpoint = find_checkpoint(folder, config)
+    load_agent(agent, checkpoint)
+    curve = play(agent, env, tasks, shape=find_shape(experiment, config), config=config)
+    return checkpoint, curve.returns.numpy()
+
+
+def tabular_returns(
+    tasks: Sequence[TabularTask], *, episodes: int, horizon: int
+) -> dict[str, np.ndarray]:
+    """Returns, tasks x episodes, of random actions, of PSRL, and expected of who knows the MDP."""
+    env = TabularEnv(tasks, horizon=horizon)
+    env.reset(seed=0)
+    rng = stream("random")
+    num_actions = tasks[0].mean_rewards.shape[1]
+    rewards = [
+        env.step(rng.integers(num_actions, size=len(tasks)))[1] for _ in range(episodes * horizon)
+    ]
+    values = action_values(
+        np.stack([task.transitions for task in tasks]),
+        np.stack([task.mean_rewards for task in tasks]),
+        horizon=horizon,
+    )
+    return {
+        "random": np.stack(rewards, axis=1),
+        "PSRL": posterior_sampling(
+            tasks, episodes=episodes, horizon=horizon, seed=derive_seed(0, "PSRL")
+        ),
+        "knows the MDP": np.tile(values[:, 0, 0].max(axis=1)[:, None], episodes),
+    }
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a line for each setting, a table for bandits and one for MDPs."""
+    parts = []
+    for kind in ("bandit", "tabular"):
+        chosen = [name for name in SETTINGS if name in measured and name.startswith(kind)]
+        if not chosen:
+            continue
+        learners = list(measured[chosen[0]]["totals"])
+        lines = [
+            f"| | {' | '.join(learners)} | {RL2} / best classical | training |",
+            "|---" + "|---:" * (len(learners) + 2) + "|",
+        ]
+        for name in chosen:
+            m = measured[name]
+            totals = {learner: np.asarray(values) for learner, values in m["totals"].items()}
+            rivals = [learner for learner in totals if learner not in (RL2, *NO_LEARNERS)]
+            best = max(rivals, key=lambda learner, totals=totals: totals[learner].mean())
+            cells = [with_interval(totals[learner], bold=learner == best) for learner in learners]
+            share = share_with_interval(totals[RL2], totals[best])
+            training = f"{m['env_steps'] / 1e6:.1f} M steps, {m['training_s'] / 60:.1f} min"
+            training = f"as {TRAINED_AS[name]}" if name in TRAINED_AS else training
+            lines.append(f"| {name} | {' | '.join(cells)} | {share} | {training} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def with_interval(totals: np.ndarray, *, bold: bool) -> str:
+    """Mean over tasks and its 95 % interval."""
+    low, high = bootstrap_interval([totals[:, None]], mean, rng=np.random.default_rng(0))
+    value = f"{totals.mean():.2f}"
+    return f"{f'**{value}**' if bold else value} [{low[0]:.2f}, {high[0]:.2f}]"
+
+
+def share_with_interval(ours: np.ndarray, best: np.ndarray) -> str:
+    """Ratio of means and its 95 % interval, tasks being drawn for both at once."""
+
+    def ratio(strata: list[np.ndarray]) -> np.ndarray:
+        both = np.concatenate(strata).mean(axis=0)
+        return both[:1] / both[1:]
+
+    pairs = [np.stack([ours, best], axis=1)]
+    low, high = bootstrap_interval(pairs, ratio, rng=np.random.default_rng(0))
+    return f"{100 * ratio(pairs)[0]:.1f} % [{100 * low[0]:.1f}, {100 * high[0]:.1f}]"
+
+
+def report(measured: dict[str, dict[str, Any]]) -> str:
+    """The tables and what they were measured with."""
+    newest = max(measured.values(), key=lambda m: m["environment"]["time"])
+    about = newest["environment"]
+    return (
+        f"{table(measured)}\n\nMean total reward of a trial, with 95 % bootstrap intervals over "
+        f"{newest['tasks']:,} held-out tasks, the same for everybody; bold: the best classical "
+        "learner there. Greedy play and UCB1 are tuned on training tasks for every setting; RL² is "
+        "trained with one seed, and plays sampled actions. Training times are those "
+        f"of rollouts and updates on {about['cpu']}, torch {about['versions']['torch']}."
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Trains, plays, prints and stores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.error = fail
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--runs", type=Path, default="runs/classical", help="where RL² is trained")
+    parser.add_argument("--output", type=Path, default="results/classical", help="for the table")
+    options = parser.parse_args(arguments)
+    for setting in options.settings:
+        if setting not in SETTINGS:
+            close = nearest(setting, SETTINGS)
+            fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
+    stored = options.output / "classical.json"
+    measured = json.loads(stored.read_text()) if stored.exists() else {}
+    for setting in options.settings:
+        measured[setting] = measure(setting, options.runs)
+        options.output.mkdir(parents=True, exist_ok=True)
+        # a line for each setting: it holds thousands of numbers
+        lines = [f"{json.dumps(n)}: {json.dumps(m)}" for n, m in measured.items()]
+        stored.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        (options.output / "classical.md").write_text(report(measured) + "\n")
+    print(f"{report(measured)}\n\nStored in {options.output}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("classical.py"):
+        main(sys.argv[1:])
