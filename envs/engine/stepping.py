@@ -9,6 +9,7 @@ Slots it knows by the rows of a table. Both have their columns named here.
 
 import ctypes
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import llvmlite.binding
 import mujoco
 from numba import types
 from numba.core.ccallback import CFunc
+from numba.core.typing.templates import Signature
 from numba.np.numpy_support import carray
 
 from envs.engine import layout
@@ -246,13 +248,18 @@ def _restart(work_address):
 def compiled_step() -> CFunc:
     """The C function `void step(int64 work, bool leads)`: one thread leads, any number helps."""
     signature = types.void(types.int64, types.boolean)
-    return compile_callback(
-        _step, signature, name=f"step_{mujoco.__version__}", sources=[__file__, layout.__file__]
-    )
+    return _compiled(_step, signature, name="step")
 
 
 @cache
 def compiled_restart() -> CFunc:
     """The C function `void restart(int64 work)`."""
-    signature = types.void(types.int64)
-    return compile_callback(_restart, signature, name="restart", sources=[__file__])
+    return _compiled(_restart, types.void(types.int64), name="restart")
+
+
+def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:
+    """Code of this module; offsets and constants of this version of MuJoCo are part of it."""
+    sources = [__file__, layout.__file__]
+    return compile_callback(
+        function, signature, name=f"{name}_{mujoco.__version__}", sources=sources
+    )
