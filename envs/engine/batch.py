@@ -25,7 +25,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, index
 from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
@@ -171,6 +171,7 @@ class Batch:
 
     Raises:
         ValueError: no slot, no step, or no thread.
+        TypeError: their number is no whole number.
 
     Attributes:
         obs: (N, O) what an agent acts on next: of the new episode where one has just ended.
@@ -201,7 +202,7 @@ class Batch:
         for name, count in (
             ("num_slots", num_slots), ("horizon", horizon), ("num_threads", num_threads)
         ):  # fmt: skip
-            if count is not None and count < 1:
+            if count is not None and index(count) < 1:
                 raise ValueError(f"{name} must be at least 1, not {count}")
         self.num_slots = num_slots
         self.num_threads = num_threads or _num_processors()

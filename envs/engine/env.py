@@ -79,6 +79,7 @@ class EngineEnv(SlotEnv[T]):
         if seed is not None:
             self._seed(seed)
         if self.tasks is not self.next_tasks:
+            self.tasks = ()  # if placing fails, some slots have their new task already
             self._place(self.next_tasks)
             self.tasks = self.next_tasks
         everyone = np.arange(self.num_envs)

@@ -11,7 +11,10 @@ from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
 from metarl.config import Config, Size
 from metarl.errors import UserError, nearest
+from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class LocomotionConfig(Config):
@@ -25,11 +28,11 @@ class LocomotionConfig(Config):
     kind: Literal["locomotion"] = "locomotion"
     variant: str = "HalfCheetah-vel-maml"
     """Robot, what its tasks differ in, and where the definition comes from."""
-    horizon: Size | None = None
+    horizon: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Steps of an episode; the variant's own where not given."""
-    num_train_tasks: Size | None = None
+    num_train_tasks: Count | None = None
     """Tasks to learn on; as many as the variant says where not given."""
-    num_test_tasks: Size | None = None
+    num_test_tasks: Count | None = None
     """Tasks held out; as many as the variant says where not given."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws the tasks."""
@@ -40,7 +43,7 @@ class LocomotionConfig(Config):
         """The distribution.
 
         Raises:
-            UserError: no such variant.
+            UserError: no such variant, or a number of tasks that it cannot have.
         """
         return Locomotion(self)
 
@@ -58,17 +61,16 @@ class Locomotion:
         self.variant = VARIANTS[config.variant]
         self.horizon = config.horizon or self.variant.horizon
         self.num_threads = config.num_threads
-        rng = np.random.default_rng(config.seed)
-        self.train, self.test = (
-            TaskSet(
-                LocomotionTask(self.name, parameters)
-                for parameters in self.variant.wanted.draw(count, rng)
-            )
-            for count in (
-                config.num_train_tasks or self.variant.num_train,
-                config.num_test_tasks or self.variant.num_test,
-            )
-        )
+        self.train = self._draw(config.num_train_tasks or self.variant.num_train, config.seed)
+        # a stream of its own: how many tasks are learned on does not change what is held out
+        test_seed = derive_seed(config.seed, "test")
+        self.test = self._draw(config.num_test_tasks or self.variant.num_test, test_seed)
+
+    def _draw(self, count: int, seed: int) -> TaskSet[LocomotionTask]:
+        drawn = self.variant.wanted.draw(count, np.random.default_rng(seed))
+        if len(drawn) != count:
+            raise UserError(f"{self.name} has {len(drawn)} tasks; leave the number of tasks out")
+        return TaskSet(LocomotionTask(self.name, parameters) for parameters in drawn)
 
     def make_env(self, num_slots: int) -> LocomotionEnv:
         """Slots that play training tasks until `set_tasks` says otherwise."""

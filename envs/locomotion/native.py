@@ -18,6 +18,7 @@ from numba.np.numpy_support import carray
 from envs.engine.batch import Batch, Snapshot
 from envs.engine.compiled import compile_callback, pointer
 from envs.engine.env import EngineEnv
+from envs.locomotion import variants
 from envs.locomotion.robots import body, draw_start, edits
 from envs.locomotion.variants import (
     VARIANTS,
@@ -153,7 +154,8 @@ def compiled_act() -> CFunc:
 def compiled_observe() -> CFunc:
     """The `observe` callback of `envs.engine.batch`."""
     signature = types.void(*[types.int64] * 6)
-    return compile_callback(_observe, signature, name="observe_locomotion", sources=[__file__])
+    sources = [__file__, variants.__file__]  # the terms' numbers are part of the code
+    return compile_callback(_observe, signature, name="observe_locomotion", sources=sources)
 
 
 class LocomotionEnv(EngineEnv[LocomotionTask]):
@@ -162,15 +164,18 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
     Episodes start from noise, each slot's from a stream of its own. `info` has `success` (what is
     wanted is happening), `fallen`, `x_velocity`, `y_velocity` in m/s, and `reward_term`, the term
     of the reward that tasks differ in. A fallen robot of a variant whose falls end episodes rests:
-    it keeps its last observation, without reward, until the horizon.
+    it keeps its last observation, without reward, until the horizon. Controls are clipped by
+    MuJoCo; the control cost is of the action as it is given, as in Gymnasium. Without a seed all
+    environments start alike, from that of 0.
 
     Args:
-        variant: its name.
-        tasks: of the variant, one for each slot.
+        variant: its name, a key of `VARIANTS`.
+        tasks: of the variant, one for each slot. `reset` raises a ValueError for any other.
         horizon: steps in an episode.
         num_threads: None for one per processor that this process may use.
 
     Raises:
+        KeyError: no such variant.
         ValueError: no task, or a number out of range.
     """
 
@@ -182,7 +187,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         horizon: int,
         num_threads: int | None = None,
     ) -> None:
-        self.variant = VARIANTS[variant]
+        self.variant_name, self.variant = variant, VARIANTS[variant]
         here = body(self.variant.robot)
         batch = Batch(
             num_slots=len(tasks),
@@ -205,6 +210,8 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
             action_space=here.action_space,
         )
         self._starts = np.tile(here.start, (self.num_envs, 1))
+        example = self.variant.wanted.draw(1, np.random.default_rng(0))
+        self._num_parameters = example.shape[1]
         self._seed(0)
 
     def _seed(self, seed: int) -> None:
@@ -215,13 +222,28 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
             self._starts[slot] = draw_start(self.variant.robot, self._rngs[slot])
 
     def _place(self, tasks: tuple[LocomotionTask, ...]) -> None:
-        robot = self.variant.robot
+        robot, made = self.variant.robot, {}
         for slot, task in enumerate(tasks):
+            self._check(slot, task)
+            key = task.parameters.tobytes()
+            if key not in made:  # many slots may play one task
+                made[key] = edits(robot, multipliers(task)), constants(self.variant, task)
+            body_edits, known = made[key]
             snapshot = Snapshot(
                 state=self._starts[slot],
-                edits=edits(robot, multipliers(task)),
-                constants=constants(self.variant, task),
+                edits=body_edits,
+                constants=known,
                 memory=np.zeros(2),
                 obs=None,
             )
             self._batch.place(slot, body(robot).scene, snapshot, compiled_act(), compiled_observe())
+
+    def _check(self, slot: int, task: LocomotionTask) -> None:
+        expected = self._num_parameters
+        if task.env_name != self.variant_name or task.parameters.shape != (expected,):
+            raise ValueError(
+                f"slot {slot}: {task.env_name} with parameters of shape {task.parameters.shape} is "
+                f"no task of {self.variant_name}, which has {expected}"
+            )
+        if not np.isfinite(task.parameters).all():
+            raise ValueError(f"slot {slot}: the task's parameters are not finite")

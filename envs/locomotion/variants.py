@@ -3,7 +3,7 @@
 Results on variants of one name are not comparable: range, horizon and costs differ. So each is
 named after where it comes from.
 
-MAML    Finn et al. 2017, arXiv:1703.03400; horizons of 100 as in ProMP's code.
+MAML    Finn et al. 2017, arXiv:1703.03400; in the numbers of pytorch-maml-rl.
 PEARL   Rakelly et al. 2019, arXiv:1903.08254.
 ProMP   Rothfuss et al. 2019, arXiv:1810.06784; its code rewards the distance to the wanted speed of
         the Swimmer, which is taken for a slip of the sign.
