@@ -132,8 +132,8 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
     """Markdown: a line for each experiment."""
     lines = [
         "| experiment | untrained | without adapting: any policy ≤ | this one | first episode | "
-        "last episode | gain over not adapting | env steps |",
-        "|---" + "|---:" * 7 + "|",
+        "last episode | last − what any reaches | last − this one | env steps |",
+        "|---" + "|---:" * 8 + "|",
     ]
     for name, m in measured.items():
         played = {key: np.asarray(values) for key, values in m["returns"].items()}
@@ -142,6 +142,7 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
             with_interval(played["untrained"]),
             f"{m['bound_without_adapting']:.1f}",
             *(with_interval(played[key]) for key in ("kept from adapting", "first", "last")),
+            with_interval(played["last"] - m["bound_without_adapting"]),
             with_interval(gain),
             f"{m['env_steps'] / 1e6:.1f} M",
         ]

@@ -153,7 +153,7 @@ class EngineEnv(SlotEnv[T]):
                 RuntimeWarning,
                 stacklevel=3,
             )
-        self._known_unstable[:] = unstable
+        self._known_unstable[:] = unstable & ~self._batch.episode_end  # told anew in the next
 
     def _where(self, slot: int) -> str:
         step = self._batch.elapsed[slot] + 1

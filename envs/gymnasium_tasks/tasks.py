@@ -239,7 +239,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         (obs,) = self._ask(
             "reset",
             [(values[slots], seeds[slots]) for slots in self._slices],
-            patience=max(RESET_SECONDS, 10 * self._step_timeout),
+            resets=True,
         )
         self._playing = True
         return obs, {}
@@ -255,11 +255,12 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         """
         if not self._playing:
             raise ResetNeeded("reset the environment before its first step and after a failure")
+        last = (self._steps + 1) % self.horizon == 0
         obs, reward, success, final_obs = self._ask(
-            "step", [(actions[slots],) for slots in self._slices], patience=self._step_timeout
+            "step", [(actions[slots],) for slots in self._slices], resets=last
         )
         self._steps += 1
-        ended = np.full(self.num_envs, self._steps % self.horizon == 0)
+        ended = np.full(self.num_envs, last)
         info = {"success": success, "final_obs": final_obs}
         return obs, reward, np.zeros_like(ended), ended, info
 
@@ -269,9 +270,11 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         self._end_workers()
 
     def _ask(
-        self, name: str, arguments: Sequence[tuple[Any, ...]], *, patience: float
+        self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
     ) -> list[np.ndarray]:
-        """Has all workers do the same at once; what they answer, for all slots."""
+        """Has all workers do the same at once, resets among it or not; what they answer."""
+        long = max(RESET_SECONDS, 10 * self._step_timeout)
+        patience = long if resets else self._step_timeout
         workers = [worker for worker in self._workers if worker is not None]
         self._waiting = True
         for worker, worker_arguments in zip(workers, arguments, strict=True):

@@ -190,7 +190,7 @@ class Worker:
                 return self._connection.recv()
         self._process.join(CLOSE_SECONDS)
         code = self._process.exitcode
-        died = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else ""
+        died = f"was killed by {_signal_name(-code)}" if code and code < 0 else ""
         return self._failure(f"its worker process {died or f'ended with exit code {code}'}")
 
     def dismiss(self) -> None:
@@ -242,6 +242,13 @@ def serve(
         if share is not None:
             with suppress(Exception):
                 share.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have none
+        return f"signal {number}"
 
 
 def _end_with_parent() -> None:
