@@ -23,14 +23,9 @@ from metarl.actions import ActionDistribution, kl_divergence
 from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError, UserError
 from metarl.experience import Chunk, Experience, ratio
-from metarl.inner_loop import (
-    InnerLoop,
-    InnerLoopConfig,
-    Unrolled,
-    check_meta_batch,
-    hessian_product,
-)
+from metarl.inner_loop import InnerLoop, InnerLoopConfig, check_meta_batch
 from metarl.types import Rollout, TimeStep, TrialShape
+from metarl.unrolled import Unrolled, hessian_product
 
 
 class MAMLTRPOConfig(InnerLoopConfig):

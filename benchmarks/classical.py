@@ -14,7 +14,6 @@ of earlier calls too, and `classical.md` is made from it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -25,8 +24,9 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
+import command_line
 import numpy as np
-from training import fail, train_to_the_end, training_seconds
+from training import train_to_the_end, training_seconds
 
 from envs.bandit import BanditConfig
 from envs.bandit_learners import classical_learners
@@ -260,8 +260,7 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Trains, plays, prints and stores."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.error = fail
+    parser = command_line.parser(__doc__)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--runs", type=Path, default="runs/classical", help="where RL² is trained")
     parser.add_argument("--output", type=Path, default="results/classical", help="for the table")
@@ -269,7 +268,7 @@ def main(arguments: list[str]) -> None:
     for setting in options.settings:
         if setting not in SETTINGS:
             close = nearest(setting, SETTINGS)
-            fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
+            command_line.fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
     stored = options.output / "classical.json"
     measured = json.loads(stored.read_text()) if stored.exists() else {}
     for setting in options.settings:

@@ -11,7 +11,6 @@ are made from these files.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -20,11 +19,12 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
+import command_line
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from training import fail, train_to_the_end, training_seconds
+from training import train_to_the_end, training_seconds
 
 from agents.rl2 import RL2Config
 from evaluate import EvaluationConfig, find_shape, play
@@ -172,8 +172,7 @@ def plot(measured: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Trains, plays, prints and stores."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.error = fail
+    parser = command_line.parser(__doc__)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
     parser.add_argument("--runs", type=Path, default="runs", help="where agents are trained")
     parser.add_argument("--output", type=Path, default="results/locomotion")

@@ -10,7 +10,6 @@ machine does weighs on both sides. Memory is that of a contender alone, all our 
 The official asynchronous environment has a process for each slot; beyond 100 it is left out.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -26,8 +25,9 @@ from itertools import cycle
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NoReturn
+from typing import Any
 
+import command_line
 import gymnasium
 import mujoco
 import numpy as np
@@ -40,7 +40,8 @@ from envs.locomotion.robots import ROBOTS
 from envs.metaworld import MetaWorld, MetaWorldTask
 from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
 from envs.metaworld.official import HORIZON, make_official_env, set_official_task
-from metarl.errors import UserError, one_line_errors
+from envs.processors import num_processors
+from metarl.errors import one_line_errors
 from metarl.run import environment
 
 try:
@@ -346,15 +347,9 @@ def table(measured: dict[str, dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def fail(message: str) -> NoReturn:
-    """For argparse, whose errors take several lines."""
-    raise UserError(message)
-
-
 def main(arguments: list[str]) -> None:
     """Measures, prints and stores."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.error = fail
+    parser = command_line.parser(__doc__)
     add = parser.add_argument
     add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     add("--rounds", type=int, default=5, help="measurements of each contender")
@@ -363,8 +358,8 @@ def main(arguments: list[str]) -> None:
     add("--output", type=Path, default="results/rollouts", help="for rollouts.md, rollouts.json")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.seconds <= 0 or options.busy < 0:
-        fail("--rounds and --seconds must be above 0, --busy at least 0")
-    threads = len(os.sched_getaffinity(0))
+        command_line.fail("--rounds and --seconds must be above 0, --busy at least 0")
+    threads = num_processors()
     about = environment() | {"threads": threads, "load_before": os.getloadavg()[0]}
     about["versions"]["envpool"] = envpool.__version__ if envpool else None
     if envpool is None:

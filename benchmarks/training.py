@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NoReturn
 
 from metarl.checkpoint import checkpoints
 from metarl.errors import UserError
@@ -32,8 +31,3 @@ def training_seconds(folder: Path) -> float:
     """Spent in rollouts and updates, over all starts of a run."""
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
     return round(sum(line["time/rollout_s"] + line["time/update_s"] for line in lines), 1)
-
-
-def fail(message: str) -> NoReturn:
-    """For argparse, whose errors take several lines."""
-    raise UserError(message)

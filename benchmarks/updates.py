@@ -10,7 +10,6 @@ the line search; their results are compared. Memory is the peak of a process tha
 alone, imports and data included. The rollouts are those that one update learns from.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -20,10 +19,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
+import command_line
 import higher
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig, gained
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
 from metarl.actions import kl_divergence
-from metarl.errors import UserError, one_line_errors
+from metarl.errors import one_line_errors
 from metarl.experience import Chunk, Experience
 from metarl.optim import conjugate_gradient
 from metarl.run import environment
@@ -269,21 +269,15 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def fail(message: str) -> NoReturn:
-    """For argparse, whose errors take several lines."""
-    raise UserError(message)
-
-
 def main(arguments: list[str]) -> None:
     """Measures, prints and stores."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.error = fail
+    parser = command_line.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
     parser.add_argument("--output", type=Path, default="results/updates", help="for updates.json")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.tasks < 1:
-        fail("--rounds and --tasks must be at least 1")
+        command_line.fail("--rounds and --tasks must be at least 1")
     about = environment()
     measured = measure(options.tasks, options.rounds)
     text = (

@@ -19,8 +19,6 @@ holds, or in a state that is drawn anew each time and observed then.
 # Type checkers see nothing of mujoco's C code.
 
 import ctypes
-import os
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -35,6 +33,7 @@ from numba.core.ccallback import CFunc
 
 from envs.engine import stepping
 from envs.engine.layout import struct_layout
+from envs.processors import num_processors
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 MEAN_INERTIA = "stat.meaninertia"
@@ -167,7 +166,7 @@ class Batch:
         over: which of the scalars, not the first, puts a slot to rest when it is above 0; None for
             none of them.
         horizon: steps in an episode.
-        num_threads: None for one per processor that this process may use.
+        num_threads: None for one per processor that this process may use; one per slot at most.
 
     Raises:
         ValueError: no slot, no step, or no thread.
@@ -205,7 +204,7 @@ class Batch:
             if count is not None and index(count) < 1:
                 raise ValueError(f"{name} must be at least 1, not {count}")
         self.num_slots = num_slots
-        self.num_threads = num_threads or _num_processors()
+        self.num_threads = min(num_threads or num_processors(), num_slots)
         self.obs = np.zeros((num_slots, obs_size))
         self.final_obs = np.zeros((num_slots, obs_size))
         self.outcome = np.zeros((num_slots, outcome_size))
@@ -296,19 +295,12 @@ class Batch:
         self._threads.clear()
 
     def _start_threads(self) -> None:
-        for _ in range(min(self.num_threads, self.num_slots) - 1):
+        for _ in range(self.num_threads - 1):
             thread = threading.Thread(
                 target=_help, args=(self._wake, self._run, self._memory), daemon=True
             )
             thread.start()
             self._threads.append(thread)
-
-
-def _num_processors() -> int:
-    """How many this process may use, where the system tells; else how many there are."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _help(wake: SimpleQueue, run, memory: tuple[np.ndarray, *tuple[object, ...]]) -> None:

@@ -13,8 +13,6 @@ A module of yours says what the tasks are:
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,11 +23,12 @@ from gymnasium.error import ResetNeeded
 from jaxtyping import Float, Shaped
 from pydantic import Field
 
+from envs.processors import num_processors
 from envs.slots import SlotEnv
 from envs.worker.player import FlatSpaces, MakeEnv, make
 from envs.worker.process import Failure, Here, Worker
 from envs.worker.user_module import UserModule, describe
-from metarl.config import Config, Positive
+from metarl.config import Config, Positive, Size
 from metarl.errors import (
     EnvironmentFailedError,
     TrialLostError,
@@ -64,7 +63,7 @@ class GymnasiumConfig(Config):
     kind: Literal["gymnasium"] = "gymnasium"
     module: str
     """A .py file, or a name that can be imported: train_tasks, test_tasks, horizon, make_env."""
-    horizon: Annotated[int, Field(ge=1)] | None = None
+    horizon: Size | None = None
     """Steps of an episode, in place of what the module says."""
     num_workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that share the slots; one per processor where not given, 0 plays in this one."""
@@ -168,7 +167,7 @@ class GymnasiumTasks:
             horizon=self.horizon,
             make_env=self._make_env,
             flat_spaces=self.spaces,
-            num_workers=_processors() if self._num_workers is None else self._num_workers,
+            num_workers=num_processors() if self._num_workers is None else self._num_workers,
             on_failure=self._on_failure,
             step_timeout=self._step_timeout,
         )
@@ -367,9 +366,3 @@ def read_tasks(values: Any, *, name: str, env_name: str) -> TaskSet[Any]:
     if not tasks:
         raise UserError(f"{name} is empty; give at least one task")
     return TaskSet(tasks)
-
-
-def _processors() -> int:
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))  # Those that this process may use.
-    return os.cpu_count() or 1

@@ -9,7 +9,7 @@ which numbers make up an observation, in which order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -62,14 +62,10 @@ ROBOTS = {
         "HalfCheetah-v5", observed=_QPOS1, position="root", normal_velocities=True
     ),
     "Ant": _ANT,
-    "Ant with position": Robot(
-        "Ant-v5",
+    "Ant with position": replace(
+        _ANT,
         observed=(("qpos", 0), ("qvel", 0), ("cfrc_ext", 6)),
-        position="torso",
         options={"exclude_current_positions_from_observation": False},
-        clipped=_ANT.clipped,
-        healthy=_ANT.healthy,
-        normal_velocities=True,
     ),
     "Humanoid": Robot(
         "Humanoid-v5",

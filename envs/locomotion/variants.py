@@ -104,8 +104,7 @@ class AnyDirection:
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
         """Uniform directions."""
-        angle = rng.uniform(0, 2 * np.pi, count)
-        return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return _directions(count, rng)
 
     def best_blind_term(self, tasks: Draws) -> float | None:
         """Unknown: the mean of finitely many directions is a direction too."""
@@ -151,8 +150,8 @@ class Place:
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
         """Uniform places."""
-        angle, radius = rng.uniform(0, 2 * np.pi, count), self.radius * rng.random(count) ** 0.5
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        directions = _directions(count, rng)
+        return self.radius * rng.random((count, 1)) ** 0.5 * directions
 
     def best_blind_term(self, tasks: Draws) -> float | None:
         """That of the median place."""
@@ -192,6 +191,11 @@ class ForwardInAnyBody:
         """Unknown."""
         del tasks
         return None
+
+
+def _directions(count: int, rng: np.random.Generator) -> Draws:
+    angle = rng.uniform(0, 2 * np.pi, count)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 class Reward(NamedTuple):

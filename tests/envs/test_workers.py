@@ -1,0 +1,269 @@
+"""Workers that raise, hang and die: processes that truly do, and what a run makes of it."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+
+import evaluate
+import train
+from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumEnv, GymnasiumTasks
+from envs.gymnasium_tasks.tasks import LOST_TRIALS
+from metarl.checkpoint import checkpoints
+from metarl.errors import EnvironmentFailedError, TrialLostError, UserError
+from tests.envs.user_modules import FAULTY, WALK, write
+from tests.test_train import fails, metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def worker_pids(env: GymnasiumEnv) -> list[int]:
+    return [worker.pid for worker in env._workers if worker is not None]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process; a zombie counts, unless its parent is not us either."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def gone(pids: list[int], seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(alive, pids))
+
+
+def faulty(folder: Path, **options) -> tuple[GymnasiumTasks, GymnasiumEnv]:
+    """Four slots in two workers."""
+    options = {"num_workers": 2, "step_timeout": 1.0, **options}
+    distribution = GymnasiumConfig(module=write(folder, FAULTY), **options).build()
+    return distribution, distribution.make_env(4)
+
+
+def play_until_failure(env: GymnasiumEnv, steps: int = 8) -> None:
+    for _ in range(steps):
+        env.step(np.zeros(4, int))
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        (1, r"ZeroDivisionError: integer division or modulo by zero \(module.py, line 16\)"),
+        (2, "its worker process ended with exit code 3"),
+        (3, "no answer for 1 s, worker killed"),
+        (4, "its worker process was killed by SIGSEGV"),
+    ],
+)
+def test_a_worker_that_fails_is_named_and_started_again(
+    task: int, what: str, tmp_path: Path
+) -> None:
+    """It happens in slot 3, the second of the second worker; the first worker lives on."""
+    distribution, env = faulty(tmp_path, on_failure="restart")
+    good = distribution.train[0]
+    env.set_tasks([good, good, good, distribution.train[task]])
+    env.reset(seed=0)
+    before = worker_pids(env)
+    with pytest.raises(
+        TrialLostError, match=rf"slot 3 in step 6 of its trial, task module \[{task}\]: {what}$"
+    ):
+        play_until_failure(env)
+    with pytest.raises(ResetNeeded):
+        env.step(np.zeros(4, int))
+    env.set_tasks([good] * 4)
+    env.reset(seed=0)
+    play_until_failure(env)
+    after = worker_pids(env)
+    assert after[0] == before[0] and after[1] != before[1]
+    env.close()
+    assert gone(before + after, 0)
+
+
+def test_a_worker_that_is_killed_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    _, env = faulty(tmp_path)
+    env.reset(seed=0)
+    pids = worker_pids(env)
+    env.step(np.zeros(4, int))
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(EnvironmentFailedError, match="was killed by SIGKILL") as raised:
+        env.step(np.zeros(4, int))
+    assert not isinstance(raised.value, TrialLostError)
+    env.close()
+    assert gone(pids, 0)
+
+
+def test_too_many_lost_trials_in_a_row_are_the_end(tmp_path: Path) -> None:
+    """In this process too; a trial that was played in between starts the count anew."""
+    distribution, env = faulty(tmp_path, on_failure="restart", num_workers=0)
+
+    def lose(expected: type[Exception]) -> None:
+        env.set_tasks([distribution.train[1]] * 4)
+        env.reset(seed=0)
+        with pytest.raises(expected, match="slot 0 in step 6") as raised:
+            play_until_failure(env)
+        assert type(raised.value) is expected
+
+    for _ in range(LOST_TRIALS - 1):
+        lose(TrialLostError)
+    env.set_tasks([distribution.train[0]] * 4)
+    env.reset(seed=0)
+    env.reset(seed=0)
+    for _ in range(LOST_TRIALS - 1):
+        lose(TrialLostError)
+    lose(EnvironmentFailedError)
+
+
+def test_an_interrupted_step_leaves_no_stale_answers(tmp_path: Path) -> None:
+    distribution = GymnasiumConfig(module=write(tmp_path, WALK), num_workers=1).build()
+    env = distribution.make_env(2)
+    first, _ = env.reset(seed=0)
+    env._workers[0].ask("step", np.ones((2, 1)))
+    env._waiting = True  # As where Ctrl-C came before the answer.
+    again, _ = env.reset(seed=0)
+    np.testing.assert_array_equal(again, first)
+    env.close()
+
+
+def test_what_cannot_be_sent_to_a_worker_is_said() -> None:
+    tasks = GymnasiumTasks(
+        lambda task: gymnasium.make("CartPole-v1"),
+        train_tasks=[1], test_tasks=[2], horizon=1, num_workers=1,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="at the top level of a module, or set num_workers to 0"):
+        tasks.make_env(1).reset()
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    """Even one that hangs in an environment."""
+    script = f"""
+        import numpy as np
+        from envs.gymnasium_tasks import GymnasiumConfig
+        tasks = GymnasiumConfig(module={write(tmp_path, FAULTY)!r}, num_workers=2).build()
+        env = tasks.make_env(2)
+        env.set_tasks([tasks.train[0], tasks.train[3]])
+        env.reset()
+        for _ in range(5):
+            env.step(np.zeros(2, int))
+        print(*[worker.pid for worker in env._workers], flush=True)
+        env.step(np.zeros(2, int))
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert process.stdout is not None
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 2 and all(map(alive, pids))
+    time.sleep(0.5)  # Until the second of them hangs.
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert gone(pids)
+
+
+# -- training and evaluation -----------------------------------------------------------------------
+
+
+TINY = """
+env: {{kind: gymnasium, module: module.py, num_workers: 1, on_failure: {on_failure}}}
+agent: {{kind: rl2, hidden_size: 4, encoder_sizes: [], epochs: 1, num_minibatches: 1}}
+train: {{env_steps: 160, tasks_per_trial: 2, episodes_per_trial: 2, checkpoint_every: 1}}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes an experiment of ten iterations that samples from given faults; gives its file."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(tasks: list[int], on_failure: str) -> str:
+        write(tmp_path, FAULTY.replace("[0, 1, 2, 3, 4, 5]", str(tasks)))
+        (tmp_path / "tiny.yaml").write_text(TINY.format(on_failure=on_failure))
+        return "tiny.yaml"
+
+    return make
+
+
+def test_a_failure_stops_the_run_and_keeps_its_last_good_state(tiny, capsys) -> None:
+    message = fails(capsys, train, [tiny([1], "stop")])
+    assert "iteration 1: slot 0 in step 6 of its trial, task module [1]: ZeroDiv" in message
+    assert "go on with --resume runs/tiny/seed1. The last good state is in runs/tiny" in message
+    assert [path.name for path in checkpoints(Path("runs/tiny/seed1/checkpoints"))] == ["0"]
+    tiny([0], "stop")  # The user mends the module and goes on.
+    train.main(["--resume", "runs/tiny/seed1"])
+    assert len(metrics(Path("runs/tiny/seed1"))) == 10
+    message = fails(capsys, evaluate, ["runs/tiny/seed1"])
+    assert "slot 0 in step 6 of its trial, task module [6]: ZeroDivisionError" in message
+
+
+def test_a_lost_trial_costs_an_iteration(tiny, capsys) -> None:
+    train.main([tiny([5], "restart")])
+    assert "iteration 1 skipped: slot 0 in step 6" in capsys.readouterr().out
+    assert ["skipped" in line for line in metrics(Path("runs/tiny/seed1"))] == [True] + [False] * 9
+
+
+def test_lost_trials_only_end_the_run(tiny, capsys) -> None:
+    message = fails(capsys, train, [tiny([1], "restart")])
+    assert (
+        f"iteration {LOST_TRIALS}: {LOST_TRIALS} trials were lost in a row, the last: slot 0"
+        in (message)
+    )
+
+
+def test_ctrl_c_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path) -> None:
+    """The whole process group gets the signal, as from a terminal; workers do not complain."""
+    config = tiny([0], "stop")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), config, "--train.env-steps", "100000000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        start_new_session=True,
+    )  # fmt: skip
+    log = tmp_path / "runs/tiny/seed1/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "")
+    assert "python train.py --resume runs/tiny/seed1" in out
+    assert len(children) >= 1 and gone([int(pid) for pid in children])
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("{kind: gymnasiun, module: module.py}", "Did you mean gymnasium"),
+        ("{kind: gymnasium}", "'env.module' is missing"),
+        ("{kind: gymnasium, module: modul.py}", "modul.py. Did you mean"),
+        ("{kind: gymnasium, module: nowhere.tasks}", "cannot import nowhere.tasks: ModuleNotFound"),
+        ("{kind: gymnasium, module: module.py, horizon: 0}", "'env.horizon' should be greater"),
+        (
+            "{kind: gymnasium, module: module.py, on_failure: ignore}",
+            "should be 'stop' or 'restart'",
+        ),
+        ("{kind: gymnasium, module: broken.py}", "SyntaxError"),
+        ("{kind: gymnasium, module: raises.py}", "ValueError: no robot (raises.py, line 1)"),
+        ("{kind: gymnasium, module: misspelt.py}", "there is no test_tasks;"),
+        ("{kind: gymnasium, module: misspelt.py}", "Did you mean test_task?"),
+        ("{kind: gymnasium, module: no_env.py}", "no_env: make_env must return a gymnasium.Env"),
+    ],
+)
+def test_mistakes_of_users(tiny, tmp_path: Path, capsys, env: str, message: str) -> None:
+    config = tiny([0], "stop")
+    write(tmp_path, "horizon = = 3", "broken.py")
+    write(tmp_path, "raise ValueError('no robot')", "raises.py")
+    write(tmp_path, FAULTY.replace("test_tasks", "test_task"), "misspelt.py")
+    write(tmp_path, FAULTY + "make_env = lambda: 3", "no_env.py")
+    assert message in fails(capsys, train, [config, "--env", env])
+    assert not Path("runs").exists()
