@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 # Threads of torch that wait by spinning for long stall when another process takes their core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -23,10 +23,21 @@ import numpy as np
 import tyro
 from pydantic import Field
 
+from agents.maml import MAMLConfig
 from agents.maml_trpo import MAMLTRPOConfig
+from agents.matching import MatchingConfig
 from agents.promp import ProMPConfig
+from agents.prototypical import PrototypicalConfig
+from agents.reptile import ReptileConfig
 from agents.rl2 import RL2Config
 from envs.bandit import BanditConfig
+from envs.few_shot import (
+    DigitsConfig,
+    FoldersConfig,
+    GlyphsConfig,
+    OmniglotConfig,
+    SinusoidConfig,
+)
 from envs.gymnasium_tasks import GymnasiumConfig
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
@@ -38,15 +49,18 @@ from metarl.errors import (
     NotFiniteError,
     TrialLostError,
     UserError,
+    nearest,
     one_line_errors,
 )
 from metarl.evaluation import adaptation_curve
-from metarl.progress import Progress
-from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
+from metarl.few_shot import learn_from_tasks
+from metarl.progress import RETURN_AND_SUCCESS, Progress
+from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
 from metarl.run import CONFIG, Run, choose_device
 from metarl.seeding import derive_seed, torch_generator
+from metarl.training import FewShotTrainConfig, RunConfig, TrainConfig, Training
 from metarl.trial import run_trial
-from metarl.types import Rollout, TrialShape
+from metarl.types import FewShotShape, Rollout, TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
@@ -63,33 +77,19 @@ AgentConfig = Annotated[
     RL2Config | MAMLTRPOConfig | ProMPConfig,
     Field(discriminator="kind"),
 ]
-Count = Annotated[int, Field(ge=1)]
+FewShotEnvConfig = Annotated[
+    SinusoidConfig | GlyphsConfig | DigitsConfig | OmniglotConfig | FoldersConfig,
+    Field(discriminator="kind"),
+]
+FewShotAgentConfig = Annotated[
+    MAMLConfig | ReptileConfig | PrototypicalConfig | MatchingConfig,
+    Field(discriminator="kind"),
+]
 
 
-class TrainConfig(Config):
-    """How long to train, and on how much at once."""
+class Experiment(RunConfig):
+    """Everything that a run of reinforcement learning depends on."""
 
-    env_steps: Count = 1_000_000
-    """Environment steps to train for; rounded up to whole iterations."""
-    tasks_per_trial: Count = 40
-    """Tasks that are played side by side in an iteration (the meta-batch)."""
-    episodes_per_trial: Count = 2
-    """Episodes of experience with each task, over which the agent adapts."""
-    checkpoint_every: Count = 10
-    """Iterations from one checkpoint to the next. The first and the last state are always saved."""
-
-
-class Experiment(Config):
-    """Everything that a run depends on."""
-
-    name: str = "experiment"
-    """The run goes to runs/<name>/seed<seed>."""
-    seed: Annotated[int, Field(ge=0)] = 1
-    """Of the agent: initial weights, sampled tasks, actions. Goals have their own, env.seed."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the agent lives; auto takes CUDA where there is one."""
-    on_nan: Literal["stop", "skip"] = "stop"
-    """A NaN or an infinity ends the run, or drops the iteration: the agent stays as it was."""
     env: EnvConfig
     """The task distribution."""
     agent: AgentConfig
@@ -98,37 +98,44 @@ class Experiment(Config):
     """The training loop."""
 
 
-def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
+class FewShotExperiment(RunConfig):
+    """Everything that a run of few-shot learning depends on."""
+
+    env: FewShotEnvConfig
+    """The task distribution."""
+    agent: FewShotAgentConfig
+    """The algorithm."""
+    train: FewShotTrainConfig = FewShotTrainConfig()
+    """The training loop."""
+
+
+def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
     """Trains until the experiment's budget is spent; goes on from the folder's newest checkpoint.
 
     All randomness of iteration i follows from (seed, i), so a resumed run plays and learns bit for
     bit what an uninterrupted one would have.
     """
     plan = experiment.train
-    distribution = experiment.env.build()
-    shape = training_shape(experiment, distribution)
-    env = distribution.make_env(plan.tasks_per_trial * shape.slots_per_task)
-    agent = build_agent(experiment, env)
+    reinforced = isinstance(experiment, Experiment)
+    training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
     if new:
         Run.create(folder, experiment)
-    run = Run(folder, agent)
+    run = Run(folder, training.agent, unit=training.unit)
     run.save()
+    unit = training.unit.replace("_", " ")
     progress = Progress(
-        f"{experiment.name}: {distribution.name}",
-        total_env_steps=plan.env_steps,
+        training.title,
+        total_env_steps=training.total,
         done_env_steps=run.env_steps,
+        unit=unit,
+        shown=training.shown,
     )
-    iteration_steps = plan.tasks_per_trial * shape.total_episodes * env.horizon
+    iteration_steps = training.per_iteration
     try:
         with progress:
-            while run.env_steps < plan.env_steps:
+            while run.env_steps < training.total:
                 try:
-                    metrics = play_and_learn(
-                        agent, env, distribution, shape,
-                        num_tasks=plan.tasks_per_trial,
-                        seed=experiment.seed,
-                        iteration=run.iteration,
-                    )  # fmt: skip
+                    metrics = training.iterate(run.iteration)
                     run.finish_iteration(metrics, env_steps=iteration_steps)
                 except (NotFiniteError, EnvironmentFailedError) as error:
                     skip_nan = isinstance(error, NotFiniteError) and experiment.on_nan == "skip"
@@ -142,14 +149,65 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                     run.save()
     except KeyboardInterrupt:
         run.save()
-        print(f"\nStopped, saved at {run.env_steps:,} env steps. Go on with:\n"
+        print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
               f"  python train.py --resume {folder}")  # fmt: skip
         raise SystemExit(130) from None
     finally:
         run.close()
-        env.close()
-    print(f"Trained for {run.env_steps:,} env steps; saved in {run.save()}. Evaluate with:\n"
+        training.close()
+    print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
           f"  python evaluate.py {folder}")  # fmt: skip
+
+
+def by_reinforcement(experiment: Experiment) -> Training:
+    """An agent that acts in environments."""
+    plan = experiment.train
+    distribution = experiment.env.build()
+    shape = training_shape(experiment, distribution)
+    env = distribution.make_env(plan.tasks_per_trial * shape.slots_per_task)
+    agent = build_agent(experiment, env)
+
+    def iterate(iteration: int) -> dict[str, float]:
+        return play_and_learn(
+            agent, env, distribution, shape,
+            num_tasks=plan.tasks_per_trial, seed=experiment.seed, iteration=iteration,
+        )  # fmt: skip
+
+    return Training(
+        title=f"{experiment.name}: {distribution.name}",
+        agent=agent,
+        iterate=iterate,
+        unit="env_steps",
+        total=plan.env_steps,
+        per_iteration=plan.tasks_per_trial * shape.total_episodes * env.horizon,
+        shown=RETURN_AND_SUCCESS,
+        close=env.close,
+    )
+
+
+def from_examples(experiment: FewShotExperiment) -> Training:
+    """A learner that is shown labelled examples."""
+    plan = experiment.train
+    distribution = experiment.env.build()
+    learner = build_learner(experiment, distribution.shape)
+
+    def iterate(iteration: int) -> dict[str, float]:
+        return learn_from_tasks(
+            learner, distribution.train,
+            num_tasks=plan.tasks_per_update, updates=plan.updates_per_iteration,
+            seed=experiment.seed, iteration=iteration,
+        )  # fmt: skip
+
+    return Training(
+        title=f"{experiment.name}: {distribution.name}",
+        agent=learner,
+        iterate=iterate,
+        unit="tasks",
+        total=plan.tasks,
+        per_iteration=plan.tasks_per_update * plan.updates_per_iteration,
+        shown={"loss": ".3f"} | ({"accuracy": ".1%"} if distribution.shape.classification else {}),
+        close=lambda: None,
+    )
 
 
 def play_and_learn(
@@ -223,6 +281,15 @@ def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
     )
 
 
+def build_learner(experiment: FewShotExperiment, shape: FewShotShape) -> FewShotLearner:
+    """The experiment's few-shot learner, untrained."""
+    return experiment.agent.build(
+        shape,
+        seed=derive_seed(experiment.seed, "weights"),
+        device=choose_device(experiment.device),
+    )
+
+
 def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserError:
     """What the user is told of an iteration that cannot be learned from."""
     advice = (
@@ -236,19 +303,46 @@ def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserErr
     )
 
 
-def load_experiment(path: Path, options: dict[str, Any] | None = None) -> Experiment:
+def load(path: Path, options: dict[str, Any] | None = None) -> Experiment | FewShotExperiment:
     """The experiment in a YAML file, with command-line options in place of what it says."""
     values = override({"name": path.stem, **read_yaml(path)}, options or {})
-    return validate(Experiment, values, source=str(path) if not options else f"{path} and flags")
+    source = str(path) if not options else f"{path} and flags"
+    env = values.get("env")
+    kind = env.get("kind") if isinstance(env, dict) else None
+    if kind in kinds(FewShotEnvConfig):
+        return validate(FewShotExperiment, values, source=source)
+    if isinstance(kind, str) and kind not in kinds(EnvConfig):
+        known = [*kinds(EnvConfig), *kinds(FewShotEnvConfig)]
+        raise UserError(
+            f"{source}: 'env.kind' should be one of {', '.join(known)}, but is {kind!r}."
+            f"{nearest(kind, known)}"
+        )
+    return validate(Experiment, values, source=source)
+
+
+def load_experiment(path: Path, options: dict[str, Any] | None = None) -> Experiment:
+    """The experiment of reinforcement learning in a YAML file.
+
+    Raises:
+        UserError: it is one of few-shot learning.
+    """
+    experiment = load(path, options)
+    if isinstance(experiment, FewShotExperiment):
+        raise UserError(f"{path}: {experiment.env.kind} is few-shot learning, nothing is played")
+    return experiment
+
+
+def kinds(union: Any) -> dict[str, type[Config]]:
+    """The members of a union of configs by their kind."""
+    members, _ = get_args(union)
+    return {config.model_fields["kind"].default: config for config in get_args(members)}
 
 
 def print_what_there_is() -> None:
     """Every task distribution and every experiment, a line each."""
-    distributions, _ = get_args(EnvConfig)
     print("Task distributions")
-    for config in get_args(distributions):
-        kind = config.model_fields["kind"].default
-        print(f"  {f'--env.kind {kind}':42}  {config.__doc__.splitlines()[0]}")
+    for kind, config in [*kinds(EnvConfig).items(), *kinds(FewShotEnvConfig).items()]:
+        print(f"  {f'--env.kind {kind}':42}  {(config.__doc__ or '').splitlines()[0]}")
         for choice, meaning in config.choices.items():
             print(f"    {f'--env.{choice}':42}{meaning}")
     print("\nExperiments")
@@ -278,15 +372,15 @@ def main(arguments: list[str]) -> None:
             raise UserError("--resume goes on with the run as it was; give it alone")
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder} is no run: it has no {CONFIG}")
-        train(load_experiment(folder / CONFIG), folder, new=False)
+        train(load(folder / CONFIG), folder, new=False)
         return
-    experiment = load_experiment(Path(positional[0] if positional else DEFAULT_CONFIG), options)
+    experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
         print(
             __doc__,
             "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: where the run goes.\n",
         )
-        tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[Experiment]],
+        tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[type(experiment)]],
                  default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"

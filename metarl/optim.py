@@ -1,13 +1,16 @@
-"""Pieces of optimizers: conjugate gradient and line search, and optimizer state as named tensors,
-so that checkpoints hold tensors only."""
+"""Pieces of optimizers: conjugate gradient and line search, checked steps, and optimizer state as
+named tensors, so that checkpoints hold tensors only."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from metarl.errors import NotFiniteError
 
 
 def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -36,6 +39,31 @@ def load_state_dict(
     for key_and_name, tensor in moments.items():
         key, _, name = key_and_name.partition(".")
         optimizer.state[parameters[name]][key] = tensor.clone()
+
+
+def checked_step(optimizer: torch.optim.Optimizer) -> float:
+    """Steps along the gradients that were accumulated and forgets them; returns their norm.
+
+    Raises:
+        NotFiniteError: they are NaN or infinite; no step is taken.
+    """
+    gradients = [
+        p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+    ]
+    norm = torch.stack([g.norm() for g in gradients]).norm()
+    if not norm.isfinite():
+        optimizer.zero_grad()
+        raise NotFiniteError("the gradient")
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(norm)
+
+
+def cosine_decay(start: float, end: float | None, *, done: int, total: int) -> float:
+    """`start` at 0, `end` from `total` on, half a cosine between; always `start` without an end."""
+    if end is None:
+        return start
+    return end + (start - end) * (1 + math.cos(math.pi * min(done / total, 1))) / 2
 
 
 def conjugate_gradient(

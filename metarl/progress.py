@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -10,18 +11,31 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
+
 
 class Progress:
     """Shows how far a run is, how fast it goes and how well the agent does.
 
-    On a terminal the display stays in place; otherwise a line is printed at most every
-    `line_seconds`, and one for the first and the last iteration.
+    `unit` is what is counted, `shown` which metrics are shown and how they are formatted: of the
+    first and the last episode of a trial, or as they are. On a terminal the display stays in place;
+    otherwise a line is printed at most every `line_seconds`, and one for the first and the last
+    iteration.
     """
 
     def __init__(
-        self, title: str, *, total_env_steps: int, done_env_steps: int, line_seconds: float = 10.0
+        self,
+        title: str,
+        *,
+        total_env_steps: int,
+        done_env_steps: int,
+        unit: str = "env steps",
+        shown: Mapping[str, str] = RETURN_AND_SUCCESS,
+        line_seconds: float = 10.0,
     ) -> None:
         self._title = title
+        self._unit = unit
+        self._shown = shown
         self._total = total_env_steps
         self._first = done_env_steps
         self._started = time.monotonic()
@@ -34,7 +48,7 @@ class Progress:
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()
-            self._live.update(f"{self._title}: playing the first trial …")
+            self._live.update(f"{self._title}: the first iteration …")
         return self
 
     def __exit__(
@@ -55,11 +69,10 @@ class Progress:
             self._live.update(self._table(metrics, iteration, env_steps, speed, left))
         elif elapsed - self._last_line >= self._line_seconds or env_steps >= self._total:
             self._last_line = elapsed
+            scores = [f"  {name} {_shown(metrics, name, f)}" for name, f in self._shown.items()]
             print(
                 f"{100 * env_steps / self._total:3.0f} %  iteration {iteration}"
-                f"  env steps {env_steps:,}  {speed:,.0f}/s  left {left}"
-                f"  return {_first_to_last(metrics, 'return', '.1f')}"
-                f"  success {_first_to_last(metrics, 'success', '.0%')}",
+                f"  {self._unit} {env_steps:,}  {speed:,.0f}/s  left {left}{''.join(scores)}",
                 flush=True,
             )
 
@@ -74,21 +87,24 @@ class Progress:
         table.add_row(self._title, ProgressBar(total=self._total, completed=env_steps, width=40))
         rows = {
             "iteration": f"{iteration}",
-            "env steps": f"{env_steps:,} of {self._total:,}",
-            "speed": f"{speed:,.0f} env steps per second, {left} left",
-            "return, first → last episode": _first_to_last(metrics, "return", ".1f"),
-            "success, first → last episode": _first_to_last(metrics, "success", ".0%"),
+            self._unit: f"{env_steps:,} of {self._total:,}",
+            "speed": f"{speed:,.0f} {self._unit} per second, {left} left",
         }
+        for name, format_ in self._shown.items():
+            episodes = ", first → last episode" if f"{name}/first_episode" in metrics else ""
+            rows[f"{name}{episodes}"] = _shown(metrics, name, format_)
         for name, value in rows.items():
             table.add_row(name, value)
         for name, value in metrics.items():
-            if name.startswith("agent/"):
-                table.add_row(name.removeprefix("agent/").replace("_", " "), f"{value:.4g}",
+            if name.startswith(("agent/", "update/")):
+                table.add_row(name.partition("/")[2].replace("_", " "), f"{value:.4g}",
                               style="dim")  # fmt: skip
         return table
 
 
-def _first_to_last(metrics: dict[str, float], name: str, format_: str) -> str:
+def _shown(metrics: Mapping[str, float], name: str, format_: str) -> str:
+    if f"{name}/first_episode" not in metrics:
+        return f"{metrics[f'train/{name}']:{format_}}"
     first, last = metrics[f"{name}/first_episode"], metrics[f"{name}/last_episode"]
     return f"{first:{format_}} → {last:{format_}}"
 

@@ -1,17 +1,22 @@
-"""What a task distribution and an agent are: all that the training loop and evaluation rely on."""
+"""What a task distribution and what learns from it are: all that training and evaluation rely on.
+
+An `Agent` acts in the environments of a `TaskDistribution`; a `FewShotLearner` is shown labelled
+examples of a `FewShotDistribution`. A run needs no more of either than that it is a `Learner`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from metarl.tasks import TaskSet
-from metarl.types import Rollout, TimeStep
+from metarl.types import FewShotBatch, FewShotShape, Rollout, TimeStep
 
 S = TypeVar("S")
 
@@ -63,14 +68,27 @@ class TaskDistribution(Protocol):
 
 
 @runtime_checkable
-class Agent(Protocol[S]):
+class Learner(Protocol):
+    """What learns across tasks and can be saved; an `Agent` or a `FewShotLearner`."""
+
+    device: torch.device
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that a bit-exact resume needs."""
+        ...
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        ...
+
+
+@runtime_checkable
+class Agent(Learner, Protocol[S]):
     """What adapts to a task within a trial and learns across trials.
 
     `S` is what adaptation changes, with leading axis N: a hidden state, or one set of parameters
     per task.
     """
-
-    device: torch.device
 
     def begin_trial(self, num_slots: int) -> S:
         """The state of an agent that knows nothing of its task yet."""
@@ -90,10 +108,52 @@ class Agent(Protocol[S]):
         """One step of the outer learning; returns metrics to log."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All that a bit-exact resume needs."""
+
+@runtime_checkable
+class EpisodeSampler(Protocol):
+    """One split of a few-shot distribution."""
+
+    content_hash: str
+    """Equal for the same tasks or images; names the split in every result."""
+
+    def sample(
+        self, num_tasks: int, rng: np.random.Generator, *, shots: int | None = None
+    ) -> FewShotBatch:
+        """Draws tasks, and examples of them; `shots` in place of the distribution's own."""
         ...
 
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+
+@runtime_checkable
+class FewShotDistribution(Protocol):
+    """Tasks to learn from and held-out ones, each given by a few labelled examples."""
+
+    name: str
+    shape: FewShotShape
+    shots: int
+    """Support examples of a task: of each class, or in all where a function is regressed."""
+    train: EpisodeSampler
+    test: EpisodeSampler
+
+
+@runtime_checkable
+class FewShotLearner(Learner, Protocol):
+    """What predicts the query of a task from its support, and learns across tasks to do so."""
+
+    default_steps: int
+    """Gradient steps that it takes on a task in evaluation; 0 of a learner that takes none."""
+
+    def predict(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S *W"],
+        query_x: Float[Tensor, "N Q *F"],
+        *,
+        steps: int,
+    ) -> Float[Tensor, "C N Q W"]:
+        """Logits or regressed values after 0, 1, … `steps` gradient steps (C = steps + 1)."""
+        ...
+
+    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
+        """One step of the outer learning; returns metrics to log, `loss` and `accuracy` of the
+        query among them."""
         ...

@@ -6,6 +6,8 @@
 <run>/events.out.tfevents.*       the same for TensorBoard
 <run>/checkpoints/<env_steps>/    see `metarl.checkpoint`
 <run>/eval/                       written by evaluate.py
+
+Few-shot learners play no environment: there `tasks` are counted in place of `env_steps`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from torch import Tensor
 from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError
-from metarl.protocols import Agent
+from metarl.protocols import Learner
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -41,11 +43,17 @@ class Run:
     `iteration` and `env_steps` count what is finished, `skipped` the iterations that taught nothing
     because something was not finite or an environment failed. The newest finished state is kept in
     memory, so an interrupt in the middle of an iteration can still save it.
+
+    Args:
+        folder: of the run.
+        agent: what is trained and saved.
+        unit: the name under which `env_steps` are written: `tasks` of few-shot learning.
     """
 
-    def __init__(self, folder: Path, agent: Agent[Any]) -> None:
+    def __init__(self, folder: Path, agent: Learner, *, unit: str = "env_steps") -> None:
         self.folder = folder
         self.agent = agent
+        self.unit = unit
         self.iteration = 0
         self.env_steps = 0
         self.skipped = 0
@@ -105,7 +113,7 @@ class Run:
         self.env_steps += env_steps
         self.metrics = metrics
         # The line first: one of an iteration that was not saved is dropped when the run goes on.
-        line = {"iteration": self.iteration, "env_steps": self.env_steps, **metrics}
+        line = {"iteration": self.iteration, self.unit: self.env_steps, **metrics}
         self._metrics_file.write(json.dumps(line) + "\n")
         self._metrics_file.flush()
         self._finished = self._snapshot()
@@ -115,7 +123,7 @@ class Run:
     def save(self) -> Path:
         """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
         tensors, meta = self._finished
-        folder = self.folder / "checkpoints" / str(meta["env_steps"])
+        folder = self.folder / "checkpoints" / str(meta[self.unit])
         save_checkpoint(folder, tensors, meta)
         return folder
 
@@ -127,7 +135,7 @@ class Run:
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
         counters = {
-            "iteration": self.iteration, "env_steps": self.env_steps, "skipped": self.skipped
+            "iteration": self.iteration, self.unit: self.env_steps, "skipped": self.skipped
         }  # fmt: skip
         return tensors, counters
 
@@ -135,7 +143,7 @@ class Run:
         whole = checkpoints(self.folder / "checkpoints")
         if whole:
             meta = load_agent(self.agent, whole[-1])
-            self.iteration, self.env_steps = meta["iteration"], meta["env_steps"]
+            self.iteration, self.env_steps = meta["iteration"], meta[self.unit]
             self.skipped = meta.get("skipped", 0)
 
     def _cut_metrics(self) -> None:
@@ -153,7 +161,7 @@ class Run:
         partial.replace(path)
 
 
-def load_agent(agent: Agent[Any], folder: Path) -> dict[str, Any]:
+def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
     """Loads a checkpoint into an agent; returns its counters.
 
     Raises:

@@ -7,13 +7,18 @@ Axes, always in this order:
     G  tasks that have several slots each             M  steps of all slots of a task
     P  parameters of a policy
 
+few-shot learning:
+
+    N  tasks                S  support examples       Q  query examples
+    W  outputs: ways, or what is regressed            C  columns of growing experience
+
 A tensor of one moment is `N …`, a tensor of a rollout `N T …`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -120,3 +125,47 @@ class AdaptationCurve:
     """1 where any step of the episode was a success, else 0."""
     success_last: Float[Tensor, "N C"]
     """1 where the last step of the episode was a success, else 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotShape:
+    """What a few-shot learner has to be built for."""
+
+    input_shape: tuple[int, ...]
+    """Of one example: (features,), or (channels, height, width)."""
+    num_outputs: int
+    """Ways, or numbers to regress."""
+    classification: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotBatch:
+    """N few-shot tasks: examples to adapt on (support), and others to be judged on (query)."""
+
+    support_x: Float[Tensor, "N S *F"]
+    support_y: Shaped[Tensor, "N S *W"]
+    """Labels 0 … W - 1 (`N S`, integers), or what is to be regressed (`N S W`)."""
+    query_x: Float[Tensor, "N Q *F"]
+    query_y: Shaped[Tensor, "N Q *W"]
+
+    def __len__(self) -> int:
+        return len(self.support_x)
+
+    def __getitem__(self, rows: slice) -> FewShotBatch:
+        return FewShotBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def to(self, device: torch.device) -> FewShotBatch:
+        """The same tasks elsewhere."""
+        return FewShotBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotCurve:
+    """How a learner did on the queries of N tasks, in C columns of growing experience."""
+
+    axis: Literal["gradient steps", "shots"]
+    """What grows from column to column."""
+    experience: list[int]
+    """How much of it there was in each column."""
+    scores: dict[str, Float[Tensor, "N C"]]
+    """By measure: `loss` (cross-entropy in nats, or squared error), and `accuracy` of classes."""

@@ -1,0 +1,219 @@
+"""MAML: a starting point from which a few gradient steps on a few examples fit a network to a task.
+
+Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
+arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
+`learn_inner_learning_rate` Meta-SGD (Li et al. 2017, arXiv:1707.09835).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from metarl import optim
+from metarl.config import Config, Fraction, Positive, Size
+from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
+from metarl.few_shot import scores, task_losses
+from metarl.gradient_steps import (
+    SGD,
+    Adam,
+    Adapted,
+    InnerOptimizer,
+    Parameters,
+    adapt,
+    for_each_task,
+    on_each_task,
+)
+from metarl.types import FewShotBatch, FewShotShape
+
+
+class MAMLConfig(Config):
+    """MAML, FOMAML and Meta-SGD. Defaults are the paper's for sinusoids."""
+
+    kind: Literal["maml"] = "maml"
+
+    encoder: EncoderConfig = MLPConfig()
+    """The network up to its last layer."""
+
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What adapts to a task."""
+    inner_learning_rate: Positive = 0.01
+    """Step size of adaptation (α)."""
+    learn_inner_learning_rate: bool = False
+    """Learn a step size for each parameter, from α on (Meta-SGD)."""
+    momentum: Fraction = 0.0
+    """Of the inner SGD."""
+    steps: Size = 1
+    """Gradient steps on a task in training."""
+    evaluation_steps: Size = 5
+    """Gradient steps on a task in evaluation."""
+    every_step: bool = False
+    """Learn from the query loss after each step, not after the last alone (the multi-step loss of
+    Antoniou et al. 2019, arXiv:1810.09502, with equal weights): good after one step and after
+    several."""
+    first_order: bool = False
+    """Take adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
+    adapt_in_training: bool = True
+    """Learn a starting point for adaptation. If not, one network is trained on the examples of all
+    tasks, and gradient steps are taken in evaluation only: what meta-learning has to beat."""
+
+    learning_rate: Positive = 1e-3
+    """Step size of the outer Adam (β)."""
+    final_learning_rate: Annotated[float, Field(ge=0, lt=1e30)] | None = None
+    """Where β goes, along half a cosine; stays where not given."""
+    decay_updates: Size = 10_000
+    """Outer updates that it takes to get there."""
+    tasks_at_once: Size = 4
+    """Tasks of a meta-batch that are differentiated together; decides speed and memory alone."""
+
+    def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> MAML:
+        """A new learner."""
+        return MAML(self, shape, seed=seed, device=device)
+
+
+class MAML:
+    """The learner."""
+
+    def __init__(
+        self, config: MAMLConfig, shape: FewShotShape, *, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.default_steps = config.evaluation_steps
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.learned = StartAndRates(
+                EncoderWithHead(config.encoder.build(shape.input_shape), shape.num_outputs),
+                config.inner_learning_rate,
+                learn_rates=config.learn_inner_learning_rate,
+            ).to(device)
+        self.outputs = on_each_task(self.learned.network)
+        self.optimizer = torch.optim.Adam(self.learned.parameters(), lr=config.learning_rate)
+
+    # -- adapting ----------------------------------------------------------------------------------
+
+    def adapt(self, batch: FewShotBatch, *, steps: int, differentiable: bool) -> Adapted:
+        """Gradient steps on the support of each task, from the common starting point."""
+
+        def support_loss(parameters: Parameters) -> Float[Tensor, " N"]:
+            return task_losses(self.outputs(parameters, batch.support_x, None), batch.support_y)
+
+        return adapt(
+            for_each_task(dict(self.learned.network.named_parameters()), len(batch)),
+            [support_loss] * steps,
+            self.inner_optimizer(),
+            first_order=self.config.first_order,
+            differentiable=differentiable,
+        )
+
+    def inner_optimizer(self) -> InnerOptimizer:
+        """SGD or Adam, with the step sizes as they are now."""
+        rate = self.learned.rates_by_name() or self.config.inner_learning_rate
+        if self.config.inner_optimizer == "adam":
+            return Adam(learning_rate=rate)
+        return SGD(learning_rate=rate, momentum=self.config.momentum)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S *W"],
+        query_x: Float[Tensor, "N Q *F"],
+        *,
+        steps: int,
+    ) -> Float[Tensor, "C N Q W"]:
+        """Outputs on the query after 0, 1, … `steps` gradient steps on the support."""
+        nothing = support_y[:, :0]
+        support = FewShotBatch(
+            support_x=support_x, support_y=support_y, query_x=query_x[:, :0], query_y=nothing
+        )
+        adapted = self.adapt(support, steps=steps, differentiable=False)
+        return torch.stack(
+            [self.outputs(parameters, query_x, support_x) for parameters in adapted.trajectory]
+        )
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
+        """A step of Adam along the mean query loss after adaptation (algorithm 2, line 10).
+
+        Raises:
+            NotFiniteError: the meta-gradient is NaN or infinite; the parameters are as before.
+        """
+        del generator
+        config = self.config
+        measured: dict[str, list[Tensor]] = {}
+        for first in range(0, len(batch), config.tasks_at_once):
+            part = batch[first : first + config.tasks_at_once]
+            for measure, values in self._accumulate(part, num_tasks=len(batch)).items():
+                measured.setdefault(measure, []).append(values.detach())
+        norm = optim.checked_step(self.optimizer)
+        self.learned.updates += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = optim.cosine_decay(
+                config.learning_rate, config.final_learning_rate,
+                done=int(self.learned.updates), total=config.decay_updates,
+            )  # fmt: skip
+        metrics = {measure: float(torch.cat(parts).mean()) for measure, parts in measured.items()}
+        return {**metrics, "gradient_norm": norm, **self.learned.metrics()}
+
+    def _accumulate(self, part: FewShotBatch, *, num_tasks: int) -> dict[str, Float[Tensor, " N"]]:
+        """Adds the gradient of some of `num_tasks` tasks to that of the others; returns their
+        losses and accuracies."""
+        steps = self.config.steps if self.config.adapt_in_training else 0
+        adapted = self.adapt(part, steps=steps, differentiable=True)
+        every_step = self.config.every_step and steps > 0
+        learned_from = adapted.trajectory[1:] if every_step else [adapted.parameters]
+        outputs = [self.outputs(p, part.query_x, part.support_x) for p in learned_from]
+        losses = [task_losses(output, part.query_y) for output in outputs]
+        if steps == 0:
+            support = self.outputs(adapted.parameters, part.support_x, None)
+            losses.append(task_losses(support, part.support_y))
+        (torch.stack(losses).mean(0).sum() / num_tasks).backward()
+        return scores(outputs[-1].detach(), part.query_y)
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The starting point, the step sizes and Adam's moments."""
+        learned = {f"learned.{name}": t for name, t in self.learned.state_dict().items()}
+        return learned | optim.state_dict(self.optimizer, self.learned)
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.learned.load_state_dict(optim.section(tensors, "learned."))
+        optim.load_state_dict(self.optimizer, self.learned, tensors)
+
+
+class StartAndRates(nn.Module):
+    """All that MAML learns: the network's initial parameters, and perhaps their step sizes."""
+
+    updates: Tensor
+
+    def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.rates = nn.ParameterList(
+            [nn.Parameter(torch.full_like(p, rate)) for p in network.parameters()]
+            if learn_rates
+            else []
+        )
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def rates_by_name(self) -> dict[str, Tensor]:
+        """The learned step sizes by the name of the parameter; empty where there are none."""
+        if not len(self.rates):
+            return {}
+        names = [name for name, _ in self.network.named_parameters()]
+        return dict(zip(names, self.rates, strict=True))
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth logging of the step sizes."""
+        if not len(self.rates):
+            return {}
+        rates = torch.cat([rate.detach().flatten() for rate in self.rates])
+        return {"inner_learning_rate": float(rates.mean())}

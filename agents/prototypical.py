@@ -1,0 +1,145 @@
+"""Prototypical Networks: a class is the mean of its examples, in a space that is learned.
+
+Snell et al. 2017, "Prototypical Networks for Few-shot Learning", arXiv:1703.05175, algorithm 1.
+Nothing is adapted by gradient steps: the network learns across tasks to map examples so that a
+query is near the mean of its own class.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from metarl import optim
+from metarl.config import Config, Positive
+from metarl.encoders import Conv4Config, EncoderConfig
+from metarl.errors import UserError
+from metarl.few_shot import scores
+from metarl.gradient_steps import on_each_task
+from metarl.types import FewShotBatch, FewShotShape
+
+
+class PrototypicalConfig(Config):
+    """Prototypical Networks. Defaults are the paper's for Omniglot."""
+
+    kind: Literal["prototypical"] = "prototypical"
+
+    encoder: EncoderConfig = Conv4Config()
+    """The space in which classes are compared (f)."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Squared Euclidean distance, or one minus the cosine."""
+    cosine_scale: Positive = 10.0
+    """Cosine distances are multiplied by this: alone, between 0 and 2, they can say little."""
+    learning_rate: Positive = 1e-3
+    """Step size of Adam."""
+
+    def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Prototypical:
+        """A new learner.
+
+        Raises:
+            UserError: there are no classes to take the mean of.
+        """
+        if not shape.classification:
+            raise UserError(
+                "prototypical needs classes; to regress a function take agent.kind maml, reptile "
+                "or matching"
+            )
+        return Prototypical(self, shape, seed=seed, device=device)
+
+
+class Prototypical:
+    """The learner."""
+
+    default_steps = 0
+
+    def __init__(
+        self, config: PrototypicalConfig, shape: FewShotShape, *, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.num_ways = shape.num_outputs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = config.encoder.build(shape.input_shape).to(device)
+        self.embed = on_each_task(self.encoder, shared=True)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=config.learning_rate)
+
+    def logits(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Int[Tensor, "N S"],
+        query_x: Float[Tensor, "N Q *F"],
+    ) -> Float[Tensor, "N Q W"]:
+        """−d(f(x), c_k), of which equation 2 is the softmax."""
+        parameters = dict(self.encoder.named_parameters())
+        support = self.embed(parameters, support_x, None)
+        query = self.embed(parameters, query_x, support_x)
+        centres = prototypes(support, support_y, self.num_ways)
+        if self.config.distance == "cosine":
+            return -self.config.cosine_scale * cosine_distance(query, centres)
+        return -squared_distance(query, centres)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S"],
+        query_x: Float[Tensor, "N Q *F"],
+        *,
+        steps: int,
+    ) -> Float[Tensor, "1 N Q W"]:
+        """Logits of the query; there are no gradient steps."""
+        del steps
+        return self.logits(support_x, support_y, query_x)[None]
+
+    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
+        """A step of Adam along the mean loss of the query (algorithm 1).
+
+        Raises:
+            NotFiniteError: the gradient is NaN or infinite; the parameters are as before.
+        """
+        del generator
+        measured = scores(
+            self.logits(batch.support_x, batch.support_y, batch.query_x), batch.query_y
+        )
+        measured["loss"].mean().backward()
+        norm = optim.checked_step(self.optimizer)
+        metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
+        return {**metrics, "gradient_norm": norm}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The encoder and Adam's moments."""
+        encoder = {f"encoder.{name}": t for name, t in self.encoder.state_dict().items()}
+        return encoder | optim.state_dict(self.optimizer, self.encoder)
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.encoder.load_state_dict(optim.section(tensors, "encoder."))
+        optim.load_state_dict(self.optimizer, self.encoder, tensors)
+
+
+def prototypes(
+    embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"], num_ways: int
+) -> Float[Tensor, "N W D"]:
+    """The mean of the embedded support examples of each class (eq. 1)."""
+    member = F.one_hot(label, num_ways).to(embedded.dtype)
+    return member.transpose(1, 2) @ embedded / member.sum(1)[..., None]
+
+
+def squared_distance(
+    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
+) -> Float[Tensor, "N Q W"]:
+    """‖x − c‖², summed over features: a Bregman divergence, of which the mean is the centre (2.3).
+    Differences are taken before they are squared, so that large features cost no precision."""
+    return (query[:, :, None] - centres[:, None]).square().sum(-1)
+
+
+def cosine_distance(
+    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
+) -> Float[Tensor, "N Q W"]:
+    """1 − cos(x, c)."""
+    return 1 - F.normalize(query, dim=-1) @ F.normalize(centres, dim=-1).transpose(1, 2)

@@ -1,0 +1,211 @@
+"""Reptile: a starting point that moves towards where training on tasks leads.
+
+Nichol et al. 2018, "On First-Order Meta-Learning Algorithms", arXiv:1803.02999, algorithms 1
+(serial) and 2 (batched). No derivative passes through the inner steps, and all labelled examples of
+a task are trained on: there is no query in training.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from pydantic import Field
+from torch import Tensor
+
+from metarl import optim
+from metarl.config import Config, Fraction, Positive, Size
+from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
+from metarl.errors import NotFiniteError
+from metarl.few_shot import scores, task_losses
+from metarl.gradient_steps import (
+    SGD,
+    Adam,
+    InnerOptimizer,
+    Parameters,
+    adapt,
+    for_each_task,
+    on_each_task,
+)
+from metarl.types import FewShotBatch, FewShotShape
+
+MEASURED_PART = 5
+"""One task in so many is adapted to for the metrics: Reptile itself has no need of a query."""
+
+
+class ReptileConfig(Config):
+    """Reptile. Defaults are the paper's for sinusoids."""
+
+    kind: Literal["reptile"] = "reptile"
+
+    encoder: EncoderConfig = MLPConfig(hidden_sizes=(64, 64), activation="tanh")
+    """The network up to its last layer."""
+
+    batched: bool = True
+    """One move towards the mean of where the meta-batch's tasks lead (algorithm 2), or a move after
+    each task in turn (algorithm 1)."""
+    inner_optimizer: Literal["sgd", "adam"] = "sgd"
+    """What trains on a task; the paper's for images is Adam, without momentum."""
+    inner_learning_rate: Positive = 0.02
+    """Its step size."""
+    inner_beta1: Fraction = 0.0
+    """Momentum of the inner Adam."""
+    steps: Size = 5
+    """Inner steps on a task in training (k)."""
+    inner_batch: Size = 10
+    """Labelled examples of the task in a step, in training and evaluation; drawn without
+    replacement until all have come."""
+    evaluation_steps: Size = 32
+    """Gradient steps on a task in evaluation, on its support alone."""
+
+    outer_step: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the way that is moved (ε)."""
+    final_outer_step: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Where ε goes, in a straight line."""
+    decay_updates: Size = 10_000
+    """Meta-updates that it takes to get there."""
+
+    def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Reptile:
+        """A new learner."""
+        return Reptile(self, shape, seed=seed, device=device)
+
+
+class Reptile:
+    """The learner."""
+
+    def __init__(
+        self, config: ReptileConfig, shape: FewShotShape, *, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.default_steps = config.evaluation_steps
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = EncoderWithHead(
+                config.encoder.build(shape.input_shape), shape.num_outputs
+            ).to(device)
+        self.outputs = on_each_task(self.network)
+        self.updates = torch.zeros((), dtype=torch.int64)
+
+    def start(self) -> Parameters:
+        """The starting point."""
+        return {name: p.detach() for name, p in self.network.named_parameters()}
+
+    def train_on(
+        self,
+        x: Float[Tensor, "N S *F"],
+        y: Shaped[Tensor, "N S *W"],
+        *,
+        steps: int,
+        generator: torch.Generator,
+    ) -> list[Parameters]:
+        """Each task's parameters before, between and after steps on minibatches of its examples."""
+        minibatches = draw_minibatches(
+            x.shape[1], self.config.inner_batch, num_tasks=len(x), steps=steps, generator=generator
+        )
+        tasks = torch.arange(len(x), device=x.device)[:, None]
+
+        def loss_on(rows: Tensor):
+            def loss(parameters: Parameters) -> Float[Tensor, " N"]:
+                return task_losses(self.outputs(parameters, x[tasks, rows], None), y[tasks, rows])
+
+            return loss
+
+        losses = [loss_on(rows) for rows in minibatches]
+        start = for_each_task(self.start(), len(x))
+        return adapt(start, losses, self.inner_optimizer(), differentiable=False).trajectory
+
+    def inner_optimizer(self) -> InnerOptimizer:
+        """SGD or Adam; a new one for each task."""
+        config = self.config
+        if config.inner_optimizer == "adam":
+            return Adam(learning_rate=config.inner_learning_rate, betas=(config.inner_beta1, 0.999))
+        return SGD(learning_rate=config.inner_learning_rate)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S *W"],
+        query_x: Float[Tensor, "N Q *F"],
+        *,
+        steps: int,
+    ) -> Float[Tensor, "C N Q W"]:
+        """Outputs on the query after 0, 1, … `steps` gradient steps on the support.
+
+        Minibatches come in the same order whenever the same number of examples is adapted to.
+        """
+        generator = torch.Generator(support_x.device).manual_seed(0)
+        trajectory = self.train_on(support_x, support_y, steps=steps, generator=generator)
+        return torch.stack(
+            [self.outputs(parameters, query_x, support_x) for parameters in trajectory]
+        )
+
+    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
+        """θ ← θ + ε · mean (φ − θ), with φ where training on each task leads.
+
+        The metrics are of the query before anything was trained on it: a part of the tasks is first
+        adapted to as in evaluation, on the support alone, with as many steps as in training.
+
+        Raises:
+            NotFiniteError: the new starting point is; the old one stays.
+        """
+        config = self.config
+        before = self.start()
+        seen = batch[: max(1, len(batch) // MEASURED_PART)]
+        with torch.no_grad():
+            adapted = self.train_on(
+                seen.support_x, seen.support_y, steps=config.steps, generator=generator
+            )[-1]
+            measured = scores(self.outputs(adapted, seen.query_x, seen.support_x), seen.query_y)
+        left = 1 - min(int(self.updates) / config.decay_updates, 1)
+        share = config.final_outer_step + left * (config.outer_step - config.final_outer_step)
+        for part in [batch] if config.batched else [batch[n : n + 1] for n in range(len(batch))]:
+            x = torch.cat([part.support_x, part.query_x], 1)
+            y = torch.cat([part.support_y, part.query_y], 1)
+            reached = self.train_on(x, y, steps=config.steps, generator=generator)[-1]
+            self._move_to(
+                {name: p + share * (reached[name].mean(0) - p) for name, p in self.start().items()}
+            )
+        after = self.start()
+        moved = torch.stack([(after[name] - p).norm() for name, p in before.items()]).norm()
+        if not moved.isfinite():
+            self._move_to(before)
+            raise NotFiniteError("the new starting point")
+        self.updates = self.updates + 1
+        metrics = {measure: float(values.mean()) for measure, values in measured.items()}
+        return {**metrics, "moved": float(moved), "outer_step": share}
+
+    def _move_to(self, parameters: Parameters) -> None:
+        for name, p in self.network.named_parameters():
+            p.data = parameters[name].clone()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The starting point, and how many updates led there."""
+        network = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        return {**network, "updates": self.updates}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.network.load_state_dict(optim.section(tensors, "network."))
+        self.updates = tensors["updates"].cpu().clone()
+
+
+def draw_minibatches(
+    num_examples: int,
+    size: int,
+    *,
+    num_tasks: int,
+    steps: int,
+    generator: torch.Generator,
+) -> list[Shaped[Tensor, "N B"]]:
+    """For each step the rows of each task's minibatch: of a random order of its examples the next
+    ones, then of another order."""
+    size = min(size, num_examples)
+    orders_needed = -(-steps * size // num_examples)
+    chance = torch.rand(
+        num_tasks, orders_needed, num_examples, generator=generator, device=generator.device
+    )
+    rows = chance.argsort(-1).flatten(1)
+    return [rows[:, step * size : (step + 1) * size] for step in range(steps)]

@@ -1,0 +1,87 @@
+"""Glyphs: characters of alphabets that nobody wrote, drawn by a procedure; always there.
+
+A class is a few strokes, each a quadratic Bézier curve between random points. Each of its images
+draws them anew as another hand would: points moved a little, and the whole turned, slanted, scaled
+and shifted. Images are 28×28, as Omniglot's in most papers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from pydantic import Field
+
+from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution
+from metarl.config import Size
+
+SIZE = 28
+POINTS_ON_STROKE = 20
+
+
+class GlyphsConfig(EpisodeConfig):
+    """Few-shot classification of procedurally drawn characters."""
+
+    kind: Literal["glyphs"] = "glyphs"
+    num_train_classes: Size = 400
+    """Characters to learn from."""
+    num_test_classes: Size = 100
+    """Characters held out."""
+    images_per_class: Size = 20
+    """As Omniglot has."""
+    strokes: Size = 3
+    """Of each character."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws characters and images."""
+
+    def build(self) -> ImageDistribution:
+        """The distribution."""
+        total = self.num_train_classes + self.num_test_classes
+        images = draw_glyphs(
+            total, self.images_per_class, strokes=self.strokes, rng=np.random.default_rng(self.seed)
+        )
+        classes = ImageClasses.of({f"glyph {n}": images[n] for n in range(total)})
+        train, test = (
+            classes.names[: self.num_train_classes], classes.names[self.num_train_classes :]
+        )  # fmt: skip
+        return ImageDistribution("glyphs", classes.only(train), classes.only(test), self)
+
+
+def draw_glyphs(
+    num_classes: int, images_per_class: int, *, strokes: int, rng: np.random.Generator
+) -> UInt8[np.ndarray, "L I 1 Y X"]:
+    """Images of random characters, dark strokes as high values."""
+    letters = rng.uniform(-1, 1, (num_classes, 1, strokes, 3, 2))
+    shape = (num_classes, images_per_class)
+    points = letters + rng.normal(0, 0.08, (*shape, strokes, 3, 2))
+    maps = _another_hand(shape, rng)
+    points = np.einsum("lixy,lispy->lispx", maps, points) + rng.normal(0, 0.1, (*shape, 1, 1, 2))
+    ends = np.linspace(0, 1, POINTS_ON_STROKE)[:, None]
+    weights = np.concatenate([(1 - ends) ** 2, 2 * ends * (1 - ends), ends**2], 1)
+    dots = np.einsum("qp,lispx->lisqx", weights, points).reshape(*shape, -1, 2)
+    thickness = rng.uniform(0.045, 0.075, shape)
+    images = np.stack(
+        [_ink(dots[n], thickness[n]) for n in range(num_classes)]  # a class at a time: memory
+    )
+    return np.round(255 * images).astype(np.uint8)[:, :, None]
+
+
+def _another_hand(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "L I 2 2"]:
+    """Small turns, slants and changes of size."""
+    angle, slant = rng.normal(0, 0.2, shape), rng.normal(0, 0.15, shape)
+    width, height = rng.normal(0.68, 0.06, (2, *shape))
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1)
+    stretch = np.stack([width, slant * height, np.zeros(shape), height], -1)
+    return turn.reshape(*shape, 2, 2) @ stretch.reshape(*shape, 2, 2)
+
+
+def _ink(
+    dots: Float[np.ndarray, "I P 2"], thickness: Float[np.ndarray, " I"]
+) -> Float[np.ndarray, "I Y X"]:
+    """1 on the dots, falling off with the distance to the nearest."""
+    axis = np.linspace(-1, 1, SIZE)
+    x = (axis - dots[..., 0, None]) ** 2  # I P X
+    y = (axis - dots[..., 1, None]) ** 2
+    nearest = (x[:, :, None, :] + y[:, :, :, None]).min(1)
+    return np.exp(-((nearest / (2 * thickness[:, None, None] ** 2)) ** 2))

@@ -1,0 +1,184 @@
+"""N-way K-shot episodes of images: classes that were never seen, told apart from K examples each.
+
+Images are decoded once and kept as bytes. A whole meta-batch is drawn at once; nothing here loops
+over images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+
+from metarl.config import Config, Size
+from metarl.errors import UserError
+from metarl.types import FewShotBatch, FewShotShape
+
+Symmetries = Literal[1, 4, 8]
+
+
+class EpisodeConfig(Config):
+    """How episodes are drawn, whatever the images."""
+
+    ways: Size = 5
+    """Classes of an episode (W)."""
+    shots: Size = 1
+    """Support images of each class (K)."""
+    queries: Size = 15
+    """Query images of each class."""
+
+
+@dataclass(frozen=True)
+class ImageClasses:
+    """Images of several classes, those of a class in a row."""
+
+    names: list[str]
+    images: UInt8[np.ndarray, "M C Y X"]
+    counts: Int[np.ndarray, " L"]
+    """Images of each of the L classes."""
+
+    @staticmethod
+    def of(by_class: dict[str, UInt8[np.ndarray, "I C Y X"]]) -> ImageClasses:
+        """From the images of each class."""
+        counts = np.array([len(images) for images in by_class.values()])
+        return ImageClasses(list(by_class), np.concatenate(list(by_class.values())), counts)
+
+    @property
+    def starts(self) -> Int[np.ndarray, " L"]:
+        """The first row of each class."""
+        return np.cumsum(self.counts) - self.counts
+
+    def only(self, names: Sequence[str]) -> ImageClasses:
+        """The classes of these names, in this order."""
+        place = {name: number for number, name in enumerate(self.names)}
+        chosen = [place[name] for name in names]
+        rows = [np.arange(self.starts[n], self.starts[n] + self.counts[n]) for n in chosen]
+        return ImageClasses(list(names), self.images[np.concatenate(rows)], self.counts[chosen])
+
+    def content_hash(self) -> str:
+        """SHA-256 of names and images."""
+        digest = hashlib.sha256("\0".join(self.names).encode())
+        digest.update(self.counts.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(self.images).tobytes())
+        return digest.hexdigest()
+
+
+class ImageDistribution:
+    """Few-shot classification of images: classes to learn from, and classes held out."""
+
+    def __init__(
+        self,
+        what: str,
+        train: ImageClasses,
+        test: ImageClasses,
+        episodes: EpisodeConfig,
+        *,
+        symmetries: Symmetries = 1,
+        test_symmetries: Symmetries = 1,
+    ) -> None:
+        shared = set(train.names) & set(test.names)
+        if shared:
+            raise UserError(f"{what}: class {min(shared)} is in both splits; keep it in one")
+        self.name = f"{episodes.ways}-way {episodes.shots}-shot classification of {what}"
+        self.shape = FewShotShape(
+            input_shape=train.images.shape[1:], num_outputs=episodes.ways, classification=True
+        )
+        self.shots = episodes.shots
+        self.train = ImageSampler(train, episodes, symmetries=symmetries)
+        self.test = ImageSampler(test, episodes, symmetries=test_symmetries)
+
+
+class ImageSampler:
+    """One split: draws classes, numbers them anew in each episode, and draws images of each.
+
+    Args:
+        classes: of the split.
+        episodes: ways, shots and queries.
+        symmetries: of a square that make new classes: 1, the 4 turns, or those and their mirror
+            images (8). A class turned is a class of its own.
+
+    Raises:
+        UserError: there are too few classes, or too few images of one.
+    """
+
+    def __init__(
+        self, classes: ImageClasses, episodes: EpisodeConfig, *, symmetries: Symmetries = 1
+    ) -> None:
+        self.classes = classes
+        self.ways = episodes.ways
+        self.shots = episodes.shots
+        self.queries = episodes.queries
+        self.symmetries = symmetries
+        self.content_hash = classes.content_hash()
+        if self.num_classes < self.ways:
+            raise UserError(
+                f"{self.ways} ways need as many classes; a split has {self.num_classes}: "
+                f"{', '.join(classes.names[:5])}…"
+            )
+        height, width = classes.images.shape[2:]
+        if symmetries > 1 and height != width:
+            raise UserError(f"images of {height}×{width} cannot be turned; use symmetries 1")
+        self._check_enough(self.shots)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes to draw from, those that are others turned or mirrored too."""
+        return len(self.classes.names) * self.symmetries
+
+    def sample(
+        self, num_tasks: int, rng: np.random.Generator, *, shots: int | None = None
+    ) -> FewShotBatch:
+        """Episodes; support and query of each class are different images.
+
+        Raises:
+            UserError: a class has too few images for so many shots.
+        """
+        shots = shots or self.shots
+        self._check_enough(shots)
+        # the first W of a random order of all classes: distinct, and numbered at random
+        order = rng.random((num_tasks, self.num_classes)).argsort(1)[:, : self.ways]
+        symmetry, which = np.divmod(order, len(self.classes.names))
+        images = self.classes.images[self._draw_rows(which, shots + self.queries, rng)]
+        for number in range(1, self.symmetries):
+            chosen = symmetry == number
+            images[chosen] = _transformed(images[chosen], number)
+        x = torch.from_numpy(images).float() / 255  # N W K C Y X
+        label = torch.arange(self.ways).expand(num_tasks, -1)
+        return FewShotBatch(
+            support_x=x[:, :, :shots].flatten(1, 2),
+            support_y=label.repeat_interleave(shots, 1),
+            query_x=x[:, :, shots:].flatten(1, 2),
+            query_y=label.repeat_interleave(self.queries, 1),
+        )
+
+    def _draw_rows(
+        self, which: Int[np.ndarray, "N W"], count: int, rng: np.random.Generator
+    ) -> Int[np.ndarray, "N W K"]:
+        """Rows of `count` different images of each class."""
+        counts = self.classes.counts[which][..., None]
+        chance = rng.random((*which.shape, int(self.classes.counts.max())))
+        chance[np.arange(chance.shape[-1]) >= counts] = 2.0  # no such image: never among the first
+        return self.classes.starts[which][..., None] + chance.argsort(-1)[..., :count]
+
+    def _check_enough(self, shots: int) -> None:
+        fewest = int(self.classes.counts.argmin())
+        if self.classes.counts[fewest] < shots + self.queries:
+            raise UserError(
+                f"class {self.classes.names[fewest]} has {self.classes.counts[fewest]} images; "
+                f"{shots} shots and {self.queries} queries need {shots + self.queries}: lower "
+                "env.shots or env.queries"
+            )
+
+
+def _transformed(
+    images: UInt8[np.ndarray, "B K C Y X"], number: int
+) -> UInt8[np.ndarray, "B K C Y X"]:
+    """Turned by `number` quarters, and from 4 on mirrored first."""
+    if number >= 4:
+        images = images[..., ::-1]
+    return np.rot90(images, number % 4, axes=(-2, -1))

@@ -1,0 +1,193 @@
+"""Networks of few-shot learners: examples to features, with a BatchNorm that says whose statistics.
+
+Whose they are decides what a few-shot accuracy means (Bronskill et al. 2020, arXiv:2003.03284), so
+it has a name in the config, and the report tells it:
+
+    transductive      every set is normalised by its own statistics. The query examples of a task
+                      are so seen together, before the first of them is labelled, as in MAML's and
+                      Reptile's published figures
+    support           support and query are normalised by the statistics of the support: each query
+                      example is labelled by itself (non-transductive)
+    none              no normalisation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from metarl.config import Config, Size
+from metarl.errors import UserError
+
+Normalization = Literal["transductive", "support", "none"]
+
+
+class Conv4Config(Config):
+    """Four blocks of convolution, BatchNorm, ReLU and max-pooling (Vinyals et al. 2016)."""
+
+    kind: Literal["conv4"] = "conv4"
+    filters: Size = 64
+    """Of each block."""
+    batch_norm: Normalization = "transductive"
+    """Whose statistics: `transductive` (each set's own), `support` (non-transductive), `none`."""
+
+    def build(self, input_shape: tuple[int, ...]) -> Encoder:
+        """The encoder for such images.
+
+        Raises:
+            UserError: they are too small to be halved four times, or no images.
+        """
+        if len(input_shape) != 3 or min(input_shape[1:]) < 16:
+            raise UserError(
+                f"conv4 halves an image four times; examples of shape {input_shape} are too small "
+                "for it, use agent.encoder.kind mlp"
+            )
+        channels, height, width = input_shape
+        sizes = [channels, *[self.filters] * 4]
+        blocks = [ConvBlock(*pair, normalize=self.batch_norm != "none") for pair in pairwise(sizes)]
+        return Encoder(
+            blocks, size=self.filters * (height // 16) * (width // 16), batch_norm=self.batch_norm
+        )
+
+
+class MLPConfig(Config):
+    """Linear layers, BatchNorm and ReLU or tanh."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden_sizes: tuple[Size, ...] = (40, 40)
+    """Of each layer; MAML's for sinusoids."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """After each layer."""
+    batch_norm: Normalization = "none"
+    """Whose statistics: `transductive` (each set's own), `support` (non-transductive), `none`."""
+
+    def build(self, input_shape: tuple[int, ...]) -> Encoder:
+        """The encoder for such examples, flattened."""
+        sizes = [int(torch.Size(input_shape).numel()), *self.hidden_sizes]
+        blocks = [
+            LinearBlock(*pair, activation=self.activation, normalize=self.batch_norm != "none")
+            for pair in pairwise(sizes)
+        ]
+        return Encoder(blocks, size=sizes[-1], batch_norm=self.batch_norm, flat=True)
+
+
+EncoderConfig = Annotated[Conv4Config | MLPConfig, Field(discriminator="kind")]
+
+
+class BatchNorm(nn.Module):
+    """Normalisation of a batch by the statistics of its first examples; nothing is remembered."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Float[Tensor, "B C *space"], reference: int) -> Tensor:
+        """Each channel in units of the first `reference` examples, scaled and shifted."""
+        if reference == len(x):
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+        axes = [0, *range(2, x.ndim)]
+        variance, mean = torch.var_mean(x[:reference], axes, correction=0)
+        scale = self.weight * (variance + 1e-5).rsqrt()
+        per_channel = (-1, *[1] * (x.ndim - 2))
+        shift = self.bias - mean * scale
+        return x * scale.view(per_channel) + shift.view(per_channel)
+
+
+class ConvBlock(nn.Module):
+    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pooling."""
+
+    def __init__(self, before: int, after: int, *, normalize: bool) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(before, after, 3, padding=1)
+        nn.init.xavier_uniform_(self.convolution.weight)
+        nn.init.zeros_(self.convolution.bias)  # pyright: ignore[reportArgumentType]
+        self.norm = BatchNorm(after) if normalize else None
+
+    def forward(self, x: Float[Tensor, "B C Y X"], reference: int) -> Float[Tensor, "B D Z U"]:
+        """Half the height and width."""
+        x = self.convolution(x)
+        if self.norm is not None:
+            x = self.norm(x, reference)
+        return F.max_pool2d(x.relu(), 2)
+
+
+class LinearBlock(nn.Module):
+    """Linear layer, BatchNorm, ReLU or tanh."""
+
+    def __init__(self, before: int, after: int, *, activation: str, normalize: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(before, after)
+        nn.init.kaiming_uniform_(self.linear.weight, nonlinearity="relu")
+        nn.init.zeros_(self.linear.bias)
+        self.norm = BatchNorm(after) if normalize else None
+        self.activation = {"relu": torch.relu, "tanh": torch.tanh}[activation]
+
+    def forward(self, x: Float[Tensor, "B F"], reference: int) -> Float[Tensor, "B D"]:
+        """Features of each example."""
+        x = self.linear(x)
+        if self.norm is not None:
+            x = self.norm(x, reference)
+        return self.activation(x)
+
+
+class Encoder(nn.Module):
+    """Blocks in a row, of examples of one task."""
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        *,
+        size: int,
+        batch_norm: Normalization,
+        flat: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.size = size
+        """Features of an example."""
+        self.batch_norm: Normalization = batch_norm
+        self.flat = flat
+
+    def forward(
+        self, x: Float[Tensor, " B *F"], support: Float[Tensor, " S *F"] | None = None
+    ) -> Float[Tensor, "B D"]:
+        """Features of each example.
+
+        Args:
+            x: examples of a task.
+            support: those that it was adapted on; None where `x` is the support itself.
+        """
+        reference, skipped = len(x), 0
+        if support is not None and self.batch_norm == "support":
+            reference = skipped = len(support)
+            x = torch.cat([support, x])
+        if self.flat:
+            x = x.flatten(1)
+        for block in self.blocks:
+            x = block(x, reference)
+        return x.flatten(1)[skipped:]
+
+
+class EncoderWithHead(nn.Module):
+    """An encoder and a linear layer that reads its features."""
+
+    def __init__(self, encoder: Encoder, num_outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.size, num_outputs)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, x: Float[Tensor, " B *F"], support: Float[Tensor, " S *F"] | None = None
+    ) -> Float[Tensor, "B W"]:
+        """Logits or regressed values of each example."""
+        return self.head(self.encoder(x, support))

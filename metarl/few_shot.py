@@ -1,0 +1,147 @@
+"""Few-shot learning, whatever learns: what an iteration of training is, and how well a learner does
+on tasks that it never saw, with honest intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from metarl.evaluation import Estimate, bootstrap_interval, mean
+from metarl.protocols import EpisodeSampler, FewShotLearner
+from metarl.seeding import derive_seed, torch_generator
+from metarl.types import FewShotBatch, FewShotCurve
+
+MEASURES = ("loss", "accuracy")
+"""Of the query; what else a learner measures is about its update."""
+
+
+def task_losses(
+    output: Float[Tensor, "N B W"], target: Shaped[Tensor, "N B *W"]
+) -> Float[Tensor, " N"]:
+    """Of each task, the mean over its examples: cross-entropy where targets are labels (in nats),
+    else squared error (the mean over what is regressed)."""
+    if target.is_floating_point():
+        return (output - target).square().mean((1, 2))
+    return F.cross_entropy(output.transpose(1, 2), target, reduction="none").mean(1)
+
+
+def task_accuracies(
+    output: Float[Tensor, "N B W"], target: Int[Tensor, "N B"]
+) -> Float[Tensor, " N"]:
+    """Of each task, the share of examples whose largest output is their label's."""
+    return (output.argmax(-1) == target).to(output.dtype).mean(1)
+
+
+def scores(
+    output: Float[Tensor, "N B W"], target: Shaped[Tensor, "N B *W"]
+) -> dict[str, Float[Tensor, " N"]]:
+    """`loss`, and `accuracy` where targets are labels, of each task."""
+    measured = {"loss": task_losses(output, target)}
+    if not target.is_floating_point():
+        measured["accuracy"] = task_accuracies(output, target)
+    return measured
+
+
+def learn_from_tasks(
+    learner: FewShotLearner,
+    sampler: EpisodeSampler,
+    *,
+    num_tasks: int,
+    updates: int,
+    seed: int,
+    iteration: int,
+) -> dict[str, float]:
+    """One iteration of training: meta-updates on `num_tasks` tasks each, and the means of what to
+    log of them. All randomness follows from (seed, iteration)."""
+    started, drawing = time.perf_counter(), 0.0
+    rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
+    generator = torch_generator(derive_seed(seed, "agent", iteration), learner.device)
+    learned: list[dict[str, float]] = []
+    for _ in range(updates):
+        before = time.perf_counter()
+        batch = sampler.sample(num_tasks, rng).to(learner.device)
+        drawing += time.perf_counter() - before
+        learned.append(learner.meta_update(batch, generator=generator))
+    metrics = {name: sum(each[name] for each in learned) / updates for name in learned[0]}
+    return {
+        **{
+            f"{'train' if name in MEASURES else 'update'}/{name}": value
+            for name, value in metrics.items()
+        },
+        "timing/draw_s": drawing,
+        "timing/update_s": time.perf_counter() - started - drawing,
+    }
+
+
+def few_shot_curve(
+    learner: FewShotLearner,
+    sampler: EpisodeSampler,
+    *,
+    axis: Literal["gradient steps", "shots"],
+    episodes: int = 600,
+    steps: int | None = None,
+    shots: Sequence[int],
+    seed: int = 0,
+    tasks_at_once: int = 32,
+) -> FewShotCurve:
+    """How a learner does on tasks of a split.
+
+    Args:
+        learner: is not changed.
+        sampler: draws the tasks; the same ones for every learner with the same `seed`, `shots` and
+            `tasks_at_once`.
+        axis: `gradient steps`: a column for 0, 1, … `steps` of them, on `shots[-1]` shots.
+            `shots`: a column for each number in `shots`, after all steps.
+        episodes: tasks.
+        steps: gradient steps; the learner's own number where not given.
+        shots: support examples of a class, or of a function.
+        seed: of the tasks and their examples.
+        tasks_at_once: tasks that are adapted to together; decides nothing but memory, and which
+            tasks are drawn.
+    """
+    steps = learner.default_steps if steps is None else steps
+    by_steps = axis == "gradient steps"
+    experience = list(range(steps + 1)) if by_steps else list(shots)
+    rows: list[dict[str, Tensor]] = []
+    for first in range(0, episodes, tasks_at_once):
+        count = min(tasks_at_once, episodes - first)
+        by_column: list[dict[str, Tensor]] = []
+        for shot in shots[-1:] if by_steps else shots:
+            rng = np.random.default_rng(derive_seed(seed, "episodes", shot, first))
+            batch = sampler.sample(count, rng, shots=shot).to(learner.device)
+            outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, steps=steps)
+            shown = outputs if by_steps else outputs[-1:]
+            by_column += [scores(output, batch.query_y) for output in shown]
+        rows.append({m: torch.stack([c[m] for c in by_column], 1) for m in by_column[0]})
+    return FewShotCurve(
+        axis=axis,
+        experience=experience,
+        scores={m: torch.cat([row[m] for row in rows]).double().cpu() for m in rows[0]},
+    )
+
+
+def summarize_few_shot(curve: FewShotCurve, *, seed: int = 0) -> dict[str, Estimate]:
+    """By measure, the mean over tasks of each column with its 95 % bootstrap interval."""
+    estimates = {}
+    for measure, values in curve.scores.items():
+        rows = [values.numpy()]
+        low, high = bootstrap_interval(rows, mean, rng=np.random.default_rng(seed))
+        estimates[measure] = Estimate(
+            value=mean(rows).tolist(), low=low.tolist(), high=high.tolist()
+        )
+    return estimates
+
+
+def nearest_neighbour(batch: FewShotBatch, num_ways: int) -> Float[Tensor, "N Q W"]:
+    """The label of the support example that is nearest in input space, as one-hot outputs: what a
+    learner has to beat to have learned anything of its inputs."""
+    distance = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))
+    label = batch.support_y.gather(1, distance.argmin(2))
+    return F.one_hot(label, num_ways).to(distance.dtype)

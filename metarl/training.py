@@ -1,0 +1,70 @@
+"""What a run of training depends on whatever is learned, and what the training loop needs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from metarl.config import Config
+from metarl.protocols import Learner
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrainConfig(Config):
+    """How long to train, and on how much at once."""
+
+    env_steps: Count = 1_000_000
+    """Environment steps to train for; rounded up to whole iterations."""
+    tasks_per_trial: Count = 40
+    """Tasks that are played side by side in an iteration (the meta-batch)."""
+    episodes_per_trial: Count = 2
+    """Episodes of experience with each task, over which the agent adapts."""
+    checkpoint_every: Count = 10
+    """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+
+
+class FewShotTrainConfig(Config):
+    """How long to train, and on how much at once, where tasks are given by labelled examples."""
+
+    tasks: Count = 100_000
+    """Tasks to train on, the same ones counted again; rounded up to whole iterations."""
+    tasks_per_update: Count = 4
+    """Tasks of a meta-update (the meta-batch)."""
+    updates_per_iteration: Count = 50
+    """Meta-updates that are logged together, as their mean."""
+    checkpoint_every: Count = 20
+    """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+
+
+class RunConfig(Config):
+    """What every run depends on."""
+
+    name: str = "experiment"
+    """The run goes to runs/<name>/seed<seed>."""
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Of the agent: initial weights, sampled tasks, actions. Goals have their own, env.seed."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the agent lives; auto takes CUDA where there is one."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A NaN or an infinity ends the run, or drops the iteration: the agent stays as it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the training loop needs of an experiment, whatever is learned."""
+
+    title: str
+    agent: Learner
+    iterate: Callable[[int], dict[str, float]]
+    """Plays and learns iteration i; returns what to log."""
+    unit: Literal["env_steps", "tasks"]
+    total: int
+    """Of these units to train on."""
+    per_iteration: int
+    shown: dict[str, str]
+    """Metrics that the progress display shows, and how they are formatted."""
+    close: Callable[[], None]
