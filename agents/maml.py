@@ -67,6 +67,8 @@ class MAMLConfig(Config):
     """Where β goes, along half a cosine; stays where not given."""
     decay_updates: Size = 10_000
     """Outer updates that it takes to get there."""
+    max_gradient_norm: Positive = 10.0
+    """Longer meta-gradients are cut to this: where a task's steps diverged they say nothing else."""
     tasks_at_once: Size = 4
     """Tasks of a meta-batch that are differentiated together; decides speed and memory alone."""
 
@@ -151,7 +153,7 @@ class MAML:
             part = batch[first : first + config.tasks_at_once]
             for measure, values in self._accumulate(part, num_tasks=len(batch)).items():
                 measured.setdefault(measure, []).append(values.detach())
-        norm = optim.checked_step(self.optimizer)
+        norm = optim.checked_step(self.optimizer, max_norm=config.max_gradient_norm)
         self.learned.updates += 1
         for group in self.optimizer.param_groups:
             group["lr"] = optim.cosine_decay(
@@ -197,10 +199,11 @@ class StartAndRates(nn.Module):
     def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
         super().__init__()
         self.network = network
+        self.unit = rate
+        # In units of the first step size: a step of Adam is then a small share of it. Learned as
+        # they are, step sizes of a hundredth would double in ten updates, and the steps diverge.
         self.rates = nn.ParameterList(
-            [nn.Parameter(torch.full_like(p, rate)) for p in network.parameters()]
-            if learn_rates
-            else []
+            [nn.Parameter(torch.ones_like(p)) for p in network.parameters()] if learn_rates else []
         )
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
@@ -209,11 +212,11 @@ class StartAndRates(nn.Module):
         if not len(self.rates):
             return {}
         names = [name for name, _ in self.network.named_parameters()]
-        return dict(zip(names, self.rates, strict=True))
+        return {name: self.unit * r for name, r in zip(names, self.rates, strict=True)}
 
     def metrics(self) -> dict[str, float]:
         """What is worth logging of the step sizes."""
         if not len(self.rates):
             return {}
         rates = torch.cat([rate.detach().flatten() for rate in self.rates])
-        return {"inner_learning_rate": float(rates.mean())}
+        return {"inner_learning_rate": self.unit * float(rates.mean())}

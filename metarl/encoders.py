@@ -42,19 +42,19 @@ class Conv4Config(Config):
         """The encoder for such images.
 
         Raises:
-            UserError: they are too small to be halved four times, or no images.
+            UserError: they are no images.
         """
-        if len(input_shape) != 3 or min(input_shape[1:]) < 16:
+        if len(input_shape) != 3:
             raise UserError(
-                f"conv4 halves an image four times; examples of shape {input_shape} are too small "
-                "for it, use agent.encoder.kind mlp"
+                f"conv4 is for images; examples of shape {input_shape} need agent.encoder.kind mlp"
             )
         channels, height, width = input_shape
+        for _ in range(4):
+            if min(height, width) > 1:
+                height, width = height // 2, width // 2
         sizes = [channels, *[self.filters] * 4]
         blocks = [ConvBlock(*pair, normalize=self.batch_norm != "none") for pair in pairwise(sizes)]
-        return Encoder(
-            blocks, size=self.filters * (height // 16) * (width // 16), batch_norm=self.batch_norm
-        )
+        return Encoder(blocks, size=self.filters * height * width, batch_norm=self.batch_norm)
 
 
 class MLPConfig(Config):
@@ -107,16 +107,15 @@ class ConvBlock(nn.Module):
     def __init__(self, before: int, after: int, *, normalize: bool) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(before, after, 3, padding=1)
-        nn.init.xavier_uniform_(self.convolution.weight)
-        nn.init.zeros_(self.convolution.bias)  # pyright: ignore[reportArgumentType]
         self.norm = BatchNorm(after) if normalize else None
 
     def forward(self, x: Float[Tensor, "B C Y X"], reference: int) -> Float[Tensor, "B D Z U"]:
-        """Half the height and width."""
+        """Half the height and width, as far as there is something to halve."""
         x = self.convolution(x)
         if self.norm is not None:
             x = self.norm(x, reference)
-        return F.max_pool2d(x.relu(), 2)
+        x = x.relu()
+        return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 1 else x
 
 
 class LinearBlock(nn.Module):
@@ -125,8 +124,6 @@ class LinearBlock(nn.Module):
     def __init__(self, before: int, after: int, *, activation: str, normalize: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(before, after)
-        nn.init.kaiming_uniform_(self.linear.weight, nonlinearity="relu")
-        nn.init.zeros_(self.linear.bias)
         self.norm = BatchNorm(after) if normalize else None
         self.activation = {"relu": torch.relu, "tanh": torch.tanh}[activation]
 
@@ -183,8 +180,6 @@ class EncoderWithHead(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.size, num_outputs)
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
 
     def forward(
         self, x: Float[Tensor, " B *F"], support: Float[Tensor, " S *F"] | None = None

@@ -41,8 +41,9 @@ def load_state_dict(
         optimizer.state[parameters[name]][key] = tensor.clone()
 
 
-def checked_step(optimizer: torch.optim.Optimizer) -> float:
-    """Steps along the gradients that were accumulated and forgets them; returns their norm.
+def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf) -> float:
+    """Steps along the gradients that were accumulated and forgets them; returns their norm. Longer
+    ones than `max_norm` are cut to it.
 
     Raises:
         NotFiniteError: they are NaN or infinite; no step is taken.
@@ -54,6 +55,8 @@ def checked_step(optimizer: torch.optim.Optimizer) -> float:
     if not norm.isfinite():
         optimizer.zero_grad()
         raise NotFiniteError("the gradient")
+    if norm > max_norm:
+        torch._foreach_mul_(gradients, float(max_norm / norm))
     optimizer.step()
     optimizer.zero_grad()
     return float(norm)

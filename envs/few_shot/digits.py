@@ -1,7 +1,8 @@
 """Handwritten digits that come with scikit-learn: 8×8 images, 180 of each; always there.
 
-Some digits are learned from and the others held out. As ten classes are few to learn to learn from,
-a digit that is turned or mirrored is a class of its own in training.
+Some digits are held out. The others alone are too few classes to learn to learn from: a network knows
+them by heart before it knows what digits have in common. So glyphs of the same size are learned from
+too, which `num_glyphs: 0` leaves out.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import UInt8
 from pydantic import Field
 from sklearn.datasets import load_digits
 
+from envs.few_shot.glyphs import draw_glyphs
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
 from metarl.errors import UserError
 
@@ -24,8 +27,12 @@ class DigitsConfig(EpisodeConfig):
     kind: Literal["digits"] = "digits"
     test_digits: tuple[Digit, ...] = (5, 6, 7, 8, 9)
     """Held out; the others are learned from."""
-    symmetries: Symmetries = 8
-    """Of training digits: 4 turns, or those and their mirror images (8), are classes too."""
+    num_glyphs: Annotated[int, Field(ge=0)] = 400
+    """Drawn characters to learn from beside the other digits."""
+    symmetries: Symmetries = 1
+    """Of training classes: 4 turns, or those and their mirror images (8), are classes too."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the glyphs."""
 
     def build(self) -> ImageDistribution:
         """The distribution.
@@ -35,7 +42,10 @@ class DigitsConfig(EpisodeConfig):
         """
         pixels, label = load_digits(return_X_y=True)  # 0 … 16
         images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
-        classes = ImageClasses.of({f"digit {n}": images[label == n] for n in range(10)})
+        rng = np.random.default_rng(self.seed)
+        glyphs = draw_small_glyphs(self.num_glyphs, rng) if self.num_glyphs else {}
+        by_class = {f"digit {n}": images[label == n] for n in range(10)}
+        classes = ImageClasses.of(by_class | glyphs)
         test = [f"digit {n}" for n in sorted(set(self.test_digits))]
         train = [name for name in classes.names if name not in test]
         if not train or not test:
@@ -45,3 +55,10 @@ class DigitsConfig(EpisodeConfig):
         return ImageDistribution(
             "digits", classes.only(train), classes.only(test), self, symmetries=self.symmetries
         )
+
+
+def draw_small_glyphs(count: int, rng: np.random.Generator) -> dict[str, UInt8[np.ndarray, ...]]:
+    """Glyphs made as the digits were: they fill 32×32 pixels, and the ink of 4×4 is counted."""
+    large = draw_glyphs(count, 20, strokes=3, rng=rng, size=32, thickness=0.14, fill=True)
+    ink = large.reshape(*large.shape[:3], 8, 4, 8, 4).mean((4, 6))
+    return {f"glyph {n}": images for n, images in enumerate(np.round(ink).astype(np.uint8))}

@@ -49,9 +49,26 @@ class GlyphsConfig(EpisodeConfig):
 
 
 def draw_glyphs(
-    num_classes: int, images_per_class: int, *, strokes: int, rng: np.random.Generator
+    num_classes: int,
+    images_per_class: int,
+    *,
+    strokes: int,
+    rng: np.random.Generator,
+    size: int = SIZE,
+    thickness: float = 0.06,
+    fill: bool = False,
 ) -> UInt8[np.ndarray, "L I 1 Y X"]:
-    """Images of random characters, dark strokes as high values."""
+    """Images of random characters, ink as high values.
+
+    Args:
+        num_classes: characters.
+        images_per_class: of each.
+        strokes: of each.
+        rng: draws everything.
+        size: pixels along each side.
+        thickness: of the pen, where an image goes from -1 to 1; some pens are thicker than others.
+        fill: scale each image so that it is as tall or as wide as there is room.
+    """
     letters = rng.uniform(-1, 1, (num_classes, 1, strokes, 3, 2))
     shape = (num_classes, images_per_class)
     points = letters + rng.normal(0, 0.08, (*shape, strokes, 3, 2))
@@ -59,10 +76,15 @@ def draw_glyphs(
     points = np.einsum("lixy,lispy->lispx", maps, points) + rng.normal(0, 0.1, (*shape, 1, 1, 2))
     ends = np.linspace(0, 1, POINTS_ON_STROKE)[:, None]
     weights = np.concatenate([(1 - ends) ** 2, 2 * ends * (1 - ends), ends**2], 1)
-    dots = np.einsum("qp,lispx->lisqx", weights, points).reshape(*shape, -1, 2)
-    thickness = rng.uniform(0.045, 0.075, shape)
+    dots = np.einsum("qp,lispx->lisqx", weights, points)
+    dots = dots.reshape(*shape, strokes * POINTS_ON_STROKE, 2)
+    pens = thickness * rng.uniform(0.75, 1.25, shape)
+    if fill:
+        low, high = dots.min(2, keepdims=True), dots.max(2, keepdims=True)
+        room = 2 * (1 - pens[..., None, None])
+        dots = (dots - (low + high) / 2) * room / (high - low).max(-1, keepdims=True)
     images = np.stack(
-        [_ink(dots[n], thickness[n]) for n in range(num_classes)]  # a class at a time: memory
+        [_ink(dots[n], pens[n], size) for n in range(num_classes)]  # a class at a time: memory
     )
     return np.round(255 * images).astype(np.uint8)[:, :, None]
 
@@ -77,10 +99,10 @@ def _another_hand(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.
 
 
 def _ink(
-    dots: Float[np.ndarray, "I P 2"], thickness: Float[np.ndarray, " I"]
+    dots: Float[np.ndarray, "I P 2"], thickness: Float[np.ndarray, " I"], size: int
 ) -> Float[np.ndarray, "I Y X"]:
     """1 on the dots, falling off with the distance to the nearest."""
-    axis = np.linspace(-1, 1, SIZE)
+    axis = np.linspace(-1, 1, size)
     x = (axis - dots[..., 0, None]) ** 2  # I P X
     y = (axis - dots[..., 1, None]) ** 2
     nearest = (x[:, :, None, :] + y[:, :, :, None]).min(1)
