@@ -7,6 +7,7 @@ arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -68,7 +69,8 @@ class MAMLConfig(Config):
     decay_updates: Size = 10_000
     """Outer updates that it takes to get there."""
     max_gradient_norm: Positive = 10.0
-    """Longer meta-gradients are cut to this: where a task's steps diverged they say nothing else."""
+    """Longer meta-gradients are cut to this: where a task's steps diverged their length says
+    nothing."""
     tasks_at_once: Size = 4
     """Tasks of a meta-batch that are differentiated together; decides speed and memory alone."""
 
@@ -126,17 +128,15 @@ class MAML:
         support_y: Shaped[Tensor, "N S *W"],
         query_x: Float[Tensor, "N Q *F"],
         *,
-        steps: int,
+        after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Outputs on the query after 0, 1, … `steps` gradient steps on the support."""
+        """Outputs on the query after so many gradient steps on the support."""
         nothing = support_y[:, :0]
         support = FewShotBatch(
             support_x=support_x, support_y=support_y, query_x=query_x[:, :0], query_y=nothing
         )
-        adapted = self.adapt(support, steps=steps, differentiable=False)
-        return torch.stack(
-            [self.outputs(parameters, query_x, support_x) for parameters in adapted.trajectory]
-        )
+        reached = self.adapt(support, steps=max(after), differentiable=False).trajectory
+        return torch.stack([self.outputs(reached[n], query_x, support_x) for n in after])
 
     # -- learning ----------------------------------------------------------------------------------
 

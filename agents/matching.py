@@ -7,6 +7,7 @@ regresses functions too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -87,11 +88,10 @@ class Matching:
         support_y: Shaped[Tensor, "N S *W"],
         query_x: Float[Tensor, "N Q *F"],
         *,
-        steps: int,
-    ) -> Float[Tensor, "1 N Q W"]:
+        after: Sequence[int],
+    ) -> Float[Tensor, "C N Q W"]:
         """Outputs on the query; there are no gradient steps."""
-        del steps
-        return self.outputs(support_x, support_y, query_x)[None]
+        return self.outputs(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
         """A step of Adam along the mean loss of the query (section 2.2).

@@ -7,6 +7,7 @@ query is near the mean of its own class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -90,11 +91,10 @@ class Prototypical:
         support_y: Shaped[Tensor, "N S"],
         query_x: Float[Tensor, "N Q *F"],
         *,
-        steps: int,
-    ) -> Float[Tensor, "1 N Q W"]:
+        after: Sequence[int],
+    ) -> Float[Tensor, "C N Q W"]:
         """Logits of the query; there are no gradient steps."""
-        del steps
-        return self.logits(support_x, support_y, query_x)[None]
+        return self.logits(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
         """A step of Adam along the mean loss of the query (algorithm 1).

@@ -7,6 +7,7 @@ a task are trained on: there is no query in training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -130,17 +131,15 @@ class Reptile:
         support_y: Shaped[Tensor, "N S *W"],
         query_x: Float[Tensor, "N Q *F"],
         *,
-        steps: int,
+        after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Outputs on the query after 0, 1, … `steps` gradient steps on the support.
+        """Outputs on the query after so many gradient steps on the support.
 
         Minibatches come in the same order whenever the same number of examples is adapted to.
         """
         generator = torch.Generator(support_x.device).manual_seed(0)
-        trajectory = self.train_on(support_x, support_y, steps=steps, generator=generator)
-        return torch.stack(
-            [self.outputs(parameters, query_x, support_x) for parameters in trajectory]
-        )
+        reached = self.train_on(support_x, support_y, steps=max(after), generator=generator)
+        return torch.stack([self.outputs(reached[n], query_x, support_x) for n in after])
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
         """θ ← θ + ε · mean (φ − θ), with φ where training on each task leads.

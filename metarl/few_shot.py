@@ -86,7 +86,7 @@ def few_shot_curve(
     *,
     axis: Literal["gradient steps", "shots"],
     episodes: int = 600,
-    steps: int | None = None,
+    steps: Sequence[int] | None = None,
     shots: Sequence[int],
     seed: int = 0,
     tasks_at_once: int = 32,
@@ -97,34 +97,38 @@ def few_shot_curve(
         learner: is not changed.
         sampler: draws the tasks; the same ones for every learner with the same `seed`, `shots` and
             `tasks_at_once`.
-        axis: `gradient steps`: a column for 0, 1, … `steps` of them, on `shots[-1]` shots.
-            `shots`: a column for each number in `shots`, after all steps.
+        axis: `gradient steps`: a column for each number in `steps`, with the last of `shots`.
+            `shots`: a column for each number in `shots`, after the last of `steps`.
         episodes: tasks.
-        steps: gradient steps; the learner's own number where not given.
+        steps: numbers of gradient steps, rising; where not given, those up to the learner's own.
         shots: support examples of a class, or of a function.
         seed: of the tasks and their examples.
         tasks_at_once: tasks that are adapted to together; decides nothing but memory, and which
             tasks are drawn.
     """
-    steps = learner.default_steps if steps is None else steps
+    steps = milestones(learner.default_steps) if steps is None else list(steps)
     by_steps = axis == "gradient steps"
-    experience = list(range(steps + 1)) if by_steps else list(shots)
+    after = steps if by_steps else steps[-1:]
     rows: list[dict[str, Tensor]] = []
     for first in range(0, episodes, tasks_at_once):
         count = min(tasks_at_once, episodes - first)
         by_column: list[dict[str, Tensor]] = []
         for shot in shots[-1:] if by_steps else shots:
-            rng = np.random.default_rng(derive_seed(seed, "episodes", shot, first))
-            batch = sampler.sample(count, rng, shots=shot).to(learner.device)
-            outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, steps=steps)
-            shown = outputs if by_steps else outputs[-1:]
-            by_column += [scores(output, batch.query_y) for output in shown]
+            batch = draw(sampler, count, shot, seed=seed, first=first).to(learner.device)
+            outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, after=after)
+            by_column += [scores(output, batch.query_y) for output in outputs]
         rows.append({m: torch.stack([c[m] for c in by_column], 1) for m in by_column[0]})
     return FewShotCurve(
         axis=axis,
-        experience=experience,
+        experience=steps if by_steps else list(shots),
         scores={m: torch.cat([row[m] for row in rows]).double().cpu() for m in rows[0]},
     )
+
+
+def milestones(last: int) -> list[int]:
+    """0, 1, … 5, 10, 20, 50, 100, … below `last`, and `last`."""
+    steps = [*range(6), *(unit * 10**power for power in range(1, 6) for unit in (1, 2, 5))]
+    return [*(n for n in steps if n < last), last]
 
 
 def summarize_few_shot(curve: FewShotCurve, *, seed: int = 0) -> dict[str, Estimate]:
@@ -145,3 +149,34 @@ def nearest_neighbour(batch: FewShotBatch, num_ways: int) -> Float[Tensor, "N Q 
     distance = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))
     label = batch.support_y.gather(1, distance.argmin(2))
     return F.one_hot(label, num_ways).to(distance.dtype)
+
+
+def nearest_neighbour_curve(
+    sampler: EpisodeSampler,
+    num_ways: int,
+    *,
+    shots: Sequence[int],
+    episodes: int = 600,
+    seed: int = 0,
+    tasks_at_once: int = 32,
+) -> FewShotCurve:
+    """The nearest neighbour on the episodes that `few_shot_curve` judges a learner by."""
+    rows = []
+    for first in range(0, episodes, tasks_at_once):
+        count = min(tasks_at_once, episodes - first)
+        batches = [draw(sampler, count, shot, seed=seed, first=first) for shot in shots]
+        rows.append(
+            torch.stack(
+                [task_accuracies(nearest_neighbour(b, num_ways), b.query_y) for b in batches], 1
+            )
+        )
+    accuracy = torch.cat(rows).double()
+    return FewShotCurve(axis="shots", experience=list(shots), scores={"accuracy": accuracy})
+
+
+def draw(
+    sampler: EpisodeSampler, num_tasks: int, shots: int, *, seed: int, first: int
+) -> FewShotBatch:
+    """Tasks number `first` and on of an evaluation."""
+    rng = np.random.default_rng(derive_seed(seed, "episodes", shots, first))
+    return sampler.sample(num_tasks, rng, shots=shots)

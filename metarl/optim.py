@@ -56,7 +56,8 @@ def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf
         optimizer.zero_grad()
         raise NotFiniteError("the gradient")
     if norm > max_norm:
-        torch._foreach_mul_(gradients, float(max_norm / norm))
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
     optimizer.step()
     optimizer.zero_grad()
     return float(norm)

@@ -148,9 +148,10 @@ class FewShotLearner(Learner, Protocol):
         support_y: Shaped[Tensor, "N S *W"],
         query_x: Float[Tensor, "N Q *F"],
         *,
-        steps: int,
+        after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Logits or regressed values after 0, 1, … `steps` gradient steps (C = steps + 1)."""
+        """Logits or regressed values after each of C numbers of gradient steps, in rising order; of
+        a learner that takes none always the same."""
         ...
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:

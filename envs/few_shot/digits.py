@@ -1,8 +1,8 @@
 """Handwritten digits that come with scikit-learn: 8×8 images, 180 of each; always there.
 
-Some digits are held out. The others alone are too few classes to learn to learn from: a network knows
-them by heart before it knows what digits have in common. So glyphs of the same size are learned from
-too, which `num_glyphs: 0` leaves out.
+Some digits are held out. The others alone are too few classes to learn to learn from: a network
+knows them by heart before it knows what digits have in common. So glyphs of the same size are
+learned from too, which `num_glyphs: 0` leaves out.
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ class EpisodeConfig(Config):
     shots: Size = 1
     """Support images of each class (K)."""
     queries: Size = 15
-    """Query images of each class."""
+    """Query images of each class in training."""
+    test_queries: Size = 15
+    """Query images of each class in held-out episodes."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class ImageDistribution:
         )
         self.shots = episodes.shots
         self.train = ImageSampler(train, episodes, symmetries=symmetries)
-        self.test = ImageSampler(test, episodes, symmetries=test_symmetries)
+        held_out = episodes.model_copy(update={"queries": episodes.test_queries})
+        self.test = ImageSampler(test, held_out, symmetries=test_symmetries)
 
 
 class ImageSampler:
@@ -171,7 +174,7 @@ class ImageSampler:
             raise UserError(
                 f"class {self.classes.names[fewest]} has {self.classes.counts[fewest]} images; "
                 f"{shots} shots and {self.queries} queries need {shots + self.queries}: lower "
-                "env.shots or env.queries"
+                "env.shots, env.queries or env.test_queries"
             )
 
 

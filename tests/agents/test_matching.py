@@ -93,7 +93,7 @@ def test_it_learns_what_tells_classes_apart(full_context: bool) -> None:
 
     def accuracy() -> float:
         batch = noisy(1000, 200)
-        output = learner.predict(batch.support_x, batch.support_y, batch.query_x, steps=0)[0]
+        output = learner.predict(batch.support_x, batch.support_y, batch.query_x, after=[0])[0]
         return float((output.argmax(-1) == batch.query_y).float().mean())
 
     before = accuracy()

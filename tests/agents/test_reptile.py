@@ -97,11 +97,11 @@ def test_prediction_adapts_and_changes_nothing() -> None:
     reptile = ReptileConfig(encoder=SMALL).build(REGRESSION, seed=0, device=CPU)
     before = {name: t.clone() for name, t in reptile.state_dict().items()}
     batch = lines(20)
-    outputs = reptile.predict(batch.support_x, batch.support_y, batch.query_x, steps=20)
+    outputs = reptile.predict(batch.support_x, batch.support_y, batch.query_x, after=range(21))
     assert outputs.shape == (21, 20, 4, 1)
     losses = (outputs - batch.query_y).square().mean((1, 2, 3))
     assert losses[20] < losses[0]
-    again = reptile.predict(batch.support_x, batch.support_y, batch.query_x, steps=20)
+    again = reptile.predict(batch.support_x, batch.support_y, batch.query_x, after=range(21))
     assert torch.equal(outputs, again)
     assert same_bits(before, reptile.state_dict())
 

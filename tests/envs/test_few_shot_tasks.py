@@ -1,4 +1,4 @@
-"""Few-shot tasks: sinusoids by their formula, and episodes of images in which all is identifiable."""
+"""Few-shot tasks: sinusoids by their formula, and episodes of identifiable images."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def seen(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_episodes_mix_nothing() -> None:
-    episodes = EpisodeConfig(ways=5, shots=3, queries=4)
+    episodes = EpisodeConfig(ways=5, shots=3, queries=4, test_queries=4)
     distribution = ImageDistribution(
         "numbers", numbered(12, [7, 9, 20]), numbered(8, [8], first=100), episodes
     )

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ ALPHABETS = {"images_background": ["Greek", "Tengwar"], "images_evaluation": ["A
 
 
 def number_of(part: str, alphabet: str, character: int) -> int:
-    return 10 * (1 + sum(ALPHABETS.values(), []).index(alphabet)) + character
+    return 10 * (1 + [*chain(*ALPHABETS.values())].index(alphabet)) + character
 
 
 def draw(path: Path, number: int, size: int = 105) -> None:
@@ -52,7 +53,7 @@ def zip_up(tree: Path) -> Path:
     return tree
 
 
-SMALL = {"num_train_classes": 8, "ways": 4, "shots": 2, "queries": 3}
+SMALL = {"num_train_classes": 8, "ways": 4, "shots": 2, "queries": 3, "test_queries": 3}
 
 
 def test_zip_files_and_folders_are_the_same(tree: Path) -> None:
@@ -146,7 +147,7 @@ def test_any_tree_of_folders(tmp_path: Path) -> None:
             path = tmp_path / "birds" / f"kind{number}" / f"{image}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 30), (20 * number, 0, 10)).save(path)
-    options = {"ways": 2, "shots": 1, "queries": 5, "size": 16}
+    options = {"ways": 2, "shots": 1, "queries": 5, "test_queries": 5, "size": 16}
     config = FoldersConfig.model_validate({"root": tmp_path / "birds", "color": True, **options})
     distribution = config.build()
     assert distribution.shape.input_shape == (3, 16, 16)

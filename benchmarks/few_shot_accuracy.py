@@ -1,0 +1,151 @@
+"""Accuracy of four few-shot learners on glyphs and digits that were held out, in one table.
+
+python benchmarks/few_shot_accuracy.py                     all of it: about an hour on 2 cores
+python benchmarks/few_shot_accuracy.py --only maml_glyphs  one experiment; the others stay in it
+
+Each learner is trained once as its file in configs/ says, on 5-way 1-shot episodes, and judged on
+the same 600 episodes of held-out classes as all others, with 1 and with 5 shots. So is the nearest
+neighbour in pixel space. Intervals are 95 % bootstrap intervals over episodes; the difference to
+the nearest neighbour is paired by episode. Runs are kept in runs/few_shot_accuracy and go on where
+they stopped; remove them to train anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import command_line
+import numpy as np
+import torch
+
+import train
+from metarl.errors import one_line_errors
+from metarl.evaluation import Estimate
+from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
+from metarl.protocols import FewShotDistribution
+from metarl.run import CONFIG, Run, environment
+from metarl.types import FewShotCurve
+
+LEARNERS = ("maml", "reptile", "prototypical", "matching")
+DATA = ("glyphs", "digits")
+SHOTS = (1, 5)
+EPISODES = 600
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "few_shot"
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Trains an experiment and measures it beside the nearest neighbour."""
+    folder = ROOT / "runs" / "few_shot_accuracy" / name
+    new = not folder.exists()
+    experiment = train.load(ROOT / "configs" / f"{name}.yaml" if new else folder / CONFIG)
+    assert isinstance(experiment, train.FewShotExperiment)
+    train.train(experiment, folder, new=new)
+    distribution = experiment.env.build()
+    learner = train.build_learner(experiment, distribution.shape)
+    run = Run(folder, learner, unit="tasks")
+    run.close()
+    learned = few_shot_curve(
+        learner, distribution.test, axis="shots", shots=SHOTS, episodes=EPISODES
+    )
+    pixels = pixel_neighbours(distribution)
+    encoder = experiment.agent.encoder
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "split_hash": distribution.test.content_hash,
+        "tasks": run.env_steps,
+        "episodes": EPISODES,
+        "batch_norm": encoder.batch_norm,
+        "shots": list(SHOTS),
+        **{m: asdict(estimate) for m, estimate in summarize_few_shot(learned).items()},
+        "nearest_neighbour": asdict(summarize_few_shot(pixels)["accuracy"]),
+        "difference": asdict(difference(learned, pixels)),
+        "environment": environment(),
+    }
+
+
+def pixel_neighbours(distribution: FewShotDistribution) -> FewShotCurve:
+    """The nearest neighbour on the same episodes."""
+    return nearest_neighbour_curve(
+        distribution.test, distribution.shape.num_outputs, shots=SHOTS, episodes=EPISODES
+    )
+
+
+def difference(learned: FewShotCurve, pixels: FewShotCurve) -> Estimate:
+    """In accuracy, paired by episode."""
+    paired = learned.scores["accuracy"] - pixels.scores["accuracy"]
+    curve = FewShotCurve(axis="shots", experience=learned.experience, scores={"accuracy": paired})
+    return summarize_few_shot(curve)["accuracy"]
+
+
+def table(results: dict[str, Any]) -> str:
+    """All that was measured, as Markdown."""
+    lines = [
+        "# Few-shot accuracy on held-out classes",
+        "",
+        f"5-way, {EPISODES} episodes, the same for all; 95 % bootstrap intervals over episodes. "
+        "Chance is 20 %. Each learner was trained on 1-shot episodes. Made by "
+        "`python benchmarks/few_shot_accuracy.py`.",
+    ]
+    for data in DATA:
+        rows = {k: v for k, v in results.items() if k.endswith(f"_{data}")}
+        if not rows:
+            continue
+        lines += [
+            "",
+            f"## {data.capitalize()}",
+            "",
+            "| | 1 shot | above pixels | 5 shots | above pixels | BatchNorm |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, row in rows.items():
+            cells = [percent(row["accuracy"], 0), percent(row["difference"], 0, sign=True)]
+            cells += [percent(row["accuracy"], 1), percent(row["difference"], 1, sign=True)]
+            lines.append(
+                f"| {name.partition('_')[0]} | {' | '.join(cells)} | {row['batch_norm']} |"
+            )
+        pixels = next(iter(rows.values()))["nearest_neighbour"]
+        cells = [percent(pixels, 0), "", percent(pixels, 1), "", ""]
+        lines.append(f"| nearest neighbour in pixel space | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def percent(estimate: dict[str, list[float]], column: int, *, sign: bool = False) -> str:
+    """A value and its interval."""
+    value, low, high = (100 * estimate[key][column] for key in ("value", "low", "high"))
+    plus = "+" if sign else ""
+    return f"{value:{plus}.1f} [{low:{plus}.1f}, {high:{plus}.1f}]"
+
+
+def main() -> None:
+    """The command line."""
+    parser = command_line.parser(__doc__)
+    names = [f"{learner}_{data}" for data in DATA for learner in LEARNERS]
+    parser.add_argument(
+        "--only", nargs="+", default=names, help="experiments, by their file's name"
+    )
+    chosen = parser.parse_args().only
+    for name in chosen:
+        if name not in names:
+            command_line.fail(f"{name} is none of {', '.join(names)}")
+    torch.set_num_threads(1)
+    np.seterr(all="raise", under="ignore")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in chosen:
+        (RESULTS / f"{name}.json").write_text(json.dumps(measure(name), indent=1))
+    results = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in names
+        if (RESULTS / f"{name}.json").exists()
+    }
+    (RESULTS / "accuracy.md").write_text(table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    with one_line_errors(Path(sys.argv[0]).name):
+        main()

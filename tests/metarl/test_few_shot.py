@@ -1,0 +1,160 @@
+"""Few-shot losses and accuracies by hand, curves over steps and shots, and encoders' BatchNorm."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agents.maml import MAMLConfig
+from agents.prototypical import PrototypicalConfig
+from envs.few_shot import GlyphsConfig, SinusoidConfig
+from metarl.encoders import BatchNorm, Conv4Config, Encoder, MLPConfig
+from metarl.errors import UserError
+from metarl.few_shot import (
+    few_shot_curve,
+    learn_from_tasks,
+    milestones,
+    nearest_neighbour,
+    nearest_neighbour_curve,
+    summarize_few_shot,
+    task_accuracies,
+    task_losses,
+)
+from metarl.types import FewShotBatch, FewShotCurve
+
+CPU = torch.device("cpu")
+
+
+def test_losses_and_accuracies_by_hand() -> None:
+    output = torch.tensor([[[0.0, 0.0], [0.0, math.log(3)]], [[5.0, 0.0], [5.0, 0.0]]])
+    target = torch.tensor([[0, 1], [0, 1]])
+    expected = (math.log(2) + math.log(4 / 3)) / 2
+    assert float(task_losses(output, target)[0]) == pytest.approx(expected)
+    assert task_accuracies(output, target).tolist() == [1.0, 0.5]  # of equals the first counts
+    values = torch.tensor([[[1.0], [3.0]]])
+    assert task_losses(values, torch.tensor([[[0.0], [1.0]]])).tolist() == [2.5]
+
+
+def test_the_nearest_neighbour_by_hand() -> None:
+    batch = FewShotBatch(
+        support_x=torch.tensor([[[0.0, 0.0], [4.0, 0.0]]]),
+        support_y=torch.tensor([[1, 0]]),
+        query_x=torch.tensor([[[1.0, 1.0], [3.0, 2.0], [4.0, 9.0]]]),
+        query_y=torch.tensor([[1, 0, 1]]),
+    )
+    assert nearest_neighbour(batch, 2).argmax(-1).tolist() == [[1, 0, 0]]
+    assert task_accuracies(nearest_neighbour(batch, 2), batch.query_y).tolist() == pytest.approx(
+        [2 / 3]
+    )
+
+
+def test_a_curve_over_gradient_steps_and_one_over_shots() -> None:
+    distribution = SinusoidConfig(num_train_tasks=10, num_test_tasks=60, test_queries=20).build()
+    maml = MAMLConfig(evaluation_steps=3).build(distribution.shape, seed=0, device=CPU)
+    by_steps = few_shot_curve(
+        maml, distribution.test, axis="gradient steps", shots=[10], episodes=50, tasks_at_once=20
+    )
+    assert by_steps.axis == "gradient steps" and by_steps.experience == [0, 1, 2, 3]
+    assert set(by_steps.scores) == {"loss"} and by_steps.scores["loss"].shape == (50, 4)
+    by_shots = few_shot_curve(
+        maml, distribution.test, axis="shots", shots=[2, 10], episodes=50, tasks_at_once=20
+    )
+    assert by_shots.experience == [2, 10]
+    # ten shots after all steps are the last column of both, on the same tasks
+    assert torch.equal(by_shots.scores["loss"][:, 1], by_steps.scores["loss"][:, 3])
+
+
+def test_a_learner_without_gradient_steps_has_one_column_of_them() -> None:
+    distribution = GlyphsConfig(num_train_classes=5, num_test_classes=5, test_queries=3).build()
+    learner = PrototypicalConfig(encoder=Conv4Config(filters=4)).build(
+        distribution.shape, seed=0, device=CPU
+    )
+    curve = few_shot_curve(
+        learner, distribution.test, axis="gradient steps", shots=[1], episodes=20
+    )
+    assert curve.experience == [0] and set(curve.scores) == {"loss", "accuracy"}
+    shots = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], episodes=20)
+    pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], episodes=20)
+    assert shots.scores["accuracy"].shape == pixels.scores["accuracy"].shape == (20, 2)
+    assert torch.equal(curve.scores["loss"][:, 0], shots.scores["loss"][:, 0])
+
+
+def test_intervals_are_over_tasks() -> None:
+    scores = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (900, 2)))
+    curve = FewShotCurve(axis="shots", experience=[1, 5], scores={"loss": scores})
+    estimate = summarize_few_shot(curve)["loss"]
+    half_width = 1.96 * scores.std(0) / 30
+    torch.testing.assert_close(torch.tensor(estimate.value).double(), scores.mean(0))
+    for bound, sign in ((estimate.low, -1), (estimate.high, 1)):
+        expected = scores.mean(0) + sign * half_width
+        torch.testing.assert_close(torch.tensor(bound).double(), expected, rtol=0, atol=0.02)
+
+
+def test_milestones() -> None:
+    assert milestones(0) == [0]
+    assert milestones(5) == [0, 1, 2, 3, 4, 5]
+    assert milestones(32) == [0, 1, 2, 3, 4, 5, 10, 20, 32]
+
+
+def test_an_iteration_follows_from_seed_and_number() -> None:
+    distribution = SinusoidConfig(num_train_tasks=100).build()
+
+    def play(iteration: int) -> dict[str, float]:
+        maml = MAMLConfig().build(distribution.shape, seed=0, device=CPU)
+        metrics = learn_from_tasks(
+            maml, distribution.train, num_tasks=4, updates=3, seed=1, iteration=iteration
+        )
+        return {k: v for k, v in metrics.items() if not k.startswith("timing/")}
+
+    assert play(2) == play(2) != play(3)
+    assert set(play(0)) == {"train/loss", "update/gradient_norm"}
+
+
+# -- encoders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])
+def test_batch_norm_uses_the_statistics_of_the_first_examples(shape: tuple[int, ...]) -> None:
+    norm = BatchNorm(3)
+    norm.weight.data, norm.bias.data = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 1.0, 2.0])
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    for reference in (4, 6):
+        seen = x[:reference].transpose(0, 1).flatten(1)
+        per_channel = (3, *[1] * (len(shape) - 2))
+        mean, std = seen.mean(1), (seen.var(1, correction=0) + 1e-5).sqrt()
+        expected = (x - mean.view(per_channel)) / std.view(per_channel)
+        expected = expected * norm.weight.view(per_channel) + norm.bias.view(per_channel)
+        torch.testing.assert_close(norm(x, reference), expected)
+
+
+def encoders(batch_norm: str) -> list[tuple[Encoder, tuple[int, ...]]]:
+    conv = Conv4Config.model_validate({"filters": 4, "batch_norm": batch_norm})
+    mlp = MLPConfig.model_validate({"hidden_sizes": (8, 8), "batch_norm": batch_norm})
+    return [
+        (conv.build((1, 28, 28)), (1, 28, 28)),
+        (conv.build((1, 8, 8)), (1, 8, 8)),
+        (mlp.build((1, 8, 8)), (1, 8, 8)),
+        (mlp.build((5,)), (5,)),
+    ]
+
+
+def test_only_a_transductive_encoder_looks_at_the_other_queries() -> None:
+    for batch_norm, looks in (("transductive", True), ("support", False), ("none", False)):
+        for encoder, shape in encoders(batch_norm):
+            generator = torch.Generator().manual_seed(0)
+            support = torch.rand(5, *shape, generator=generator)
+            query = torch.rand(6, *shape, generator=generator)
+            together = encoder(query, support)
+            assert together.shape == (6, encoder.size)
+            one = torch.cat([query[:1], query[:1]])  # BatchNorm has to see more than one
+            alone = encoder(one, support)[0]
+            assert torch.allclose(together[0], alone, atol=1e-5) != looks
+            # and what the support is matters to it only where its statistics are taken
+            other = encoder(query, torch.rand(5, *shape, generator=generator))
+            assert torch.allclose(together, other, atol=1e-5) == (batch_norm != "support")
+
+
+def test_conv4_is_for_images() -> None:
+    with pytest.raises(UserError, match="need agent.encoder.kind mlp"):
+        Conv4Config().build((3,))
