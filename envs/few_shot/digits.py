@@ -59,6 +59,8 @@ class DigitsConfig(EpisodeConfig):
 
 def draw_small_glyphs(count: int, rng: np.random.Generator) -> dict[str, UInt8[np.ndarray, ...]]:
     """Glyphs made as the digits were: they fill 32×32 pixels, and the ink of 4×4 is counted."""
-    large = draw_glyphs(count, 20, strokes=3, rng=rng, size=32, thickness=0.14, fill=True)
+    large = draw_glyphs(
+        count, 20, strokes=4, rng=rng, size=32, thickness=0.14, fill=True, connected=True
+    )
     ink = large.reshape(*large.shape[:3], 8, 4, 8, 4).mean((4, 6))
     return {f"glyph {n}": images for n, images in enumerate(np.round(ink).astype(np.uint8))}

@@ -156,5 +156,5 @@ def test_only_a_transductive_encoder_looks_at_the_other_queries() -> None:
 
 
 def test_conv4_is_for_images() -> None:
-    with pytest.raises(UserError, match="need agent.encoder.kind mlp"):
+    with pytest.raises(UserError, match=r"need agent\.encoder\.kind mlp"):
         Conv4Config().build((3,))
