@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import UInt8
 from pydantic import Field
-from sklearn.datasets import load_digits
 
 from envs.few_shot.glyphs import draw_glyphs
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
@@ -40,6 +39,9 @@ class DigitsConfig(EpisodeConfig):
         Raises:
             UserError: too few digits are left.
         """
+        # Imported late: it takes a second that other distributions need not wait for.
+        from sklearn.datasets import load_digits
+
         pixels, label = load_digits(return_X_y=True)  # 0 … 16
         images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
         rng = np.random.default_rng(self.seed)
