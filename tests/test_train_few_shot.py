@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import evaluate
 import train
 from metarl.checkpoint import checkpoints
 from metarl.few_shot import learn_from_tasks
 from tests.test_train import fails, final_bytes, metrics
 
-CONFIGS = sorted((Path(train.__file__).parent / "configs").glob("*.yaml"))
+SINUSOID = Path(train.__file__).parent / "configs" / "maml_sinusoid.yaml"
 GLYPHS = "{kind: glyphs, num_train_classes: 6, num_test_classes: 5, images_per_class: 7, queries: 2"
 LEARNERS = {
     "maml": "{kind: maml, encoder: {kind: mlp, hidden_sizes: [8]}, decay_updates: 9, "
@@ -117,9 +116,9 @@ def test_mistakes_are_one_line(
     assert not Path("runs").exists()
 
 
-def test_help_shows_the_flags_of_few_shot_learning(capsys, tmp_path: Path) -> None:
+def test_help_shows_the_flags_of_few_shot_learning(capsys) -> None:
     with pytest.raises(SystemExit):
-        train.main([str(CONFIGS[0].with_name("maml_sinusoid.yaml")), "--help"])
+        train.main([str(SINUSOID), "--help"])
     printed = capsys.readouterr().out
     assert "--train.tasks-per-update" in printed and "--agent.first-order" in printed
     train.main(["--list"])
@@ -128,13 +127,6 @@ def test_help_shows_the_flags_of_few_shot_learning(capsys, tmp_path: Path) -> No
         assert f"--env.kind {kind}" in printed
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_valid(path: Path) -> None:
-    train.load(path)
-
-
-def test_evaluating_reinforcement_learning_refuses_few_shot_runs(tmp_path: Path) -> None:
-    path = CONFIGS[0].with_name("maml_sinusoid.yaml")
+def test_evaluating_reinforcement_learning_refuses_few_shot_runs() -> None:
     with pytest.raises(train.UserError, match="few-shot learning"):
-        train.load_experiment(path)
-    assert evaluate.load_experiment is train.load_experiment
+        train.load_experiment(SINUSOID)

@@ -58,7 +58,6 @@ def draw_glyphs(
     thickness: float = 0.06,
     fill: bool = False,
     connected: bool = False,
-    jitter: float = 0.08,
 ) -> UInt8[np.ndarray, "L I 1 Y X"]:
     """Images of random characters, ink as high values.
 
@@ -71,11 +70,10 @@ def draw_glyphs(
         thickness: of the pen, where an image goes from -1 to 1; some pens are thicker than others.
         fill: scale each image so that it is as tall or as wide as there is room.
         connected: a stroke begins where the one before ended.
-        jitter: how far the points of strokes move from image to image.
     """
     letters = rng.uniform(-1, 1, (num_classes, 1, strokes, 3, 2))
     shape = (num_classes, images_per_class)
-    points = letters + rng.normal(0, jitter, (*shape, strokes, 3, 2))
+    points = letters + rng.normal(0, 0.08, (*shape, strokes, 3, 2))
     if connected:
         points[..., 1:, 0, :] = points[..., :-1, 2, :]
     maps = _another_hand(shape, rng)

@@ -6,7 +6,7 @@ import pytest
 
 from metarl.config import override, read_yaml, split_command_line, validate, write_yaml
 from metarl.errors import UserError
-from train import Experiment, load_experiment
+from train import Experiment, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 GOOD = {"env": {"kind": "bandit"}, "agent": {"kind": "rl2"}}
@@ -14,9 +14,9 @@ GOOD = {"env": {"kind": "bandit"}, "agent": {"kind": "rl2"}}
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_and_survives_writing(path: Path, tmp_path: Path) -> None:
-    experiment = load_experiment(path)
+    experiment = load(path)
     write_yaml(experiment, tmp_path / "again.yaml")
-    assert load_experiment(tmp_path / "again.yaml") == experiment
+    assert load(tmp_path / "again.yaml") == experiment
 
 
 def test_flags_become_dotted_keys_with_values() -> None:
