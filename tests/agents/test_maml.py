@@ -144,7 +144,7 @@ def test_prediction_adapts_and_changes_nothing() -> None:
 
 def test_it_learns_to_adapt_and_the_same_seed_learns_the_same() -> None:
     def learn() -> MAML:
-        maml = MAMLConfig(learning_rate=1e-2, inner_learning_rate=0.05).build(
+        maml = MAMLConfig(learning_rate=1e-2, inner_learning_rate=0.3).build(
             CLASSIFICATION, seed=0, device=CPU
         )
         for n in range(60):
