@@ -4,9 +4,6 @@ An engine that can record writes down what can be drawn, the positions of all th
 step. It needs no OpenGL for that.
 """
 
-# pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
-
 from __future__ import annotations
 
 from collections import Counter
@@ -17,30 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from zipfile import BadZipFile
 
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from metarl.errors import UserError
+from metarl.scene import Scene
 from metarl.types import Rollout, TrialShape
-
-DRAWN_STATE = int(
-    mujoco.mjtState.mjSTATE_QPOS
-    | mujoco.mjtState.mjSTATE_MOCAP_POS
-    | mujoco.mjtState.mjSTATE_MOCAP_QUAT
-)
-"""What is written down, as `mj_getState` calls it: all that the places of bodies follow from."""
 
 Sink = Callable[[Float64[np.ndarray, "N S R"]], None]
 """Takes an episode of every slot: S = horizon + 1 states, the start and what followed each step.
 Rows of scenes with fewer than R numbers are filled up with zeros."""
-
-
-def drawn_state(model: mujoco.MjModel, data: mujoco.MjData) -> Float64[np.ndarray, " R"]:
-    """What can be drawn of the present."""
-    state = np.empty(mujoco.mj_stateSize(model, DRAWN_STATE))
-    mujoco.mj_getState(model, data, state, DRAWN_STATE)
-    return state
 
 
 @runtime_checkable
@@ -56,28 +39,6 @@ class Recorder(Protocol):
     def scene(self, task: Any) -> Scene:
         """What a task is played in."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """A model to draw a task's states with."""
-
-    model: mujoco.MjModel
-    """As the task has it: things that tasks move stand where they stand in this one."""
-    camera: str
-    """The camera of the model that shows it best; '' for a free one that looks at all of it."""
-    dt: float
-    """Seconds of simulated time in a step."""
-
-    @property
-    def state_size(self) -> int:
-        """How many numbers a state has here."""
-        return mujoco.mj_stateSize(self.model, DRAWN_STATE)
-
-    def show(self, data: mujoco.MjData, state: Float64[np.ndarray, " R"]) -> None:
-        """Puts all bodies of `data`, cameras and lights where they were in that state."""
-        mujoco.mj_setState(self.model, data, state[: self.state_size], DRAWN_STATE)
-        mujoco.mj_forward(self.model, data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +85,8 @@ class Recordings:
         self._slots_per_task = 1
 
     @contextmanager
-    def of_trial(self, env: Recorder, shape: TrialShape) -> Iterator[None]:
-        """While this lasts, what `env` plays is written down."""
+    def of_trial(self, env: Any, shape: TrialShape) -> Iterator[None]:
+        """While this lasts, what `env`, a `Recorder`, plays is written down."""
         self._slots_per_task = shape.slots_per_task
         self._episodes = []
         env.record(lambda states: self._episodes.append(states[:: self._slots_per_task].copy()))
@@ -189,7 +150,7 @@ def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
             arrays[f"{k}/{name}"] = np.stack([getattr(e, name) for e in recording.episodes])
     partial = path.with_name(f".partial-{path.name}")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     partial.replace(path)
 
 

@@ -33,7 +33,7 @@ from numba.core.ccallback import CFunc
 
 from envs.engine import stepping
 from envs.engine.layout import struct_layout
-from envs.processors import num_processors
+from metarl.processors import num_processors
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 MEAN_INERTIA = "stat.meaninertia"

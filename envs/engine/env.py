@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from envs.engine.batch import Batch
 from envs.slots import SlotEnv
-from metarl.recording import Scene, Sink
+from metarl.recording import Sink
+from metarl.scene import Scene
 from metarl.tasks import Task
 
 T = TypeVar("T", bound=Task)

@@ -22,7 +22,7 @@ from numba.np.numpy_support import carray
 
 from envs.engine import layout
 from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch_add, inner, pointer
-from metarl import recording
+from metarl import scene as drawing
 
 # Columns of `work`: first the addresses of a batch's arrays, then its sizes.
 (
@@ -77,7 +77,7 @@ NOTHING, FORWARD, CONTACT_FORCES = range(3)
 
 FLOAT64, FLOAT32, INT64 = 8, 4, 8  # bytes
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
-DRAWN_STATE = recording.DRAWN_STATE
+DRAWN_STATE = drawing.DRAWN_STATE
 
 # `mjData.warning` is an array of {int lastinfo; int number;}; its address here is that of the
 # first `number`.
@@ -281,7 +281,7 @@ def compiled_restart() -> CFunc:
 
 def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:
     """Code of this module; offsets and constants of this version of MuJoCo are part of it."""
-    sources = [__file__, layout.__file__, recording.__file__]
+    sources = [__file__, layout.__file__, drawing.__file__]
     return compile_callback(
         function, signature, name=f"{name}_{mujoco.__version__}", sources=sources
     )

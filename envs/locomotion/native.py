@@ -28,7 +28,7 @@ from envs.locomotion.variants import (
     multipliers,
     target,
 )
-from metarl.recording import Scene
+from metarl.scene import Scene
 from metarl.seeding import slot_generators
 
 CAMERA = "track"

@@ -30,7 +30,7 @@ from envs.metaworld.tasks.interface import (
     Outcome,
     compile_observe,
 )
-from metarl.recording import Scene
+from metarl.scene import Scene
 
 NUM_SUBSTEPS = 5
 ACTION_SIZE = 4

@@ -22,7 +22,8 @@ from envs.metaworld.official import (
 )
 from envs.metaworld.snapshots import drawn_scene
 from envs.slots import SlotEnv
-from metarl.recording import Scene, Sink, drawn_state
+from metarl.recording import Sink
+from metarl.scene import Scene, drawn_state
 from metarl.seeding import derive_seed
 
 

@@ -30,7 +30,7 @@ from envs.metaworld.tasks.interface import (
     START_ATTRIBUTES,
     TaskCode,
 )
-from metarl import recording
+from metarl import scene as drawing
 
 EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
 FIELDS = ("state", "edits", "constants", "memory", "obs")
@@ -116,11 +116,11 @@ def snapshots(tasks: Sequence[MetaWorldTask]) -> list[Snapshot]:
     return [official(task.env_name).known[_goal(task)] for task in tasks]
 
 
-def drawn_scene(task: MetaWorldTask) -> recording.Scene:
+def drawn_scene(task: MetaWorldTask) -> drawing.Scene:
     """What recordings of a task are drawn in."""
     (snapshot,) = snapshots([task])
     env, scene, _ = official(task.env_name)
-    return recording.Scene(model=scene.edited_model(snapshot.edits), camera=CAMERA, dt=env.dt)
+    return drawing.Scene(model=scene.edited_model(snapshot.edits), camera=CAMERA, dt=env.dt)
 
 
 def _goal(task: MetaWorldTask) -> bytes:

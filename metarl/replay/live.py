@@ -10,8 +10,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from metarl.errors import UserError
-from metarl.recording import Recording, Scene
+from metarl.recording import Recording
 from metarl.replay.page import contents, replay_page
+from metarl.scene import Scene
 
 NextTrial = Callable[[], tuple[Scene, Recording]]
 

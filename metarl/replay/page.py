@@ -13,8 +13,9 @@ import jinja2
 import mujoco
 import numpy as np
 
-from metarl.recording import Episode, Recording, Scene
+from metarl.recording import Episode, Recording
 from metarl.replay.geometry import describe, encode, poses
+from metarl.scene import Scene
 
 HERE = Path(__file__).parent
 FRAME_TIME = 0.025  # seconds: what lies between two frames, the browser fills in
@@ -66,7 +67,7 @@ def task_content(scene: Scene, recording: Recording) -> dict[str, Any]:
 def episode_content(scene: Scene, episode: Episode) -> dict[str, Any]:
     """Poses of an episode, those of things that never move once."""
     every = max(1, round(FRAME_TIME / scene.dt))
-    data = mujoco.MjData(scene.model)
+    data = mujoco.MjData(scene.model)  # pyright: ignore[reportAttributeAccessIssue]
     frames = []
     for state in episode.states[::every]:
         scene.show(data, state)

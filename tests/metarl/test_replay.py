@@ -17,10 +17,11 @@ from PIL import Image
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorld
 from metarl.errors import UserError
-from metarl.recording import Episode, Recording, Scene
+from metarl.recording import Episode, Recording
 from metarl.replay import live_server, write_replay
 from metarl.replay.geometry import PLANE_SIZE, describe
 from metarl.replay.page import FRAME_TIME
+from metarl.scene import Scene
 from tests.browser import LAPTOP, PHONE, fits_its_width, needs_browser, opened
 
 HORIZON = 60
