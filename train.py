@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -32,6 +33,7 @@ from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
 from envs.tabular import TabularConfig
+from metarl.board import check_can_film
 from metarl.config import Config, override, read_yaml, split_command_line, validate
 from metarl.errors import (
     EnvironmentFailedError,
@@ -41,10 +43,13 @@ from metarl.errors import (
     one_line_errors,
 )
 from metarl.evaluation import adaptation_curve
+from metarl.playing import play
 from metarl.progress import Progress
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
+from metarl.recording import Recorder, Recordings
 from metarl.run import CONFIG, Run, choose_device
 from metarl.seeding import derive_seed, torch_generator
+from metarl.tasks import TaskSet
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
 
@@ -77,6 +82,9 @@ class TrainConfig(Config):
     """Episodes of experience with each task, over which the agent adapts."""
     checkpoint_every: Count = 10
     """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+    video_every: Annotated[int, Field(ge=0)] = 0
+    """Iterations from one video in TensorBoard to the next, of a training task before and after
+    adaptation; 0 for none."""
 
 
 class Experiment(Config):
@@ -113,6 +121,8 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
         Run.create(folder, experiment)
     run = Run(folder, agent)
     run.save()
+    if plan.video_every:
+        check_can_film(env)
     progress = Progress(
         f"{experiment.name}: {distribution.name}",
         total_env_steps=plan.env_steps,
@@ -137,9 +147,13 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                     run.skip_iteration(env_steps=iteration_steps)
                     progress.note(f"iteration {run.iteration} skipped: {error}")
                 else:
+                    if plan.video_every and run.iteration % plan.video_every == 0:
+                        show_video(run, experiment, distribution)
                     progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
                 if run.iteration % plan.checkpoint_every == 0:
                     run.save()
+        if scores := final_scores(run.metrics):
+            run.board.show_hyperparameters(experiment.model_dump(mode="json"), scores)
     except KeyboardInterrupt:
         run.save()
         print(f"\nStopped, saved at {run.env_steps:,} env steps. Go on with:\n"
@@ -179,21 +193,46 @@ def play_and_learn(
     finished = time.perf_counter()
     return {
         **episode_metrics(trial, shape),
-        **{f"agent/{name}": value for name, value in learned.items()},
-        "time/rollout_s": played - started,
-        "time/update_s": finished - played,
+        **{f"update/{name}": value for name, value in learned.items()},
+        "timing/rollout_s": played - started,
+        "timing/update_s": finished - played,
+        "timing/env_steps_per_s": sum(r.reward.numel() for r in trial) / (finished - started),
     }
 
 
 def episode_metrics(trial: list[Rollout], shape: TrialShape) -> dict[str, float]:
-    """Return and success of the first and last episodes of a trial: the gap is what was adapted."""
+    """Return and success, of all episodes, and of the first and the last of a trial: the gap is
+    what was adapted."""
     num_tasks = len(trial[0].reward) // shape.slots_per_task
     curve = adaptation_curve(trial, [""] * num_tasks, slots_per_task=shape.slots_per_task)
     return {
+        "train/return": float(curve.scores["return"].mean()),
+        "train/success": float(curve.scores["success_any"].mean()),
+    } | {
         f"{measure}/{when}_episode": float(scores[:, column].mean())
-        for measure, scores in (("return", curve.returns), ("success", curve.success_any))
+        for measure, scores in (
+            ("return", curve.scores["return"]),
+            ("success", curve.scores["success_any"]),
+        )
         for when, column in (("first", 0), ("last", -1))
     }
+
+
+def final_scores(metrics: dict[str, float]) -> dict[str, float]:
+    """What a run has come to: how its first and last episodes went in the end."""
+    return {name: value for name, value in metrics.items() if name.endswith("_episode")}
+
+
+def show_video(run: Run, experiment: Experiment, distribution: TaskDistribution) -> None:
+    """Plays one training task with the agent as it is, and shows that in TensorBoard."""
+    seed = derive_seed(experiment.seed, "video", run.iteration)
+    shape = experiment.agent.trial_shape(experiment.train.episodes_per_trial)
+    task = distribution.train.sample(1, np.random.default_rng(seed))
+    recordings = Recordings(1)
+    with closing(distribution.make_env(shape.slots_per_task)) as env:
+        assert isinstance(env, Recorder)
+        play(run.agent, env, TaskSet(task), shape=shape, seed=seed, recordings=recordings)
+        run.board.show_video(env.scene(task[0]), recordings.kept[0], env_steps=run.env_steps)
 
 
 def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:

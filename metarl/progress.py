@@ -82,8 +82,8 @@ class Progress:
         for name, value in rows.items():
             table.add_row(name, value)
         for name, value in metrics.items():
-            if name.startswith("agent/"):
-                table.add_row(name.removeprefix("agent/").replace("_", " "), f"{value:.4g}",
+            if name.startswith("update/"):
+                table.add_row(name.removeprefix("update/").replace("_", " "), f"{value:.4g}",
                               style="dim")  # fmt: skip
         return table
 

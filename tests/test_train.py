@@ -41,7 +41,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def metrics(folder: Path) -> list[dict]:
     """Logged lines without what a clock measured."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("timing/")} for line in lines]
 
 
 def final_bytes(folder: Path) -> bytes:
@@ -289,7 +289,7 @@ def test_an_update_that_is_not_finite_is_undone(
     monkeypatch.setattr(RL2, "meta_update", broken_update)
     arguments = [str(tiny), "--on-nan", on_nan, "--train.checkpoint-every", "1"]
     if on_nan == "stop":
-        assert "iteration 4: agent/kl is not finite; " in fails(capsys, train, arguments)
+        assert "iteration 4: update/kl is not finite; " in fails(capsys, train, arguments)
     else:
         train.main(arguments)
         folder = Path("runs/tiny/seed1/checkpoints")
@@ -370,7 +370,7 @@ def test_evaluation_says_over_what_and_keeps_the_raw_numbers(tiny: Path, capsys)
     assert "3 episodes of 1 step each, 1 agent (seed 1) after 500 env steps" in text
     (path,) = Path("runs/tiny/seed1/eval").glob("*.json")
     result = json.loads(path.read_text())
-    raw = torch.tensor(result["per_task"]["return"])
+    raw = torch.tensor(result["per_task"]["scores"]["return"])
     assert raw.shape == (10, 3)
     torch.testing.assert_close(
         raw.mean(0), torch.tensor(result["overall"]["mean"]["return"]["value"])
