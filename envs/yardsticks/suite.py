@@ -40,7 +40,9 @@ class YardsticksConfig(Config):
     """Learns each task from nothing."""
     sac: SACConfig = SACConfig()
     """Learns each task from nothing, where actions are continuous."""
-    multi_task: PPOConfig = PPOConfig(env_steps=500_000, slots=20, evaluations=5)
+    multi_task: PPOConfig = PPOConfig(
+        env_steps=500_000, slots=20, num_minibatches=10, evaluations=5
+    )
     """Learns all training tasks at once, and is not adapted."""
 
 

@@ -40,7 +40,7 @@ def recorded(distribution: TaskDistribution, tasks: TaskSet, file: Path) -> Show
 
 
 def write_rollouts(
-    folder: Path, shown: Shown, *, title: str, video: bool, camera: str | None
+    folder: Path, shown: Shown, *, title: str, video: bool, fine: bool, camera: str | None
 ) -> tuple[Path, list[Film]]:
     """Writes the replay and, if wanted, a video for each task; says where they are."""
     if not shown:
@@ -48,17 +48,17 @@ def write_rollouts(
     folder.mkdir(parents=True, exist_ok=True)
     replay = folder / "replay.html"
     write_replay(replay, shown, title=title)
-    films = write_films(folder, shown, camera=camera) if video else []
+    films = write_films(folder, shown, fine=fine, camera=camera) if video else []
     for film in films:
         print(f"Video: {folder / film.file}")
     print(f"Replay: {replay}")
     return replay, films
 
 
-def write_films(folder: Path, shown: Shown, *, camera: str | None) -> list[Film]:
+def write_films(folder: Path, shown: Shown, *, fine: bool, camera: str | None) -> list[Film]:
     """Renders first and last episodes side by side, a file for each task."""
     films = []
-    with OffscreenRenderer() as renderer:
+    with OffscreenRenderer(draft=not fine) as renderer:
         for scene, recording in shown:
             file = f"{recording.env_name}_{recording.task}.mp4"
             adaptation_video(
