@@ -13,6 +13,7 @@ python evaluate.py --compare RUN RUN …                       several agents or
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ from train import Experiment, build_agent, load_experiment
 
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
+LONGEST_NAME = 150  # of a folder, in characters
 
 
 class EvaluationConfig(Config):
@@ -107,7 +109,7 @@ class EvaluationConfig(Config):
     """Let Stable-Baselines3 learn some held-out tasks from nothing, and others play them; kept for
     the next time. Ten minutes or more."""
     yardsticks: YardsticksConfig = YardsticksConfig()
-    """How."""
+    """How they learn, on how many tasks."""
     live: bool = False
     """Serve the replay in a browser while the agent plays; goes on until it is stopped."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8300
@@ -173,6 +175,7 @@ def evaluate(trials: Trials, config: EvaluationConfig, console: Console) -> Eval
     print_evaluation(evaluation, console)
     evaluation.write(path)
     plot_curve(evaluation, path.with_suffix(".png"))
+    recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
     if recordings:
         write_recordings(recordings_file(path), recordings)
     print(f"Stored in {path} and {path.with_suffix('.png').name}")
@@ -227,8 +230,10 @@ def write_outputs(trials: Trials, evaluation: Evaluation, config: EvaluationConf
     """Writes the report of one run, or its rollouts alone."""
     path = trials.file(config)
     folder = trials.folder / "report" / path.stem
-    shown = recorded(trials.distribution, trials.tasks, recordings_file(path))
-    replay, films = None, []
+    file = recordings_file(path)
+    replay, films, shown = None, [], []
+    if file.exists() or not config.report:
+        shown = recorded(trials.distribution, trials.tasks, file)
     if shown or not config.report:
         title = f"{evaluation.experiment}, seed {evaluation.seed}: rollouts"
         replay, films = write_rollouts(
@@ -246,7 +251,9 @@ def write_comparison(
     report = comparison_report(evaluations, yardstick_sections(evaluations, trials, config))
     names = [f"{t.experiment.name}-seed{t.experiment.seed}" for t in trials]
     name = "_".join([*names, trials[0].file(config).stem])
-    folder = trials[0].folder.parents[1] / "comparisons" / name
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    folder = trials[0].folder.parent.parent / "comparisons" / name
     print(f"Report: {write_report(folder, report)}")
 
 
@@ -259,7 +266,9 @@ def yardstick_sections(
     yardsticks = measure_yardsticks(
         trials[0].distribution, config.yardsticks, trials[0].folder / "yardsticks", print
     )
-    new = config.model_copy(update={"checkpoint": 0, "report": False, "video": False})
+    new = config.model_copy(
+        update={"checkpoint": 0, "report": False, "replay": False, "video": False}
+    )
     untrained = [measure(Trials.of(t.folder, new), new)[0] for t in trials]
     return [yardstick_section(evaluations, untrained, yardsticks)]
 

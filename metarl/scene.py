@@ -45,4 +45,7 @@ class Scene:
     def show(self, data: mujoco.MjData, state: Float64[np.ndarray, " R"]) -> None:
         """Puts all bodies of `data`, cameras and lights where they were in that state."""
         mujoco.mj_setState(self.model, data, state[: self.state_size], DRAWN_STATE)
-        mujoco.mj_forward(self.model, data)
+        mujoco.mj_kinematics(self.model, data)
+        mujoco.mj_comPos(self.model, data)  # of what cameras look at
+        mujoco.mj_camlight(self.model, data)
+        mujoco.mj_tendon(self.model, data)

@@ -44,29 +44,27 @@ WRITTEN_CELLS = 400
 NAMED_TASKS = 60
 
 
-def svg(block: Curves | HeatMap | Scatter) -> str:
-    """The picture as SVG text for an HTML page that defines --ink, --quiet and --paper."""
+def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
+    """The picture as SVG text for an HTML page that defines --ink, --quiet and --paper.
+
+    Args:
+        png: writes the picture there too, on white.
+    """
     with mpl.rc_context(STYLE):
         figure = draw(block)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        if png is not None:
+            figure.savefig(png, dpi=150, format="png")
         plt.close(figure)
     markup = text.getvalue()
     markup = markup[markup.index("<svg") :]
     for color, variable in THEME.items():
         markup = markup.replace(color, variable)
     # Ids are unique within a picture only.
-    return markup.replace('id="', f'id="{block.name}-').replace(
-        'href="#', f'href="#{block.name}-'
-    ).replace("url(#", f"url(#{block.name}-")  # fmt: skip
-
-
-def write_png(block: Curves | HeatMap | Scatter, path: Path) -> None:
-    """The picture as a PNG on white."""
-    with mpl.rc_context(STYLE):
-        figure = draw(block)
-        figure.savefig(path, dpi=150, format="png")
-        plt.close(figure)
+    for before in ('id="', 'href="#', "url(#"):
+        markup = markup.replace(before, f"{before}{block.name}-")
+    return markup
 
 
 @singledispatch

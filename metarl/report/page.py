@@ -7,15 +7,15 @@ import base64
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
 
-from metarl.report.blocks import Block, Film, Report, Table
-from metarl.report.figures import svg, write_png
+from metarl.report.blocks import Film, Report, Table
+from metarl.report.figures import svg
 
 HERE = Path(__file__).parent
 
@@ -33,17 +33,19 @@ def write_report(
         The page.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, str] = {}
     for block in (block for section in report.sections for block in section.blocks):
         with (folder / f"{block.name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows(block.rows())
         if not isinstance(block, Table):
-            write_png(block, folder / f"{block.name}.png")
+            pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
     page = folder / "report.html"
     partial = folder / ".partial-report.html"
     partial.write_text(
         render(
             report,
+            pictures,
             films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
             replay=base64.b64encode(replay.read_bytes()).decode() if replay else None,
         )
@@ -53,25 +55,23 @@ def write_report(
 
 
 def render(
-    report: Report, *, films: Sequence[tuple[Film, str]] = (), replay: str | None = None
+    report: Report,
+    pictures: Mapping[str, str],
+    *,
+    films: Sequence[tuple[Film, str]] = (),
+    replay: str | None = None,
 ) -> str:
-    """The page as text; films come with their addresses, the replay as base64."""
+    """The page as text; pictures are SVG, films come with their addresses, the replay as base64."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["picture"] = picture
     environment.filters["cell"] = cell
     template = environment.from_string((HERE / "page.html").read_text())
     return template.render(
         report=report,
+        pictures={name: Markup(markup) for name, markup in pictures.items()},
         films=films,
         replay=replay,
         style=Markup((HERE / "page.css").read_text()),
     )
-
-
-def picture(block: Block) -> Markup:
-    """The block's picture, to stand in a page."""
-    assert not isinstance(block, Table)
-    return Markup(svg(block))
 
 
 def cell(value: str | float | int | None) -> str:
