@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has Python and pip:
-#   make train    install, train the default experiment, evaluate it before and after
+#   make train    install, train the default experiment, evaluate it before and after, report on it
 #   make test     install, run the whole test suite
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ train: $(VENV)/.installed
 	@echo; echo "Before training, on held-out goals:"
 	@$(BIN)/python evaluate.py $(RUN) --checkpoint 0
 	@echo; echo "After training, on the same goals:"
-	@$(BIN)/python evaluate.py $(RUN)
+	@$(BIN)/python evaluate.py $(RUN) --report
 	@echo; echo "The run is in $(RUN); watch it with: $(BIN)/tensorboard --logdir runs"
 
 test: $(VENV)/.installed-dev

@@ -5,17 +5,23 @@ python evaluate.py RUN --checkpoint 0                        the untrained agent
 python evaluate.py RUN --split train --episodes 40           training tasks, longer trials
 python evaluate.py RUN --tasks ML10                          another distribution that fits
 python evaluate.py RUN --protocol metaworld                  as Meta-World documents it
+python evaluate.py RUN --report                              a page with pictures and a 3-D replay
+python evaluate.py RUN --video --camera corner               MP4s, before and after adaptation
+python evaluate.py RUN --live                                watch it play in a browser
+python evaluate.py --compare RUN RUN …                       several agents or seeds on one page
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import gymnasium
 import tyro
@@ -25,35 +31,37 @@ from rich.console import Console
 from envs.gymnasium_tasks.adapted import Adapted, adapt_agent, check_spaces
 from envs.metaworld import MetaWorld
 from envs.worker.player import FlatSpaces
+from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
-from metarl.config import Config, split_command_line, validate
+from metarl.config import Config, Size, override, split_command_line, validate
 from metarl.errors import UserError, one_line_errors
-from metarl.evaluation import (
-    Summary,
-    adaptation_curve,
-    first_rows,
-    join,
-    success_after,
-    summarize,
+from metarl.playing import play
+from metarl.protocols import TaskDistribution, TaskVectorEnv
+from metarl.recording import Recorder, Recording, Recordings, write_recordings
+from metarl.replay import live_server
+from metarl.report.blocks import Section
+from metarl.report.comparison import comparison_report
+from metarl.report.output import (
+    NOTHING_TO_SHOW,
+    recorded,
+    recordings_file,
+    write_adaptation,
+    write_rollouts,
 )
-from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
-from metarl.report import (
-    plot_curve,
-    print_classes,
-    print_curve,
-    print_test_success,
-    print_verdict,
-)
+from metarl.report.page import write_report
+from metarl.report.terminal import plot_curve, print_evaluation
+from metarl.report.yardsticks import yardstick_section
+from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation
 from metarl.run import CONFIG, environment, load_agent
-from metarl.seeding import derive_seed, torch_generator
-from metarl.tasks import TaskSet
-from metarl.trial import run_trial
-from metarl.types import AdaptationCurve, TrialShape
+from metarl.scene import Scene
+from metarl.seeding import derive_seed
+from metarl.tasks import TaskSet, goals_of
+from metarl.types import TrialShape
 from train import Experiment, build_agent, load_experiment
 
-METAWORLD_ADAPTATION_EPISODES = 10
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
+LONGEST_NAME = 150  # of a folder, in characters
 
 
 class EvaluationConfig(Config):
@@ -81,98 +89,216 @@ class EvaluationConfig(Config):
     """Of the actions, the environments and the bootstrap."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the agent lives."""
+    stored: bool = False
+    """Read what this command stored before instead of playing again."""
+    report: bool = False
+    """Write a page with all pictures, tables and an interactive replay."""
+    replay: bool = False
+    """Write the interactive replay alone."""
+    video: bool = False
+    """Render MP4s of the first and last episode side by side; they go into the report too."""
+    camera: str | None = None
+    """Of the videos; the scene's best where not given."""
+    fine: bool = False
+    """Draw videos with smooth edges and fine shadows: three times slower without a GPU."""
+    record: Size = 4
+    """Tasks whose rollouts are kept for replay and video; those that fail come first."""
+    compare: bool = False
+    """Put several runs on one page."""
+    yardstick: bool = False
+    """Let Stable-Baselines3 learn some held-out tasks from nothing, and others play them; kept for
+    the next time. Ten minutes or more."""
+    yardsticks: YardsticksConfig = YardsticksConfig()
+    """How they learn, on how many tasks."""
+    live: bool = False
+    """Serve the replay in a browser while the agent plays; goes on until it is stopped."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8300
+    """Of the live replay; 0 takes a free one."""
 
 
-def evaluate(folder: Path, config: EvaluationConfig, console: Console) -> Path:
-    """Plays, prints and stores the adaptation curve of a run; returns the JSON file."""
-    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
-    distribution = find_distribution(experiment, config)
-    tasks = find_tasks(distribution, config)
-    shape = find_shape(experiment, config)
-    checkpoint = find_checkpoint(folder, config)
-    num_slots = min(config.tasks_at_once, len(tasks)) * shape.slots_per_task
+PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "threshold",
+          "tasks_at_once", "seed")  # fmt: skip
+"""Options that change what is played, or said of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """What an evaluation plays: an agent as it was at a checkpoint, and tasks for it."""
+
+    folder: Path
+    """Of the run."""
+    experiment: Experiment
+    distribution: TaskDistribution
+    tasks: TaskSet
+    shape: TrialShape
+    checkpoint: Path
+
+    @staticmethod
+    def of(folder: Path, config: EvaluationConfig) -> Trials:
+        """What a run plays under these options."""
+        experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
+        distribution = find_distribution(experiment, config)
+        return Trials(
+            folder=folder,
+            experiment=experiment,
+            distribution=distribution,
+            tasks=find_tasks(distribution, config),
+            shape=find_shape(experiment, config),
+            checkpoint=find_checkpoint(folder, config),
+        )
+
+    @property
+    def env_steps(self) -> int:
+        """What the agent has been trained for."""
+        return int(self.checkpoint.name)
+
+    def file(self, config: EvaluationConfig) -> Path:
+        """Where the evaluation is stored; the same options have the same file."""
+        changed = config.model_dump(exclude_defaults=True, include=set(PLAYED))
+        parts = [config.split, str(self.env_steps)]
+        parts += [
+            f"{key}-{Path(str(value)).stem}"
+            for key, value in changed.items()
+            if key not in ("split", "checkpoint")
+        ]
+        return self.folder / "eval" / f"{'_'.join(parts)}.json"
+
+
+def evaluate(trials: Trials, config: EvaluationConfig, console: Console) -> Evaluation:
+    """Plays the trials, or reads what they were when played before; prints and stores them."""
+    path = trials.file(config)
+    if config.stored:
+        evaluation = Evaluation.read(path)
+        print_evaluation(evaluation, console)
+        return evaluation
+    evaluation, recordings = measure(trials, config)
+    print_evaluation(evaluation, console)
+    evaluation.write(path)
+    plot_curve(evaluation, path.with_suffix(".png"))
+    recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
+    if recordings:
+        write_recordings(recordings_file(path), recordings)
+    print(f"Stored in {path} and {path.with_suffix('.png').name}")
+    return evaluation
+
+
+def measure(trials: Trials, config: EvaluationConfig) -> tuple[Evaluation, list[Recording]]:
+    """Plays every task; also what was recorded of a few, where that is asked for and can be."""
+    experiment, distribution, tasks = trials.experiment, trials.distribution, trials.tasks
+    num_slots = min(config.tasks_at_once, len(tasks)) * trials.shape.slots_per_task
     with closing(distribution.make_env(num_slots)) as env:
+        recordings = Recordings(config.record) if wants_rollouts(config, env) else None
         agent = build_agent(experiment, env)
-        load_agent(agent, checkpoint)
-        curve = play(agent, env, tasks, shape=shape, config=config)
-    overall, by_class = summarize(curve, threshold=config.threshold, seed=config.seed)
-
-    played = (
-        f"{_count(shape.total_episodes, 'episode')} of {_count(distribution.horizon, 'step')} each"
+        load_agent(agent, trials.checkpoint)
+        curve = play(
+            agent, env, tasks,
+            shape=trials.shape, seed=config.seed, greedy=config.greedy, recordings=recordings,
+        )  # fmt: skip
+    evaluation = Evaluation(
+        experiment=experiment.name,
+        agent=experiment.agent.kind,
+        seed=experiment.seed,
+        env_steps=trials.env_steps,
+        distribution=distribution.name,
+        split=config.split,
+        split_hash=tasks.content_hash,
+        horizon=distribution.horizon,
+        slots_per_task=trials.shape.slots_per_task,
+        options=config.model_dump(mode="json", include=set(PLAYED)),
+        parameters=[task.parameters.tolist() for task in tasks],
+        goals=goals_of(tasks),
+        curve=curve,
+        environment=environment(),
     )
-    if shape.slots_per_task > 1:
-        played += f", {shape.slots_per_task} side by side"
-    protocol = (
-        f"{_count(len(tasks), 'task')} of the {config.split} split of {distribution.name} "
-        f"({_count(len(tasks.classes), 'class')}, split {tasks.content_hash[:12]}), "
-        f"{played}, 1 agent (seed {experiment.seed}) after {int(checkpoint.name):,} env steps, "
-        f"{'greedy' if config.greedy else 'sampled'} actions; "
-        "95 % bootstrap intervals over tasks, stratified by class"
+    return evaluation, recordings.kept if recordings else []
+
+
+def wants_rollouts(config: EvaluationConfig, env: TaskVectorEnv) -> bool:
+    """Whether rollouts are asked for and can be recorded.
+
+    Raises:
+        UserError: nothing but rollouts is asked for, and this environment has no physics.
+    """
+    if isinstance(env, Recorder):
+        return config.report or config.replay or config.video
+    if config.replay or config.video:
+        raise UserError(NOTHING_TO_SHOW)
+    return False
+
+
+def write_outputs(trials: Trials, evaluation: Evaluation, config: EvaluationConfig) -> None:
+    """Writes the report of one run, or its rollouts alone."""
+    path = trials.file(config)
+    folder = trials.folder / "report" / path.stem
+    file = recordings_file(path)
+    replay, films, shown = None, [], []
+    if file.exists() or not config.report:
+        shown = recorded(trials.distribution, trials.tasks, file)
+    if shown or not config.report:
+        title = f"{evaluation.experiment}, seed {evaluation.seed}: rollouts"
+        replay, films = write_rollouts(
+            folder, shown, title=title, video=config.video, fine=config.fine, camera=config.camera
+        )
+    if config.report:
+        more = yardstick_sections([evaluation], [trials], config)
+        write_adaptation(folder, evaluation, more, films=films, replay=replay)
+
+
+def write_comparison(
+    trials: Sequence[Trials], evaluations: Sequence[Evaluation], config: EvaluationConfig
+) -> None:
+    """Writes the report on several runs."""
+    report = comparison_report(evaluations, yardstick_sections(evaluations, trials, config))
+    names = [f"{t.experiment.name}-seed{t.experiment.seed}" for t in trials]
+    name = "_".join([*names, trials[0].file(config).stem])
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    folder = trials[0].folder.parent.parent / "comparisons" / name
+    print(f"Report: {write_report(folder, report)}")
+
+
+def yardstick_sections(
+    evaluations: Sequence[Evaluation], trials: Sequence[Trials], config: EvaluationConfig
+) -> list[Section]:
+    """What else plays the same tasks; nothing where it was not asked for."""
+    if not config.yardstick:
+        return []
+    yardsticks = measure_yardsticks(
+        trials[0].distribution, config.yardsticks, trials[0].folder / "yardsticks", print
     )
-    result = {
-        "protocol": protocol,
-        "config": config.model_dump(mode="json"),
-        "distribution": distribution.name,
-        "split_hash": tasks.content_hash,
-        "agent_seeds": [experiment.seed],
-        "env_steps": int(checkpoint.name),
-        "overall": asdict(overall),
-        "by_class": {name: asdict(summary) for name, summary in by_class.items()},
-        "per_task": {
-            "env_name": curve.env_names,
-            "episodes_before": curve.episodes,
-            "parameters": [task.parameters.tolist() for task in tasks],
-            "return": curve.returns.tolist(),
-            "success_any": curve.success_any.tolist(),
-            "success_last": curve.success_last.tolist(),
-        },
-        "environment": environment(),
-    }
-    print_curve(overall, console)
-    print_classes(by_class, console)
-    print_verdict(overall, config.threshold, console)
-    if config.protocol == "metaworld":
-        success, success_by_class = success_after(
-            curve, adaptation_episodes=METAWORLD_ADAPTATION_EPISODES, seed=config.seed
-        )
-        result["metaworld"] = {
-            "success": asdict(success),
-            "by_class": {name: asdict(estimate) for name, estimate in success_by_class.items()},
-        }
-        print_test_success(success, success_by_class, console)
-    console.print(f"\n{protocol}", style="dim", highlight=False)
-    return store(result, overall, folder, experiment.name, config)
+    new = config.model_copy(
+        update={"checkpoint": 0, "report": False, "replay": False, "video": False}
+    )
+    untrained = [measure(Trials.of(t.folder, new), new)[0] for t in trials]
+    return [yardstick_section(evaluations, untrained, yardsticks)]
 
 
-def play(
-    agent: Agent[Any],
-    env: TaskVectorEnv,
-    tasks: TaskSet,
-    *,
-    shape: TrialShape,
-    config: EvaluationConfig,
-) -> AdaptationCurve:
-    """One trial on every task, as many side by side as the environment has slots for."""
-    curves = []
-    at_once = env.num_envs // shape.slots_per_task
-    for start in range(0, len(tasks), at_once):
-        batch = list(tasks[start : start + at_once])
-        # The last batch is filled up with tasks whose results are left out.
-        filled = batch + batch[:1] * (at_once - len(batch))
-        seed = derive_seed(config.seed, "agent", start)
-        generator = None if config.greedy else torch_generator(seed, agent.device)
-        trial = run_trial(
-            agent,
-            env,
-            filled,
-            shape=shape,
-            seed=derive_seed(config.seed, "env", start),
-            generator=generator,
-        )
-        names = [task.env_name for task in filled]
-        curve = adaptation_curve(trial, names, slots_per_task=shape.slots_per_task)
-        curves.append(first_rows(curve, len(batch)))
-    return join(curves)
+def watch(folder: Path, config: EvaluationConfig) -> None:
+    """Serves the replay while the agent plays task after task; each trial takes the newest
+    checkpoint, so that a training can be watched."""
+    trials = Trials.of(folder, config)
+    env = trials.distribution.make_env(trials.shape.slots_per_task)
+    if not isinstance(env, Recorder):
+        raise UserError(NOTHING_TO_SHOW)
+    agent = build_agent(trials.experiment, env)
+    turn = count()
+
+    def next_trial() -> tuple[Scene, Recording]:
+        number = next(turn)
+        load_agent(agent, find_checkpoint(folder, config))
+        task = trials.tasks[number % len(trials.tasks)]
+        recordings = Recordings(1)
+        play(
+            agent, env, TaskSet([task]), shape=trials.shape,
+            seed=derive_seed(config.seed, number), greedy=config.greedy, recordings=recordings,
+        )  # fmt: skip
+        return env.scene(task), replace(recordings.kept[0], task=number % len(trials.tasks))
+
+    title = f"{trials.experiment.name}, seed {trials.experiment.seed}: live"
+    with live_server(next_trial, title=title, port=config.port) as server:
+        address = f"http://127.0.0.1:{server.server_port}"
+        print(f"Watch it on {address} until you press Ctrl-C", flush=True)
+        server.serve_forever()
 
 
 def find_distribution(experiment: Experiment, config: EvaluationConfig) -> TaskDistribution:
@@ -236,33 +362,6 @@ def find_checkpoint(folder: Path, config: EvaluationConfig) -> Path:
     return whole[-1]
 
 
-def store(
-    result: dict[str, Any],
-    overall: Summary,
-    folder: Path,
-    name: str,
-    config: EvaluationConfig,
-) -> Path:
-    """Writes the JSON and the picture; the same evaluation has the same file name."""
-    changed = {
-        key: value
-        for key, value in config.model_dump(exclude_defaults=True, exclude={"device"}).items()
-        if key not in ("split", "checkpoint")
-    }
-    parts = [config.split, str(result["env_steps"])]
-    parts += [f"{key}-{Path(str(value)).stem}" for key, value in changed.items()]
-    path = folder / "eval" / f"{'_'.join(parts)}.json"
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(path)
-    plot_curve(
-        overall, title=f"{name}: adaptation", footnote=result["protocol"],
-        path=path.with_suffix(".png"),
-    )  # fmt: skip
-    return path
-
-
 def adapt(
     run: Path | str,
     env: gymnasium.Env,
@@ -312,26 +411,38 @@ def adapt(
     )
 
 
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help", "greedy"))
+    switches = [
+        name for name, field in EvaluationConfig.model_fields.items() if field.annotation is bool
+    ]
+    positional, options = split_command_line(arguments, switches=("help", *switches))
     if options.pop("help", False):
         print(__doc__)
         tyro.cli(EvaluationConfig, args=["--help"], prog="python evaluate.py RUN")
-    if len(positional) != 1:
-        raise UserError("name one run: python evaluate.py runs/EXPERIMENT/SEED")
-    folder = Path(positional[0])
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is no run: it has no {CONFIG}")
-    config = validate(EvaluationConfig, options, source="evaluate.py")
+    config = validate(EvaluationConfig, override({}, options), source="evaluate.py")
+    if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
+        raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
+    if config.yardstick and not (config.report or config.compare):
+        raise UserError("--yardstick is a part of reports; add --report")
+    folders = [Path(name) for name in positional]
+    if not folders or (len(folders) > 1 and not config.compare):
+        raise UserError(
+            "name one run: python evaluate.py runs/EXPERIMENT/SEED, or several with --compare"
+        )
+    for folder in folders:
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} is no run: it has no {CONFIG}")
     console = Console(width=None if sys.stdout.isatty() else 120)
-    path = evaluate(folder, config, console)
-    print(f"Stored in {path} and {path.with_suffix('.png').name}")
+    if config.live:
+        watch(folders[0], config)
+        return
+    trials = [Trials.of(folder, config) for folder in folders]
+    evaluations = [evaluate(t, config, console) for t in trials]
+    if config.compare:
+        write_comparison(trials, evaluations, config)
+    elif config.report or config.replay or config.video:
+        write_outputs(trials[0], evaluations[0], config)
 
 
 if __name__ == "__main__":

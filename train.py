@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -43,6 +43,7 @@ from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
 from envs.tabular import TabularConfig
+from metarl.board import LINES, check_can_film
 from metarl.config import Config, override, read_yaml, split_command_line, validate
 from metarl.errors import (
     EnvironmentFailedError,
@@ -52,15 +53,16 @@ from metarl.errors import (
     nearest,
     one_line_errors,
 )
-from metarl.evaluation import adaptation_curve
 from metarl.few_shot import learn_from_tasks
+from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
+from metarl.recording import Recorder, Recordings
 from metarl.run import CONFIG, Run, choose_device
-from metarl.seeding import derive_seed, torch_generator
+from metarl.seeding import derive_seed
+from metarl.tasks import TaskSet
 from metarl.training import FewShotTrainConfig, RunConfig, TrainConfig, Training
-from metarl.trial import run_trial
-from metarl.types import FewShotShape, Rollout, TrialShape
+from metarl.types import FewShotShape, TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
@@ -144,9 +146,12 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
                     run.skip_iteration(env_steps=iteration_steps)
                     progress.note(f"iteration {run.iteration} skipped: {error}")
                 else:
+                    training.show(run)
                     progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
                 if run.iteration % plan.checkpoint_every == 0:
                     run.save()
+        if scores := {name: run.metrics[name] for name in training.final if name in run.metrics}:
+            run.board.show_hyperparameters(experiment.model_dump(mode="json"), scores)
     except KeyboardInterrupt:
         run.save()
         print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
@@ -166,6 +171,8 @@ def by_reinforcement(experiment: Experiment) -> Training:
     shape = training_shape(experiment, distribution)
     env = distribution.make_env(plan.tasks_per_trial * shape.slots_per_task)
     agent = build_agent(experiment, env)
+    if plan.video_every:
+        check_can_film(env)
 
     def iterate(iteration: int) -> dict[str, float]:
         return play_and_learn(
@@ -173,14 +180,23 @@ def by_reinforcement(experiment: Experiment) -> Training:
             num_tasks=plan.tasks_per_trial, seed=experiment.seed, iteration=iteration,
         )  # fmt: skip
 
+    def show(run: Run) -> None:
+        if plan.video_every and run.iteration % plan.video_every == 0:
+            show_video(
+                run, agent, distribution, experiment.agent.trial_shape(plan.episodes_per_trial),
+                seed=derive_seed(experiment.seed, "video", run.iteration),
+            )  # fmt: skip
+
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=agent,
         iterate=iterate,
+        show=show,
         unit="env_steps",
         total=plan.env_steps,
         per_iteration=plan.tasks_per_trial * shape.total_episodes * env.horizon,
         shown=RETURN_AND_SUCCESS,
+        final=[f"{measure}/{line}" for measure in RETURN_AND_SUCCESS for line in LINES],
         close=env.close,
     )
 
@@ -190,6 +206,7 @@ def from_examples(experiment: FewShotExperiment) -> Training:
     plan = experiment.train
     distribution = experiment.env.build()
     learner = build_learner(experiment, distribution.shape)
+    shown = {"loss": ".3f"} | ({"accuracy": ".1%"} if distribution.shape.classification else {})
 
     def iterate(iteration: int) -> dict[str, float]:
         return learn_from_tasks(
@@ -202,56 +219,26 @@ def from_examples(experiment: FewShotExperiment) -> Training:
         title=f"{experiment.name}: {distribution.name}",
         agent=learner,
         iterate=iterate,
+        show=lambda run: None,
         unit="tasks",
         total=plan.tasks,
         per_iteration=plan.tasks_per_update * plan.updates_per_iteration,
-        shown={"loss": ".3f"} | ({"accuracy": ".1%"} if distribution.shape.classification else {}),
+        shown=shown,
+        final=[f"train/{measure}" for measure in shown],
         close=lambda: None,
     )
 
 
-def play_and_learn(
-    agent: Agent[Any],
-    env: TaskVectorEnv,
-    distribution: TaskDistribution,
-    shape: TrialShape,
-    *,
-    num_tasks: int,
-    seed: int,
-    iteration: int,
-) -> dict[str, float]:
-    """One iteration: a trial on sampled training tasks, a meta-update, and what to log of them."""
-    started = time.perf_counter()
-    task_rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
-    generator = torch_generator(derive_seed(seed, "agent", iteration), agent.device)
-    trial = run_trial(
-        agent,
-        env,
-        distribution.train.sample(num_tasks, task_rng),
-        shape=shape,
-        seed=derive_seed(seed, "env", iteration),
-        generator=generator,
-    )
-    played = time.perf_counter()
-    learned = agent.meta_update(trial, generator=generator)
-    finished = time.perf_counter()
-    return {
-        **episode_metrics(trial, shape),
-        **{f"agent/{name}": value for name, value in learned.items()},
-        "time/rollout_s": played - started,
-        "time/update_s": finished - played,
-    }
-
-
-def episode_metrics(trial: list[Rollout], shape: TrialShape) -> dict[str, float]:
-    """Return and success of the first and last episodes of a trial: the gap is what was adapted."""
-    num_tasks = len(trial[0].reward) // shape.slots_per_task
-    curve = adaptation_curve(trial, [""] * num_tasks, slots_per_task=shape.slots_per_task)
-    return {
-        f"{measure}/{when}_episode": float(scores[:, column].mean())
-        for measure, scores in (("return", curve.returns), ("success", curve.success_any))
-        for when, column in (("first", 0), ("last", -1))
-    }
+def show_video(
+    run: Run, agent: Agent[Any], distribution: TaskDistribution, shape: TrialShape, *, seed: int
+) -> None:
+    """Plays one training task with the agent as it is, and shows that in TensorBoard."""
+    task = distribution.train.sample(1, np.random.default_rng(seed))
+    recordings = Recordings(1)
+    with closing(distribution.make_env(shape.slots_per_task)) as env:
+        assert isinstance(env, Recorder)
+        play(agent, env, TaskSet(task), shape=shape, seed=seed, recordings=recordings)
+        run.board.show_video(env.scene(task[0]), recordings.kept[0], env_steps=run.env_steps)
 
 
 def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:

@@ -169,7 +169,7 @@ def rl2_returns(
     checkpoint = find_checkpoint(folder, config)
     load_agent(agent, checkpoint)
     curve = play(agent, env, tasks, shape=find_shape(experiment, config), config=config)
-    return checkpoint, curve.returns.numpy()
+    return checkpoint, curve.scores["return"].numpy()
 
 
 def tabular_returns(
@@ -236,12 +236,12 @@ def with_interval(totals: np.ndarray, *, bold: bool) -> str:
 def share_with_interval(ours: np.ndarray, best: np.ndarray) -> str:
     """Ratio of means and its 95 % interval, tasks being drawn for both at once."""
 
-    def ratio(strata: list[np.ndarray]) -> np.ndarray:
-        both = np.concatenate(strata).mean(axis=0)
-        return both[:1] / both[1:]
+    def ratio(pairs: np.ndarray) -> np.ndarray:
+        both = mean(pairs)
+        return both[..., :1] / both[..., 1:]
 
-    pairs = [np.stack([ours, best], axis=1)]
-    low, high = bootstrap_interval(pairs, ratio, rng=np.random.default_rng(0))
+    pairs = np.stack([ours, best], axis=1)
+    low, high = bootstrap_interval([pairs], ratio, rng=np.random.default_rng(0))
     return f"{100 * ratio(pairs)[0]:.1f} % [{100 * low[0]:.1f}, {100 * high[0]:.1f}]"
 
 

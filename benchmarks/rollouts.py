@@ -40,8 +40,8 @@ from envs.locomotion.robots import ROBOTS
 from envs.metaworld import MetaWorld, MetaWorldTask
 from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
 from envs.metaworld.official import HORIZON, make_official_env, set_official_task
-from envs.processors import num_processors
 from metarl.errors import one_line_errors
+from metarl.processors import num_processors
 from metarl.run import environment
 
 try:

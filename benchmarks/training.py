@@ -30,4 +30,4 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
 def training_seconds(folder: Path) -> float:
     """Spent in rollouts and updates, over all starts of a run."""
     lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    return round(sum(line["time/rollout_s"] + line["time/update_s"] for line in lines), 1)
+    return round(sum(line["timing/rollout_s"] + line["timing/update_s"] for line in lines), 1)

@@ -7,6 +7,7 @@ Reinforcement Learning at the Edge of the Statistical Precipice", arXiv:2108.132
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +19,12 @@ from torch import Tensor
 
 from metarl.types import AdaptationCurve, Rollout
 
-Scores = Float[np.ndarray, "N *C"]
-Statistic = Callable[[list[Scores]], Float[np.ndarray, "*C"]]
+SHARES = (0.5, 0.8, 0.95)
+"""Of the final success: how soon they are reached is the speed of adaptation."""
+RESAMPLES_AT_ONCE = 200  # of the bootstrap: more are no faster, and need more memory
+Scores = Float[np.ndarray, "*B N C"]
+Statistic = Callable[[Scores], Float[np.ndarray, "*B C"]]
+"""Of the scores of N tasks, perhaps for many resamples B at once."""
 
 
 def adaptation_curve(
@@ -40,10 +45,12 @@ def adaptation_curve(
     returns = by_task(reward.double().unflatten(1, (-1, horizon)).sum(-1))
     return AdaptationCurve(
         env_names=list(env_names),
-        episodes=[slots_per_task * column for column in range(returns.shape[1])],
-        returns=returns,
-        success_any=by_task(by_episode.any(-1)),
-        success_last=by_task(by_episode[..., -1]),
+        experience=[slots_per_task * column for column in range(returns.shape[1])],
+        scores={
+            "return": returns,
+            "success_any": by_task(by_episode.any(-1)),
+            "success_last": by_task(by_episode[..., -1]),
+        },
     )
 
 
@@ -51,10 +58,8 @@ def join(curves: Sequence[AdaptationCurve]) -> AdaptationCurve:
     """Curves of several batches of tasks as one."""
     return AdaptationCurve(
         env_names=[name for curve in curves for name in curve.env_names],
-        episodes=curves[0].episodes,
-        returns=torch.cat([curve.returns for curve in curves]),
-        success_any=torch.cat([curve.success_any for curve in curves]),
-        success_last=torch.cat([curve.success_last for curve in curves]),
+        experience=curves[0].experience,
+        scores={m: torch.cat([curve.scores[m] for curve in curves]) for m in curves[0].scores},
     )
 
 
@@ -62,43 +67,40 @@ def first_rows(curve: AdaptationCurve, count: int) -> AdaptationCurve:
     """The curve of the first `count` tasks."""
     return AdaptationCurve(
         env_names=curve.env_names[:count],
-        episodes=curve.episodes,
-        returns=curve.returns[:count],
-        success_any=curve.success_any[:count],
-        success_last=curve.success_last[:count],
+        experience=curve.experience,
+        scores={measure: scores[:count] for measure, scores in curve.scores.items()},
     )
 
 
-def mean(strata: list[Scores]) -> Float[np.ndarray, "*C"]:
-    """Mean over all scores, whatever their stratum."""
-    return np.concatenate(strata).mean(axis=0)
+def mean(scores: Scores) -> Float[np.ndarray, "*B C"]:
+    """Mean over all tasks, whatever their stratum."""
+    return scores.mean(axis=-2)
 
 
-def iqm(strata: list[Scores]) -> Float[np.ndarray, "*C"]:
-    """Interquartile mean: of the middle half of all scores, whatever their stratum."""
-    return stats.trim_mean(np.concatenate(strata), 0.25, axis=0)
+def iqm(scores: Scores) -> Float[np.ndarray, "*B C"]:
+    """Interquartile mean: of the middle half of all tasks, whatever their stratum."""
+    return stats.trim_mean(scores, 0.25, axis=-2)
 
 
 def bootstrap_interval(
-    strata: list[Scores],
+    strata: Sequence[Float[np.ndarray, "N C"]],
     statistic: Statistic,
     *,
     rng: np.random.Generator,
     confidence: float = 0.95,
     resamples: int = 2000,
-) -> tuple[Float[np.ndarray, "*C"], Float[np.ndarray, "*C"]]:
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
     """Percentile interval of a statistic; each stratum (task class) is resampled by itself.
 
     Rows are resampled whole, so the C columns of one task stay together.
     """
-    draws = np.stack(
-        [
-            statistic([rows[rng.integers(len(rows), size=len(rows))] for rows in strata])
-            for _ in range(resamples)
-        ]
-    )
+    draws = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        count = min(RESAMPLES_AT_ONCE, resamples - start)
+        drawn = [rows[rng.integers(len(rows), size=(count, len(rows)))] for rows in strata]
+        draws.append(statistic(np.concatenate(drawn, axis=1)))
     tail = 50 * (1 - confidence)
-    low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+    low, high = np.percentile(np.concatenate(draws), [tail, 100 - tail], axis=0)
     return low, high
 
 
@@ -116,15 +118,18 @@ class Summary:
     """What is reported of one group of tasks (a class, or all of them)."""
 
     num_tasks: int
-    episodes: list[int]
+    experience: list[int]
     """Episodes of experience before each column of the curve."""
     mean: dict[str, Estimate]
-    """By measure: `return`, `success_any`, `success_last`."""
+    """By measure, as in `AdaptationCurve.scores`."""
     iqm: dict[str, Estimate]
     area_under_curve: dict[str, float]
     """Mean of the curve of means over its episodes."""
     episodes_to_threshold: dict[str, int | None]
     """Episodes of experience until mean success reaches the threshold; None where it never does."""
+    episodes_to_share: dict[str, dict[str, int | None]]
+    """By measure of success: episodes of experience until its mean reaches 50, 80 and 95 % of what
+    it is in the end; None where it is 0 in the end."""
 
 
 def summarize(
@@ -147,8 +152,8 @@ def success_after(
 
     A task's score is the share of its test episodes that succeeded: as many for every task.
     """
-    later = [k for k, episodes in enumerate(curve.episodes) if episodes >= adaptation_episodes]
-    scores = curve.success_any[:, later].double().mean(1, keepdim=True)
+    later = [k for k, episodes in enumerate(curve.experience) if episodes >= adaptation_episodes]
+    scores = curve.scores["success_any"][:, later].double().mean(1, keepdim=True)
     rows = _rows_by_class(curve)
     strata = {name: scores[group].cpu().numpy() for name, group in rows.items()}
     overall = _estimate(list(strata.values()), mean, seed)
@@ -165,32 +170,41 @@ def _rows_by_class(curve: AdaptationCurve) -> dict[str, list[int]]:
 def _summary(
     curve: AdaptationCurve, groups: list[list[int]], *, threshold: float, seed: int
 ) -> Summary:
-    measures = {
-        "return": curve.returns,
-        "success_any": curve.success_any,
-        "success_last": curve.success_last,
-    }
     strata = {
         measure: [scores[group].double().cpu().numpy() for group in groups]
-        for measure, scores in measures.items()
+        for measure, scores in curve.scores.items()
     }
     means = {measure: _estimate(rows, mean, seed) for measure, rows in strata.items()}
+    successes = [measure for measure in means if measure.startswith("success")]
     return Summary(
         num_tasks=sum(len(group) for group in groups),
-        episodes=curve.episodes,
+        experience=curve.experience,
         mean=means,
         iqm={measure: _estimate(rows, iqm, seed) for measure, rows in strata.items()},
         area_under_curve={m: float(np.mean(estimate.value)) for m, estimate in means.items()},
         episodes_to_threshold={
-            m: next(
-                (k for k, v in zip(curve.episodes, means[m].value, strict=True) if v >= threshold),
-                None,
-            )
-            for m in ("success_any", "success_last")
+            m: episodes_to(threshold, curve.experience, means[m].value) for m in successes
+        },
+        episodes_to_share={
+            m: {
+                f"{share:.0%}": episodes_to(
+                    share * means[m].value[-1] or math.inf, curve.experience, means[m].value
+                )
+                for share in SHARES
+            }
+            for m in successes
         },
     )
 
 
-def _estimate(strata: list[Scores], statistic: Statistic, seed: int) -> Estimate:
+def episodes_to(level: float, experience: Sequence[int], scores: Sequence[float]) -> int | None:
+    """The experience before the first score that reaches the level; None where none does."""
+    return next((k for k, v in zip(experience, scores, strict=True) if v >= level), None)
+
+
+def _estimate(
+    strata: Sequence[Float[np.ndarray, "N C"]], statistic: Statistic, seed: int
+) -> Estimate:
     low, high = bootstrap_interval(strata, statistic, rng=np.random.default_rng(seed))
-    return Estimate(value=statistic(strata).tolist(), low=low.tolist(), high=high.tolist())
+    value = statistic(np.concatenate(strata))
+    return Estimate(value=value.tolist(), low=low.tolist(), high=high.tolist())

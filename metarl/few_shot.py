@@ -135,8 +135,8 @@ def summarize_few_shot(curve: FewShotCurve, *, seed: int = 0) -> dict[str, Estim
     """By measure, the mean over tasks of each column with its 95 % bootstrap interval."""
     estimates = {}
     for measure, values in curve.scores.items():
-        rows = [values.numpy()]
-        low, high = bootstrap_interval(rows, mean, rng=np.random.default_rng(seed))
+        rows = values.numpy()
+        low, high = bootstrap_interval([rows], mean, rng=np.random.default_rng(seed))
         estimates[measure] = Estimate(
             value=mean(rows).tolist(), low=low.tolist(), high=high.tolist()
         )

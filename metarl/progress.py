@@ -96,8 +96,8 @@ class Progress:
         for name, value in rows.items():
             table.add_row(name, value)
         for name, value in metrics.items():
-            if name.startswith(("agent/", "update/")):
-                table.add_row(name.partition("/")[2].replace("_", " "), f"{value:.4g}",
+            if name.startswith("update/"):
+                table.add_row(name.removeprefix("update/").replace("_", " "), f"{value:.4g}",
                               style="dim")  # fmt: skip
         return table
 

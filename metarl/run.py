@@ -3,7 +3,7 @@
 <run>/config.yaml                 every value, defaults too
 <run>/env.json                    versions, machine, git revision, command of each start
 <run>/metrics.jsonl               a line per iteration
-<run>/events.out.tfevents.*       the same for TensorBoard
+<run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.board`
 <run>/checkpoints/<env_steps>/    see `metarl.checkpoint`
 <run>/eval/                       written by evaluate.py
 
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl.board import Board
 from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError
@@ -62,11 +63,8 @@ class Run:
         self._finished = self._snapshot()
         self._cut_metrics()
         _append_start(folder)
-        # Imported late: it takes a second that evaluation need not wait for.
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         self._metrics_file = (folder / METRICS).open("a")
-        self._tensorboard = SummaryWriter(str(folder), purge_step=self.env_steps + 1)
+        self.board = Board(folder, first_step=self.env_steps + 1)
 
     @staticmethod
     def create(folder: Path, config: Config) -> None:
@@ -117,8 +115,7 @@ class Run:
         self._metrics_file.write(json.dumps(line) + "\n")
         self._metrics_file.flush()
         self._finished = self._snapshot()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, self.env_steps)
+        self.board.show(metrics, env_steps=self.env_steps)
 
     def save(self) -> Path:
         """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
@@ -130,7 +127,7 @@ class Run:
     def close(self) -> None:
         """Flushes what was logged."""
         self._metrics_file.close()
-        self._tensorboard.close()
+        self.board.close()
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}

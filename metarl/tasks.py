@@ -31,6 +31,14 @@ def fingerprint(task: Task) -> bytes:
     return hashlib.sha256(task.env_name.encode() + b"\0" + parameters.tobytes()).digest()
 
 
+def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
+    """Where each task wants the agent to be: its `goal`; None where tasks have no such thing."""
+    goals = [getattr(task, "goal", None) for task in tasks]
+    if any(goal is None for goal in goals):
+        return None
+    return [np.asarray(goal, float).tolist() for goal in goals]
+
+
 T = TypeVar("T", bound=Task)
 
 

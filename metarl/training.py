@@ -10,6 +10,7 @@ from pydantic import Field
 
 from metarl.config import Config
 from metarl.protocols import Learner
+from metarl.run import Run
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -25,6 +26,9 @@ class TrainConfig(Config):
     """Episodes of experience with each task, over which the agent adapts."""
     checkpoint_every: Count = 10
     """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+    video_every: Annotated[int, Field(ge=0)] = 0
+    """Iterations from one video in TensorBoard to the next, of a training task before and after
+    adaptation; 0 for none."""
 
 
 class FewShotTrainConfig(Config):
@@ -61,10 +65,14 @@ class Training:
     agent: Learner
     iterate: Callable[[int], dict[str, float]]
     """Plays and learns iteration i; returns what to log."""
+    show: Callable[[Run], None]
+    """Shows more of a finished iteration than what it logged, where that is wanted."""
     unit: Literal["env_steps", "tasks"]
     total: int
     """Of these units to train on."""
     per_iteration: int
     shown: dict[str, str]
     """Metrics that the progress display shows, and how they are formatted."""
+    final: list[str]
+    """Metrics that say what has come of a run, for the table of hyperparameters."""
     close: Callable[[], None]

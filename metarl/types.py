@@ -112,19 +112,17 @@ class TrialShape:
 class AdaptationCurve:
     """How one trial on each of N tasks went, in C columns of growing experience.
 
-    Where episodes are played side by side, a cell is the mean over them.
+    Where episodes are played side by side, a score is the mean over them.
     """
 
     env_names: list[str]
     """The task class of each row."""
-    episodes: list[int]
+    experience: list[int]
     """Episodes of experience with the task before each column."""
-    returns: Float[Tensor, "N C"]
-    """Undiscounted sum of rewards of an episode."""
-    success_any: Float[Tensor, "N C"]
-    """1 where any step of the episode was a success, else 0."""
-    success_last: Float[Tensor, "N C"]
-    """1 where the last step of the episode was a success, else 0."""
+    scores: dict[str, Float[Tensor, "N C"]]
+    """By measure; in reinforcement learning these are `return`, the undiscounted sum of rewards of
+    an episode, `success_any`, 1 where any step of it was a success, and `success_last`, 1 where the
+    last step was."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ whole episodes and each of them counts.
 import numpy as np
 import pytest
 import torch
-from metaworld.policies import ENV_POLICY_MAP
 
 from envs.metaworld import MetaWorld
-from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
+from envs.metaworld.official import MetaWorldTask
+from envs.yardsticks.policies import ActsOnly, ScriptedPolicy
 from metarl.evaluation import adaptation_curve, success_after, summarize
 from metarl.trial import run_trial
 from metarl.types import TrialShape
@@ -20,51 +20,25 @@ HORIZON, SHAPE = 110, TrialShape(episodes=5)
 GIVE_UP = torch.tensor([0.0, -1.0, 1.0, 0.0])  # Up and back, away from every target.
 
 
-def target_of(task: MetaWorldTask) -> np.ndarray:
-    """The goal position, which the observation hides and the scripted policies need."""
-    env = make_official_env(task.env_name)
-    set_official_task(env, task)
-    env.reset()
-    return np.array(env._target_pos)
-
-
-class SometimesScripted:
+class SometimesScripted(ActsOnly):
     """At each episode's start it draws whether to play the official scripted policy or give up."""
 
     device = torch.device("cpu")
 
     def __init__(self, tasks: list[MetaWorldTask], success_rate: float, seed: int) -> None:
-        self.tasks, self.success_rate = tasks, success_rate
-        self.targets = [target_of(task) for task in tasks]
+        self.scripted, self.success_rate = ScriptedPolicy(tasks), success_rate
         self.rng = np.random.default_rng(seed)
         self.intended: list[np.ndarray] = []
 
     def begin_trial(self, num_slots):
-        self.policies = [ENV_POLICY_MAP[task.env_name]() for task in self.tasks]
-        return torch.zeros(num_slots)
+        return self.scripted.begin_trial(num_slots)
 
     def act(self, state, step, *, generator):
         if step.episode_start.all():
             self.intended.append(self.rng.random(len(state)) < self.success_rate)
-        actions = GIVE_UP.repeat(len(state), 1)
-        for slot in np.flatnonzero(self.intended[-1]):
-            seen = step.obs[slot].double().numpy().copy()
-            seen[36:] = self.targets[slot]
-            action = self.policies[slot].get_action(seen)
-            actions[slot] = torch.as_tensor(action, dtype=torch.float32).clamp(-1, 1)
-        return actions, torch.zeros(len(state)), state
-
-    def adapt(self, state, rollout):
-        return state
-
-    def meta_update(self, trial, *, generator):
-        return {}
-
-    def state_dict(self):
-        return {}
-
-    def load_state_dict(self, tensors):
-        pass
+        actions, log_prob, state = self.scripted.act(state, step, generator=generator)
+        actions[~self.intended[-1]] = GIVE_UP
+        return actions, log_prob, state
 
 
 # The classes of ML10 whose scripted policies are done within the shortened horizon.
@@ -89,7 +63,7 @@ def test_success_is_read_as_it_is(slots, success_rate: float) -> None:
     curve = adaptation_curve(trial, [task.env_name for task in tasks])
     intended = torch.tensor(np.stack(agent.intended, axis=1))
     # Task by task and episode by episode, what was meant is what is read.
-    assert torch.equal(curve.success_any, intended.double())
+    assert torch.equal(curve.scores["success_any"], intended.double())
     overall, by_class = summarize(curve, threshold=0.5, seed=0)
     assert sum(summary.num_tasks for summary in by_class.values()) == len(tasks)
     # And what is read is the rate that was set: the overall interval of the pooled episodes

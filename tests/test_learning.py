@@ -31,7 +31,7 @@ def held_out_returns(
         subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True,
                        capture_output=True, timeout=600)  # fmt: skip
     (result,) = Path(run, "eval").glob("*.json")
-    return torch.tensor(json.loads(result.read_text())["per_task"]["return"])
+    return torch.tensor(json.loads(result.read_text())["per_task"]["scores"]["return"])
 
 
 def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:

@@ -39,9 +39,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = " ".join(project["dependencies"]).lower().replace("-", "_")
     assert "packaging" in declared
-    known = {
-        "yaml": "pyyaml", "gymnasium": "gymnasium", "PIL": "pillow", "sklearn": "scikit_learn"
-    }  # fmt: skip
+    known = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit_learn"}
     for package in FORBIDDEN:
         for path in (ROOT / package).rglob("*.py"):
             for name in imported(path) - set(FORBIDDEN):

@@ -17,6 +17,7 @@ import train
 from agents.rl2 import RL2
 from envs.bandit import BanditEnv
 from envs.locomotion import VARIANTS
+from metarl import playing
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.errors import one_line_errors
 from metarl.run import Run
@@ -41,7 +42,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def metrics(folder: Path) -> list[dict]:
     """Logged lines without what a clock measured."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("timing/")} for line in lines]
 
 
 def final_bytes(folder: Path) -> bytes:
@@ -85,7 +86,7 @@ def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
         return call
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        owner = train if where == "run_trial" else Run
+        owner = playing if where == "run_trial" else Run
         patch.setattr(owner, where, interrupting(getattr(owner, where)))
         train.main([str(tiny), "--run-dir", "parts"])
     assert stopped.value.code == 130
@@ -289,7 +290,7 @@ def test_an_update_that_is_not_finite_is_undone(
     monkeypatch.setattr(RL2, "meta_update", broken_update)
     arguments = [str(tiny), "--on-nan", on_nan, "--train.checkpoint-every", "1"]
     if on_nan == "stop":
-        assert "iteration 4: agent/kl is not finite; " in fails(capsys, train, arguments)
+        assert "iteration 4: update/kl is not finite; " in fails(capsys, train, arguments)
     else:
         train.main(arguments)
         folder = Path("runs/tiny/seed1/checkpoints")
@@ -370,7 +371,7 @@ def test_evaluation_says_over_what_and_keeps_the_raw_numbers(tiny: Path, capsys)
     assert "3 episodes of 1 step each, 1 agent (seed 1) after 500 env steps" in text
     (path,) = Path("runs/tiny/seed1/eval").glob("*.json")
     result = json.loads(path.read_text())
-    raw = torch.tensor(result["per_task"]["return"])
+    raw = torch.tensor(result["per_task"]["scores"]["return"])
     assert raw.shape == (10, 3)
     torch.testing.assert_close(
         raw.mean(0), torch.tensor(result["overall"]["mean"]["return"]["value"])

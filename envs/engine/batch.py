@@ -33,7 +33,7 @@ from numba.core.ccallback import CFunc
 
 from envs.engine import stepping
 from envs.engine.layout import struct_layout
-from envs.processors import num_processors
+from metarl.processors import num_processors
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 MEAN_INERTIA = "stat.meaninertia"
@@ -130,6 +130,19 @@ class Scene:
         parts = [np.ravel(attrgetter(name)(model)) for name in self.edited]
         return np.concatenate(parts) if parts else np.empty(0)
 
+    def edited_model(self, edits: np.ndarray) -> mujoco.MjModel:
+        """A whole model of its own with these edits (E,); 21 MB of a Meta-World scene."""
+        model = self.model.__copy__()
+        place = 0
+        for name in self.edited:
+            size = np.size(attrgetter(name)(model))
+            if name == MEAN_INERTIA:
+                model.stat.meaninertia = edits[place]
+            else:
+                getattr(model, name).flat = edits[place : place + size]
+            place += size
+        return model
+
     def snapshot(
         self,
         model: mujoco.MjModel,
@@ -182,6 +195,8 @@ class Batch:
             slot rests from that step on.
         resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
             its episode ends.
+        record: (N, horizon + 1, R) what can be drawn (`metarl.recording.DRAWN_STATE`) of the
+            episode that is played, or None; see `keep_record`.
     """
 
     def __init__(
@@ -212,6 +227,7 @@ class Batch:
         self.elapsed = np.zeros(num_slots, dtype=np.int64)
         self.unstable_at = np.zeros(num_slots, dtype=np.int64)
         self.resting = np.zeros(num_slots, dtype=np.bool_)
+        self.record: np.ndarray | None = None
         self._actions = np.zeros((num_slots, action_size), dtype=np.float32)
         self._start_outcome = np.zeros((num_slots, outcome_size))  # of starts; nobody looks at it
         self._readings = np.zeros((num_slots, readings_size))
@@ -273,6 +289,20 @@ class Batch:
             self._sources[slot] = held.sources[0]
             self._sources[slot, : scene.num_readings] = held.sources
         held.fill(self._table[slot], snapshot, act, observe)
+
+    def keep_record(self, wanted: bool) -> None:
+        """Write down every state in `record` from the next `restart` on, or no longer."""
+        if wanted:
+            scenes = {held.scene for held in self._slots if held is not None}
+            size = max(mujoco.mj_stateSize(s.model, stepping.DRAWN_STATE) for s in scenes)
+            shape = (self.num_slots, int(self._work[stepping.HORIZON]) + 1, size)
+            if self.record is None or self.record.shape != shape:
+                self.record = np.zeros(shape)
+            self._work[stepping.RECORD] = self.record.ctypes.data
+            self._work[stepping.RECORD_SIZE] = size
+        else:
+            self._work[stepping.RECORD] = 0
+            self.record = None
 
     def restart(self) -> None:
         """Start a new episode in every slot: `obs` becomes that of the snapshots."""

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Shaped
 
 from envs.engine.batch import Batch
 from envs.slots import SlotEnv
+from metarl.recording import Sink
+from metarl.scene import Scene
 from metarl.tasks import Task
 
 T = TypeVar("T", bound=Task)
@@ -52,6 +54,7 @@ class EngineEnv(SlotEnv[T]):
         """What the slots play now; empty before the first `reset`."""
         self._started = False
         self._known_unstable = np.zeros(self.num_envs, dtype=np.bool_)
+        self._sink: Sink | None = None
 
     @property
     def num_threads(self) -> int:
@@ -61,6 +64,14 @@ class EngineEnv(SlotEnv[T]):
     @abstractmethod
     def _place(self, tasks: tuple[T, ...]) -> None:
         """Gives each slot of the batch its task."""
+
+    @abstractmethod
+    def scene(self, task: T) -> Scene:
+        """What a task is played in."""
+
+    def record(self, sink: Sink | None) -> None:
+        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        self._sink = sink
 
     def _seed(self, seed: int) -> None:
         """Restarts every slot's random stream, where a start of an episode is random."""
@@ -82,6 +93,7 @@ class EngineEnv(SlotEnv[T]):
             self.tasks = ()  # if placing fails, some slots have their new task already
             self._place(self.next_tasks)
             self.tasks = self.next_tasks
+        self._batch.keep_record(self._sink is not None)
         everyone = np.arange(self.num_envs)
         self._draw_starts(everyone)
         self._batch.restart()
@@ -123,6 +135,8 @@ class EngineEnv(SlotEnv[T]):
         info["final_obs"] = batch.final_obs.copy()
         ended = batch.episode_end.copy()
         if ended.any():
+            if self._sink is not None and batch.record is not None:
+                self._sink(batch.record)
             self._draw_starts(np.flatnonzero(ended))
         return batch.obs.copy(), scalars[0].copy(), np.zeros_like(ended), ended, info
 

@@ -22,6 +22,7 @@ from numba.np.numpy_support import carray
 
 from envs.engine import layout
 from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch_add, inner, pointer
+from metarl import scene as drawing
 
 # Columns of `work`: first the addresses of a batch's arrays, then its sizes.
 (
@@ -39,6 +40,7 @@ from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch
     EPISODE_END,
     UNSTABLE_AT,
     RESTING,
+    RECORD,
     NUM_SLOTS,
     ACTION_SIZE,
     OBS_SIZE,
@@ -48,8 +50,9 @@ from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch
     FINISH,
     OVER,
     HORIZON,
+    RECORD_SIZE,
     WORK_SIZE,
-) = range(24)
+) = range(26)
 
 # Columns of the table of slots: addresses, and one size.
 (
@@ -74,6 +77,7 @@ NOTHING, FORWARD, CONTACT_FORCES = range(3)
 
 FLOAT64, FLOAT32, INT64 = 8, 4, 8  # bytes
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
+DRAWN_STATE = drawing.DRAWN_STATE
 
 # `mjData.warning` is an array of {int lastinfo; int number;}; its address here is that of the
 # first `number`.
@@ -100,6 +104,9 @@ mj_contact_forces = types.ExternalFunction("mj_rnePostConstraint", _nothing(_add
 mj_reset = types.ExternalFunction("mj_resetData", _nothing(_address, _address))
 mj_set_state = types.ExternalFunction(
     "mj_setState", _nothing(_address, _address, _address, types.uint32)
+)
+mj_get_state = types.ExternalFunction(
+    "mj_getState", _nothing(_address, _address, _address, types.uint32)
 )
 memory_copy = types.ExternalFunction("memmove", _address(_address, _address, _address))
 give_way = types.ExternalFunction(
@@ -183,6 +190,17 @@ def restart_slot(work, slot):
 
 
 @inner
+def record_slot(work, row, slot, elapsed):
+    """Write down what can be drawn; of a slot at rest, that nothing moved."""
+    size = work[RECORD_SIZE] * FLOAT64
+    here = work[RECORD] + (slot * (work[HORIZON] + 1) + elapsed) * size
+    if carray(pointer(work[RESTING], types.uint8), work[NUM_SLOTS])[slot] == 0:
+        mj_get_state(row[MODEL], row[SIMULATION], here, DRAWN_STATE)
+    else:
+        memory_copy(here, here - size, size)
+
+
+@inner
 def step_slot(work, slot):
     """One step of one slot, and the start of its next episode where this one ends."""
     num_slots = work[NUM_SLOTS]
@@ -199,10 +217,14 @@ def step_slot(work, slot):
         unstable_at[slot] = 0
         resting[slot] = 0
         memory_copy(final_obs, obs, obs_bytes)
+        if work[RECORD] != 0:
+            record_slot(work, row, slot, 0)
     elapsed[slot] += 1
     if resting[slot] == 0 and not simulate_slot(work, row, slot):
         unstable_at[slot] = elapsed[slot]
         resting[slot] = 1
+    if work[RECORD] != 0:
+        record_slot(work, row, slot, elapsed[slot])
     if resting[slot] == 0:
         observe_slot(work, row, slot, final_obs, outcome_at)
         if work[OVER] > 0 and outcome[work[OVER]] > 0:
@@ -259,7 +281,7 @@ def compiled_restart() -> CFunc:
 
 def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:
     """Code of this module; offsets and constants of this version of MuJoCo are part of it."""
-    sources = [__file__, layout.__file__]
+    sources = [__file__, layout.__file__, drawing.__file__]
     return compile_callback(
         function, signature, name=f"{name}_{mujoco.__version__}", sources=sources
     )

@@ -35,8 +35,8 @@ class Played:
     def of(rollouts: list[Rollout]) -> Played:
         """The episodes of consecutive rollouts of one slot."""
         curve = adaptation_curve(rollouts, [""])
-        success = curve.success_any[0].bool().cpu().numpy()
-        return Played(returns=curve.returns[0].cpu().numpy(), success=success)
+        success = curve.scores["success_any"][0].bool().cpu().numpy()
+        return Played(returns=curve.scores["return"][0].cpu().numpy(), success=success)
 
 
 class Adapted:

@@ -23,7 +23,6 @@ from gymnasium.error import ResetNeeded
 from jaxtyping import Float, Shaped
 from pydantic import Field
 
-from envs.processors import num_processors
 from envs.slots import SlotEnv
 from envs.worker.player import FlatSpaces, MakeEnv, make
 from envs.worker.process import Failure, Here, Worker
@@ -35,6 +34,7 @@ from metarl.errors import (
     UserError,
     nearest,
 )
+from metarl.processors import num_processors
 from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 

@@ -28,8 +28,10 @@ from envs.locomotion.variants import (
     multipliers,
     target,
 )
+from metarl.scene import Scene
 from metarl.seeding import slot_generators
 
+CAMERA = "track"
 OUTCOME = ("reward", "success", "fallen", "x_velocity", "y_velocity", "reward_term")
 
 # Where the constants of a slot stand. A check is four numbers: from where to where in the readings,
@@ -213,6 +215,12 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         example = self.variant.wanted.draw(1, np.random.default_rng(0))
         self._num_parameters = example.shape[1]
         self._seed(0)
+
+    def scene(self, task: LocomotionTask) -> Scene:
+        """The robot with the masses and sizes of the task, seen by the camera that follows it."""
+        robot = self.variant.robot
+        model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
+        return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
 
     def _seed(self, seed: int) -> None:
         self._rngs = slot_generators(seed, self.num_envs)

@@ -35,6 +35,12 @@ class LocomotionTask:
     parameters: Parameters
     """What tells the tasks of a variant apart: a direction, a speed, a place, or multipliers."""
 
+    @property
+    def goal(self) -> Parameters | None:
+        """Where to, or how fast; None where bodies differ and not goals."""
+        wanted = VARIANTS[self.env_name].wanted
+        return None if isinstance(wanted, ForwardInAnyBody) else self.parameters
+
 
 class Term(IntEnum):
     """What is rewarded, of a robot at (x, y) with velocity v, both in the plane."""

@@ -19,7 +19,7 @@ from envs.engine.batch import Batch
 from envs.engine.compiled import compile_callback, pointer
 from envs.engine.env import EngineEnv
 from envs.metaworld.official import ACTION_SPACE, HORIZON, MetaWorldTask, observation_space
-from envs.metaworld.snapshots import official, snapshots
+from envs.metaworld.snapshots import drawn_scene, official, snapshots
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.tasks.interface import (
     ACTION_SCALE,
@@ -30,6 +30,7 @@ from envs.metaworld.tasks.interface import (
     Outcome,
     compile_observe,
 )
+from metarl.scene import Scene
 
 NUM_SUBSTEPS = 5
 ACTION_SIZE = 4
@@ -107,6 +108,10 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
             observation_space=observation_space(),
             action_space=ACTION_SPACE,
         )
+
+    def scene(self, task: MetaWorldTask) -> Scene:
+        """The official scene, with what the task moves where the task has it."""
+        return drawn_scene(task)
 
     def _place(self, tasks: tuple[MetaWorldTask, ...]) -> None:
         for slot, (task, snapshot) in enumerate(zip(tasks, snapshots(tasks), strict=True)):

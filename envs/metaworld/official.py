@@ -34,6 +34,11 @@ class MetaWorldTask:
         """The goal vector."""
         return self.rand_vec
 
+    @property
+    def goal(self) -> Float[np.ndarray, " 3"]:
+        """Where the target is, or the thing that is to be moved, in metres."""
+        return self.rand_vec[-3:]
+
 
 def make_official_env(env_name: str, reward_version: str = "v2") -> SawyerXYZEnv:
     """The official environment of a class; it needs a task before use."""

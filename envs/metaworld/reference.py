@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.metaworld.official import (
@@ -20,7 +20,10 @@ from envs.metaworld.official import (
     observation_space,
     set_official_task,
 )
+from envs.metaworld.snapshots import drawn_scene
 from envs.slots import SlotEnv
+from metarl.recording import Sink
+from metarl.scene import Scene, drawn_state
 from metarl.seeding import derive_seed
 
 
@@ -33,6 +36,8 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         self._reward_version = reward_version
         self._spare: dict[str, list[SawyerXYZEnv]] = defaultdict(list)
         self._playing: list[tuple[str, SawyerXYZEnv]] = []
+        self._sink: Sink | None = None
+        self._states: list[list[Float64[np.ndarray, " R"]]] = []
         self._assign(tasks)
         super().__init__(
             tasks,
@@ -71,7 +76,30 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         return self._reset_all(), {}
 
     def _reset_all(self) -> Float[np.ndarray, "N 39"]:
-        return np.stack([env.reset()[0] for env in self.envs])
+        obs = np.stack([env.reset()[0] for env in self.envs])
+        self._states = []
+        self._write_down()
+        return obs
+
+    def scene(self, task: MetaWorldTask) -> Scene:
+        """The official scene, with what the task moves where the task has it."""
+        return drawn_scene(task)
+
+    def record(self, sink: Sink | None) -> None:
+        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        self._sink = sink
+
+    def _write_down(self) -> None:
+        if self._sink is not None:
+            self._states.append([drawn_state(env.model, env.data) for env in self.envs])
+
+    def _hand_over(self) -> None:
+        """The states of the episode that has just ended, filled up to rows of one length."""
+        if self._sink is None or len(self._states) <= self.horizon:
+            return
+        size = max(map(len, self._states[0]))
+        padded = [[np.pad(row, (0, size - len(row))) for row in states] for states in self._states]
+        self._sink(np.stack(padded, axis=1))
 
     def step(
         self, actions: Float[np.ndarray, "N 4"]
@@ -88,6 +116,7 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         """
         results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         self._steps += 1
+        self._write_down()
         obs = np.stack([result[0] for result in results])
         reward = np.array([result[1] for result in results], dtype=np.float64)
         official = [result[4] for result in results]
@@ -100,6 +129,7 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         ended = np.full(self.num_envs, self._steps == self.horizon)
         if ended.all():
             self._steps = 0
+            self._hand_over()
             obs = self._reset_all()
         return obs, reward, np.zeros_like(ended), ended, info
 

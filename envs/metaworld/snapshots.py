@@ -30,9 +30,11 @@ from envs.metaworld.tasks.interface import (
     START_ATTRIBUTES,
     TaskCode,
 )
+from metarl import scene as drawing
 
 EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
 FIELDS = ("state", "edits", "constants", "memory", "obs")
+CAMERA = "corner2"
 MOCAP_QUAT = (1.0, 0.0, 1.0, 0.0)  # what every official step sets; it never changes after a reset
 
 
@@ -112,6 +114,13 @@ def snapshots(tasks: Sequence[MetaWorldTask]) -> list[Snapshot]:
     for env_name in dict.fromkeys(task.env_name for task in tasks):
         _take_missing(env_name, [t for t in tasks if t.env_name == env_name])
     return [official(task.env_name).known[_goal(task)] for task in tasks]
+
+
+def drawn_scene(task: MetaWorldTask) -> drawing.Scene:
+    """What recordings of a task are drawn in."""
+    (snapshot,) = snapshots([task])
+    env, scene, _ = official(task.env_name)
+    return drawing.Scene(model=scene.edited_model(snapshot.edits), camera=CAMERA, dt=env.dt)
 
 
 def _goal(task: MetaWorldTask) -> bytes:

@@ -41,10 +41,10 @@ def test_the_curve_counts_each_episode_by_itself() -> None:
         episode_end=[0, 0, 1, 0, 0, 1],
     )
     curve = adaptation_curve([trial], ["a", "b"])
-    assert curve.returns.tolist() == [[6, 15], [60, 150]]
-    assert curve.episodes == [0, 1]
-    assert curve.success_any.tolist() == [[1, 1], [0, 1]]
-    assert curve.success_last.tolist() == [[0, 1], [0, 0]]
+    assert curve.scores["return"].tolist() == [[6, 15], [60, 150]]
+    assert curve.experience == [0, 1]
+    assert curve.scores["success_any"].tolist() == [[1, 1], [0, 1]]
+    assert curve.scores["success_last"].tolist() == [[0, 1], [0, 0]]
 
 
 def test_episodes_side_by_side_are_one_column_and_rollouts_are_several() -> None:
@@ -60,10 +60,14 @@ def test_episodes_side_by_side_are_one_column_and_rollouts_are_several() -> None
         episode_end=[0, 1],
     )
     curve = adaptation_curve([before, after], ["a", "b"], slots_per_task=3)
-    assert curve.episodes == [0, 3]
-    assert curve.returns.tolist() == [[4, 6], [40, 60]]
-    torch.testing.assert_close(curve.success_any * 3, torch.tensor([[1.0, 3], [0, 1]]).double())
-    torch.testing.assert_close(curve.success_last * 3, torch.tensor([[1.0, 1], [0, 1]]).double())
+    assert curve.experience == [0, 3]
+    assert curve.scores["return"].tolist() == [[4, 6], [40, 60]]
+    torch.testing.assert_close(
+        curve.scores["success_any"] * 3, torch.tensor([[1.0, 3], [0, 1]]).double()
+    )
+    torch.testing.assert_close(
+        curve.scores["success_last"] * 3, torch.tensor([[1.0, 1], [0, 1]]).double()
+    )
 
 
 def test_a_trial_that_stops_inside_an_episode_is_refused() -> None:
@@ -79,9 +83,9 @@ def scores(goals: int, classes: int) -> np.ndarray:
 
 def test_mean_and_iqm_equal_rliable() -> None:
     table = scores(goals=13, classes=5)
-    strata = [column[:, None] for column in table.T]
-    assert mean(strata)[0] == pytest.approx(metrics.aggregate_mean(table), abs=1e-12)
-    assert iqm(strata)[0] == pytest.approx(metrics.aggregate_iqm(table), abs=1e-12)
+    pooled = table.reshape(-1, 1)
+    assert mean(pooled)[0] == pytest.approx(metrics.aggregate_mean(table), abs=1e-12)
+    assert iqm(pooled)[0] == pytest.approx(metrics.aggregate_iqm(table), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,9 @@ def curve_of(success: np.ndarray, names: list[str]) -> AdaptationCurve:
     flags = torch.tensor(success).double()
     columns = list(range(flags.shape[1]))
     return AdaptationCurve(
-        env_names=names, episodes=columns, returns=flags, success_any=flags, success_last=flags
+        env_names=names,
+        experience=columns,
+        scores={measure: flags for measure in ("return", "success_any", "success_last")},
     )
 
 

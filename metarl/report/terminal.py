@@ -14,12 +14,24 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.evaluation import Estimate, Summary
+from metarl.result import Evaluation
 
 PANELS = {
     "return": "return of the episode",
     "success_any": "success at any step",
     "success_last": "success at the last step",
 }
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """All that was measured, and how."""
+    overall, by_class = evaluation.summary
+    print_curve(overall, console)
+    print_classes(by_class, console)
+    print_verdict(overall, evaluation.options["threshold"], console)
+    if success := evaluation.test_success():
+        print_test_success(*success, console)
+    console.print(f"\n{evaluation.protocol()}", style="dim", highlight=False)
 
 
 def print_curve(overall: Summary, console: Console) -> None:
@@ -32,8 +44,8 @@ def print_curve(overall: Summary, console: Console) -> None:
     table.add_column("\nIQM", justify="right")
     table.add_column("success at the last step\nmean [95 % interval]", justify="right")
     table.add_column("\nIQM", justify="right")
-    for k in _shown_columns(len(overall.episodes)):
-        cells = [str(overall.episodes[k])]
+    for k in _shown_columns(len(overall.experience)):
+        cells = [str(overall.experience[k])]
         for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
             cells.append(_with_interval(overall.mean[measure], k, form))
             cells.append(f"{overall.iqm[measure].value[k]:{form}}")
@@ -91,15 +103,16 @@ def _reached(episodes: int | None) -> str:
     return "not reached" if episodes is None else str(episodes)
 
 
-def plot_curve(overall: Summary, *, title: str, footnote: str, path: Path) -> None:
+def plot_curve(evaluation: Evaluation, path: Path) -> None:
     """Return and success against episodes of experience, with 95 % intervals, as a PNG."""
+    overall, _ = evaluation.summary
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     for axis, (measure, label) in zip(axes, PANELS.items(), strict=True):
         estimate = overall.mean[measure]
-        episodes = overall.episodes
-        axis.fill_between(episodes, estimate.low, estimate.high, alpha=0.2, linewidth=0)
-        axis.plot(episodes, estimate.value, marker="o", markersize=4, label="mean")
-        axis.plot(episodes, overall.iqm[measure].value, linestyle="--", label="IQM")
+        x = overall.experience
+        axis.fill_between(x, estimate.low, estimate.high, alpha=0.2, linewidth=0)
+        axis.plot(x, estimate.value, marker="o", markersize=4, label="mean")
+        axis.plot(x, overall.iqm[measure].value, linestyle="--", label="IQM")
         axis.set_xlabel("episodes of experience")
         axis.set_title(label, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -108,8 +121,8 @@ def plot_curve(overall: Summary, *, title: str, footnote: str, path: Path) -> No
             axis.set_ylim(-0.03, 1.03)
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    figure.supxlabel(textwrap.fill(footnote, 150), fontsize=7.5, color="0.4")
+    figure.suptitle(f"{evaluation.experiment}: adaptation", fontsize=11)
+    figure.supxlabel(textwrap.fill(evaluation.protocol(), 150), fontsize=7.5, color="0.4")
     partial = path.with_name(f".partial-{path.name}")
     figure.savefig(partial, dpi=150, format="png")
     plt.close(figure)

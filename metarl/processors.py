@@ -1,4 +1,4 @@
-"""How many processors there are for physics."""
+"""How many processors there are to work with."""
 
 import os
 import sys

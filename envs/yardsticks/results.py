@@ -1,0 +1,294 @@
+"""Yardsticks as they are stored: what else plays the held-out tasks, and how it does.
+
+tasks = spread(distribution.test, 5)
+yardstick = from_scratch_yardstick(distribution, tasks, config=SACConfig(), seed=1, progress=print)
+write_yardstick(yardstick, path)
+yardstick.env_steps_to(0.98)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
+
+from envs.yardsticks.curves import LearningCurve, env_steps_to
+from envs.yardsticks.from_scratch import (
+    evaluate_policy,
+    learn_all_tasks,
+    learn_from_scratch,
+)
+from envs.yardsticks.learners import PPOConfig, SACConfig
+from envs.yardsticks.policies import RandomPolicy, ScriptedPolicy
+from metarl.errors import UserError
+from metarl.protocols import TaskDistribution
+from metarl.run import environment
+from metarl.seeding import derive_seed
+from metarl.tasks import Task, TaskSet, fingerprint
+
+Kind = Literal["from_scratch", "multi_task", "random", "scripted"]
+Progress = Callable[[str], None]
+"""Takes a line whenever something is done."""
+FORMAT = 1
+T = TypeVar("T", bound=Task)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayedTask:
+    """A task of a yardstick."""
+
+    index: int
+    """Its number in the held-out split."""
+    env_name: str
+    parameters: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """How something else than a meta-trained agent does on held-out tasks."""
+
+    name: str
+    """As people call it, e.g. `PPO from scratch`."""
+    kind: Kind
+    config: dict[str, Any]
+    """Every value of how it was learned and evaluated."""
+    seed: int
+    distribution: str
+    split_hash: str
+    """Of the whole split of which these tasks are some."""
+    tasks: list[PlayedTask]
+    """One for each row."""
+    env_steps: list[int]
+    """Env steps of learning before each column, those of evaluations not counted: per task, or of
+    all training tasks together for a multi-task policy."""
+    scores: dict[str, list[list[float]]]
+    """By measure, as in `LearningCurve.scores`; of each task a row."""
+    seconds: float
+    """Of wall time, of all tasks together."""
+    environment: dict[str, Any]
+    """Versions, machine and command."""
+    format: int = FORMAT
+
+    @property
+    def curve(self) -> LearningCurve:
+        """The scores as arrays."""
+        scores = {measure: np.array(rows) for measure, rows in self.scores.items()}
+        return LearningCurve(env_steps=self.env_steps, scores=scores)
+
+    @property
+    def rows(self) -> list[int]:
+        """The numbers of its tasks in the held-out split."""
+        return [task.index for task in self.tasks]
+
+    @property
+    def success(self) -> Float[np.ndarray, "N C"]:
+        """At any step of an episode."""
+        return self.curve.scores["success_any"]
+
+    def env_steps_to(self, success: float) -> int | None:
+        """Env steps until mean success at any step first reaches a level; see `env_steps_to`."""
+        return env_steps_to(self.curve, success)
+
+
+def spread(tasks: TaskSet[T], count: int) -> TaskSet[T]:
+    """The first task of each class, then the second of each, … until there are `count`.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not 1 <= count <= len(tasks):
+        raise UserError(
+            f"{count} of {len(tasks)} tasks cannot be chosen; ask for 1 to {len(tasks)}"
+        )
+    seen = dict.fromkeys(tasks.classes, 0)
+    rank = []
+    for task in tasks:
+        rank.append(seen[task.env_name])
+        seen[task.env_name] += 1
+    first = sorted(range(len(tasks)), key=lambda i: (rank[i], i))[:count]
+    return TaskSet(tasks[i] for i in sorted(first))
+
+
+def from_scratch_yardstick(
+    distribution: TaskDistribution,
+    tasks: TaskSet[Any],
+    *,
+    config: PPOConfig | SACConfig,
+    seed: int,
+    progress: Progress,
+) -> Yardstick:
+    """PPO or SAC, which learns each of these held-out tasks by itself from nothing.
+
+    Raises:
+        UserError: SAC where actions are discrete.
+    """
+    start = time.monotonic()
+    curves = []
+    for number, (task, played) in enumerate(zip(tasks, _played(distribution, tasks), strict=True)):
+        # Of the task alone, so that it is learned alike whichever others are.
+        task_seed = derive_seed(seed, "task", played.index)
+        learned = learn_from_scratch(distribution, task, config=config, seed=task_seed)
+        curves.append(learned)
+        success = learned.scores["success_any"][0]
+        progress(
+            f"{config.kind.upper()} from scratch, task {number + 1} of {len(tasks)} "
+            f"({task.env_name}): success {success[0]:.0%} → "
+            f"{success[-1]:.0%} in {learned.env_steps[-1]:,} env steps, "
+            f"{time.monotonic() - start:.0f} s so far"
+        )
+    return _yardstick(
+        f"{config.kind.upper()} from scratch",
+        "from_scratch",
+        LearningCurve.of_tasks(curves),
+        distribution=distribution,
+        tasks=tasks,
+        config=config.model_dump(mode="json"),
+        seed=seed,
+        start=start,
+    )
+
+
+def multi_task_yardstick(
+    distribution: TaskDistribution,
+    tasks: TaskSet[Any],
+    *,
+    config: PPOConfig | SACConfig,
+    seed: int,
+    progress: Progress,
+) -> Yardstick:
+    """One policy that learned all training tasks, and plays these held-out ones without adapting.
+
+    Raises:
+        UserError: SAC where actions are discrete.
+    """
+    start = time.monotonic()
+    curve = learn_all_tasks(distribution, tasks, config=config, seed=seed)
+    first, *_, last = curve.scores["success_any"].mean(axis=0)
+    progress(
+        f"multi-task {config.kind.upper()}: success {first:.0%} → {last:.0%} on {len(tasks)} "
+        f"held-out tasks in {curve.env_steps[-1]:,} env steps, {time.monotonic() - start:.0f} s"
+    )
+    return _yardstick(
+        f"multi-task {config.kind.upper()}, not adapted",
+        "multi_task",
+        curve,
+        distribution=distribution,
+        tasks=tasks,
+        config=config.model_dump(mode="json"),
+        seed=seed,
+        start=start,
+    )
+
+
+def fixed_yardstick(
+    distribution: TaskDistribution,
+    tasks: TaskSet[Any],
+    *,
+    policy: Literal["random", "scripted"],
+    episodes: int,
+    seed: int,
+) -> Yardstick:
+    """Actions by chance, or the official scripted policies, which know the goal; one column.
+
+    Args:
+        episodes: of each task, side by side.
+
+    Raises:
+        UserError: scripted policies for tasks that are not of Meta-World, fewer episodes than one.
+    """
+    if episodes < 1:
+        raise UserError(f"a yardstick needs 1 episode of each task or more, not {episodes}")
+    start = time.monotonic()
+    env = distribution.make_env(len(tasks) * episodes)
+    try:
+        random = policy == "random"
+        agent = RandomPolicy(env.single_action_space) if random else ScriptedPolicy(tasks)
+        scores = evaluate_policy(agent, env, tasks, episodes=episodes, greedy=not random, seed=seed)
+    finally:
+        env.close()
+    return _yardstick(
+        "random actions" if random else "official scripted policies",
+        policy,
+        LearningCurve(env_steps=[0], scores={m: s[:, None] for m, s in scores.items()}),
+        distribution=distribution,
+        tasks=tasks,
+        config={"episodes": episodes},
+        seed=seed,
+        start=start,
+    )
+
+
+def _yardstick(
+    name: str,
+    kind: Kind,
+    curve: LearningCurve,
+    *,
+    distribution: TaskDistribution,
+    tasks: TaskSet[Any],
+    config: dict[str, Any],
+    seed: int,
+    start: float,
+) -> Yardstick:
+    return Yardstick(
+        name=name,
+        kind=kind,
+        config=config,
+        seed=seed,
+        distribution=distribution.name,
+        split_hash=distribution.test.content_hash,
+        tasks=_played(distribution, tasks),
+        env_steps=curve.env_steps,
+        scores={measure: rows.tolist() for measure, rows in curve.scores.items()},
+        seconds=time.monotonic() - start,
+        environment=environment(),
+    )
+
+
+def _played(distribution: TaskDistribution, tasks: TaskSet[Any]) -> list[PlayedTask]:
+    """Where these tasks stand in the held-out split.
+
+    Raises:
+        UserError: one is not held out.
+    """
+    places = {fingerprint(task): index for index, task in enumerate(distribution.test)}
+    played = []
+    for task in tasks:
+        index = places.get(fingerprint(task))
+        if index is None:
+            raise UserError(f"a {task.env_name} task is not held out by {distribution.name}")
+        played.append(
+            PlayedTask(index=index, env_name=task.env_name, parameters=task.parameters.tolist())
+        )
+    return played
+
+
+def write_yardstick(yardstick: Yardstick, path: Path) -> None:
+    """Writes JSON that is complete whenever it is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(asdict(yardstick), indent=1))
+    partial.replace(path)
+
+
+def read_yardstick(path: Path) -> Yardstick:
+    """What `write_yardstick` wrote.
+
+    Raises:
+        UserError: no such file, not a yardstick, or one of another version.
+    """
+    try:
+        values = json.loads(path.read_text())
+        yardstick = TypeAdapter(Yardstick).validate_python(values)
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is no yardstick ({reason}); make it again") from None
+    if yardstick.format != FORMAT:
+        raise UserError(f"{path} is of format {yardstick.format}, not {FORMAT}; make it again")
+    return yardstick

@@ -1,0 +1,270 @@
+"""Says what works on this machine, and what to do about what does not.
+
+python -m metarl.doctor
+
+Ends with 0 if all that is needed works; what is optional only has its line.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metarl.errors import UserError
+from metarl.processors import num_processors
+from metarl.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
+
+PROJECT = "metarl"
+SHOWN = ("torch", "mujoco", "metaworld", "gymnasium", "numpy")
+"""Packages whose versions results depend on most."""
+PATIENCE = 8.0
+"""Seconds that a back end may take to draw its first picture."""
+ROOM = 1.0
+"""GB that a few runs take with checkpoints and videos."""
+
+
+class Verdict(Enum):
+    """What a finding means for who wants to train."""
+
+    WORKS = "works"
+    OPTIONAL = "optional"
+    """It does not work, and only what its line says needs it."""
+    FAILS = "FAILS"
+
+
+STYLES = {Verdict.WORKS: "green", Verdict.OPTIONAL: "yellow", Verdict.FAILS: "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of looking at one thing."""
+
+    name: str
+    verdict: Verdict
+    what: str
+
+
+# -- what is needed --------------------------------------------------------------------------------
+
+
+def python() -> Finding:
+    """The interpreter's version."""
+    version, wanted = platform.python_version(), metadata.metadata(PROJECT)["Requires-Python"]
+    if SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding("Python", Verdict.WORKS, version)
+    return Finding("Python", Verdict.FAILS, f"{version}, but {PROJECT} needs {wanted}")
+
+
+def packages() -> Finding:
+    """Versions of what is installed, against what the project asks for."""
+    needed = _requirements("")
+    wrong = list(filter(None, map(_mismatch, needed)))
+    if wrong:
+        return Finding("packages", Verdict.FAILS, f"{'; '.join(wrong)}; try: pip install -e .")
+    shown = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
+    return Finding("packages", Verdict.WORKS, f"all {len(needed)} as asked for: {shown}")
+
+
+def tools() -> Finding:
+    """What tests, lint and types need."""
+    needed = _requirements("dev")
+    wrong = list(filter(None, map(_mismatch, needed)))
+    if wrong:
+        text = f"{'; '.join(wrong)}; to run the tests: pip install -e '.[dev]'"
+        return Finding("tools", Verdict.OPTIONAL, text)
+    return Finding("tools", Verdict.WORKS, f"all {len(needed)} that the tests want")
+
+
+def _requirements(extra: str) -> list[Requirement]:
+    """Of an extra alone; '' is what everybody needs."""
+    kept = []
+    for line in metadata.requires(PROJECT) or []:
+        one = Requirement(line)
+        asked_by = [
+            name for name in ("", extra) if not one.marker or one.marker.evaluate({"extra": name})
+        ]
+        if asked_by and asked_by[0] == extra:
+            kept.append(one)
+    return kept
+
+
+def _mismatch(needed: Requirement) -> str:
+    try:
+        version = metadata.version(needed.name)
+    except metadata.PackageNotFoundError:
+        return f"{needed.name} is not installed"
+    if needed.specifier.contains(version, prereleases=True):
+        return ""
+    return f"{needed.name} is {version}, not {needed.specifier}"
+
+
+def physics() -> Finding:
+    """MuJoCo steps something."""
+    try:
+        import mujoco
+    except Exception as error:
+        chosen = os.environ.get("MUJOCO_GL")
+        if not chosen:
+            raise
+        # It loads OpenGL when it is imported.
+        text = f"MUJOCO_GL={chosen} keeps MuJoCo from starting; unset it ({error})"
+        return Finding("physics", Verdict.FAILS, text)
+
+    model = mujoco.MjModel.from_xml_string(  # pyright: ignore[reportAttributeAccessIssue]
+        "<mujoco><worldbody><body><freejoint/><geom size='.1'/></body></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)  # pyright: ignore[reportAttributeAccessIssue]
+    mujoco.mj_step(model, data)  # pyright: ignore[reportAttributeAccessIssue]
+    if not data.qpos[2] < 0:
+        return Finding("physics", Verdict.FAILS, f"nothing falls in MuJoCo {mujoco.__version__}")
+    return Finding("physics", Verdict.WORKS, f"MuJoCo {mujoco.__version__} steps")
+
+
+def compiler() -> Finding:
+    """Numba compiles, and keeps what it compiled."""
+    import numba
+
+    if numba.njit(lambda number: number + 1)(1) != 2:
+        return Finding("compiler", Verdict.FAILS, f"numba {numba.__version__} computes 1 + 1 wrong")
+    works = f"numba {numba.__version__} compiles"
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
+    if _is_writable(folder):
+        return Finding("compiler", Verdict.WORKS, f"{works} and keeps it")
+    text = f"{works} anew each time: {folder} is not writable; set NUMBA_CACHE_DIR to one that is"
+    return Finding("compiler", Verdict.OPTIONAL, text)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+# -- what it runs on -------------------------------------------------------------------------------
+
+
+def processors() -> Finding:
+    """How many threads may compute."""
+    total = os.cpu_count() or 1
+    return Finding("processors", Verdict.WORKS, f"{num_processors()} of {total} for this process")
+
+
+def cuda() -> Finding:
+    """A GPU for torch."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        return Finding("CUDA", Verdict.WORKS, f"{', '.join(names)} (CUDA {torch.version.cuda})")
+    why = (
+        f"torch {torch.__version__} is built without it"
+        if torch.version.cuda is None
+        else "torch finds no GPU that its driver supports"
+    )
+    return Finding("CUDA", Verdict.OPTIONAL, f"{why}; agents learn on the processors")
+
+
+def disk() -> Finding:
+    """Room for runs."""
+    free = shutil.disk_usage(".").free / 1e9
+    if free > ROOM:
+        return Finding("disk", Verdict.WORKS, f"{free:,.0f} GB free in the current folder")
+    return Finding("disk", Verdict.OPTIONAL, f"only {free:.1f} GB free in the current folder")
+
+
+# -- what shows it ---------------------------------------------------------------------------------
+
+
+def rendering() -> Finding:
+    """Whether pictures of the physics can be drawn."""
+    try:
+        chosen = find_backend(patience=PATIENCE)
+    except UserError as error:
+        return Finding("rendering", Verdict.OPTIONAL, str(error).removesuffix(f"; {ADVICE}"))
+    return Finding("rendering", Verdict.WORKS, f"videos are drawn with {chosen}")
+
+
+def rendering_with(backend: str, found: Probe) -> Finding:
+    """What became of trying a back end."""
+    verdict = Verdict.WORKS if found.works else Verdict.OPTIONAL
+    return Finding(f"rendering: {backend}", verdict, found.reason or "draws")
+
+
+def encoder() -> Finding:
+    """What writes videos."""
+    import av
+
+    from metarl.video import ENCODER
+
+    try:
+        av.Codec(ENCODER, "w")
+    except ValueError:
+        text = f"no videos: PyAV {av.__version__} lacks {ENCODER}; pip install --force-reinstall av"
+        return Finding("video", Verdict.OPTIONAL, text)
+    return Finding("video", Verdict.WORKS, f"PyAV {av.__version__} with {ENCODER}")
+
+
+# -- all of it -------------------------------------------------------------------------------------
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at everything; back ends are tried while the rest is looked at."""
+    with ThreadPoolExecutor(len(BACKENDS)) as pool:
+        tried = pool.map(lambda backend: probe(backend, PATIENCE), BACKENDS)
+        needed = {
+            "Python": python, "packages": packages, "physics": physics, "compiler": compiler,
+            "processors": processors, "disk": disk,
+        }  # fmt: skip
+        optional = {"CUDA": cuda, "video": encoder, "tools": tools}
+        for name, look in needed.items():
+            yield _looked(name, look, Verdict.FAILS)
+        for name, look in optional.items():
+            yield _looked(name, look, Verdict.OPTIONAL)
+        found = list(tried)
+    yield rendering()
+    yield from map(rendering_with, BACKENDS, found)
+
+
+def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Finding:
+    """What was found; an error is a finding too."""
+    try:
+        return look()
+    except Exception as error:  # whatever a broken package raises when it is imported
+        return Finding(name, otherwise, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def main() -> int:
+    """Prints what was found; returns the exit code."""
+    console = Console()
+    findings = list(examine())
+    if console.is_terminal:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for one in findings:
+            table.add_row(one.name, Text(one.verdict.value, STYLES[one.verdict]), Text(one.what))
+        console.print(table)
+    else:
+        for one in findings:
+            print(f"{one.name}: {one.verdict.value}: {one.what}")
+    return int(any(one.verdict is Verdict.FAILS for one in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Recordings: the physics of episodes, from which videos and replays are made later.
+
+An engine that can record writes down what can be drawn, the positions of all things, after each
+step. It needs no OpenGL for that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from metarl.errors import UserError
+from metarl.scene import Scene
+from metarl.types import Rollout, TrialShape
+
+Sink = Callable[[Float64[np.ndarray, "N S R"]], None]
+"""Takes an episode of every slot: S = horizon + 1 states, the start and what followed each step.
+Rows of scenes with fewer than R numbers are filled up with zeros."""
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """A vector environment that can write down what it plays."""
+
+    num_envs: int
+
+    def record(self, sink: Sink | None) -> None:
+        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        ...
+
+    def scene(self, task: Any) -> Scene:
+        """What a task is played in."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One episode as it was played."""
+
+    before: int
+    """Episodes of experience that the agent had with the task."""
+    states: Float64[np.ndarray, "S R"]
+    """The start, then what followed each of the T = S - 1 steps."""
+    reward: Float[np.ndarray, " T"]
+    success: Bool[np.ndarray, " T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """The episodes of one task, in the order in which they were played."""
+
+    env_name: str
+    task: int
+    """Its number in the split that it was played from."""
+    episodes: list[Episode]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the last episode was a success at any step."""
+        return bool(self.episodes[-1].success.any())
+
+
+class Recordings:
+    """Collects what is played in an evaluation, and keeps a few tasks of it.
+
+    Where episodes of a task are played side by side, the first of them is kept.
+
+    Args:
+        limit: tasks that are kept: those that fail in the end first, class by class in turn, and at
+            least one that succeeds where there is any.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.kept: list[Recording] = []
+        self._episodes: list[Float64[np.ndarray, "N S R"]] = []
+        self._slots_per_task = 1
+
+    @contextmanager
+    def of_trial(self, env: Any, shape: TrialShape) -> Iterator[None]:
+        """While this lasts, what `env`, a `Recorder`, plays is written down."""
+        self._slots_per_task = shape.slots_per_task
+        self._episodes = []
+        env.record(lambda states: self._episodes.append(states[:: self._slots_per_task].copy()))
+        try:
+            yield
+        finally:
+            env.record(None)
+
+    def keep(self, trial: Sequence[Rollout], env_names: Sequence[str], *, first_task: int) -> None:
+        """Sorts what was written down in a trial on these tasks, numbered from the first."""
+        horizon = self._episodes[0].shape[1] - 1
+
+        def by_episode(name: str) -> np.ndarray:
+            steps = np.concatenate([getattr(rollout, name).cpu().numpy() for rollout in trial], 1)
+            return steps[:: self._slots_per_task].reshape(-1, len(self._episodes), horizon)
+
+        reward, success = by_episode("reward"), by_episode("success")
+        self.kept += [
+            Recording(
+                env_name=name,
+                task=first_task + row,
+                episodes=[
+                    Episode(
+                        before=column * self._slots_per_task,
+                        states=states[row],
+                        reward=reward[row, column],
+                        success=success[row, column],
+                    )
+                    for column, states in enumerate(self._episodes)
+                ],
+            )
+            for row, name in enumerate(env_names)
+        ]
+        self._episodes = []
+        self.kept = chosen(self.kept, self.limit)
+
+
+def chosen(recordings: Sequence[Recording], limit: int) -> list[Recording]:
+    """Some recordings, failures first, of all classes in turn."""
+    turns: Counter[tuple[str, bool]] = Counter()
+    in_turn: list[tuple[int, int, Recording]] = []
+    for recording in recordings:
+        group = recording.env_name, recording.succeeded
+        in_turn.append((turns[group], recording.task, recording))
+        turns[group] += 1
+    in_turn.sort(key=lambda entry: entry[:2])
+    failures = [recording for *_, recording in in_turn if not recording.succeeded]
+    successes = [recording for *_, recording in in_turn if recording.succeeded]
+    failures = failures[: limit - 1 if successes and limit > 1 else limit]
+    return failures + successes[: limit - len(failures)]
+
+
+def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
+    """Stores recordings in one file of arrays."""
+    arrays: dict[str, np.ndarray] = {}
+    for k, recording in enumerate(recordings):
+        arrays[f"{k}/env_name"] = np.array(recording.env_name)
+        arrays[f"{k}/task"] = np.array(recording.task)
+        arrays[f"{k}/before"] = np.array([episode.before for episode in recording.episodes])
+        for name in ("states", "reward", "success"):
+            arrays[f"{k}/{name}"] = np.stack([getattr(e, name) for e in recording.episodes])
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
+
+
+def read_recordings(path: Path) -> list[Recording]:
+    """What `write_recordings` stored.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    recordings: list[Recording] = []
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            while f"{len(recordings)}/task" in stored:
+                k = len(recordings)
+                columns = [stored[f"{k}/{c}"] for c in ("before", "states", "reward", "success")]
+                episodes = [
+                    Episode(before=int(before), states=states, reward=reward, success=success)
+                    for before, states, reward, success in zip(*columns, strict=True)
+                ]
+                name, task = str(stored[f"{k}/env_name"]), int(stored[f"{k}/task"])
+                recordings.append(Recording(env_name=name, task=task, episodes=episodes))
+    except FileNotFoundError:
+        raise UserError(f"no recordings in {path}; leave --stored out to play them") from None
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
+    return recordings

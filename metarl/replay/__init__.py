@@ -1,0 +1,9 @@
+"""Recordings as a page with an interactive 3-D view: no server, no network, no OpenGL to make it.
+
+The page draws the real meshes with WebGL, in the browser that opens it.
+"""
+
+from metarl.replay.live import live_server
+from metarl.replay.page import write_replay
+
+__all__ = ["live_server", "write_replay"]

@@ -1,0 +1,1 @@
+"""Evaluations as a person reads them: on the terminal, as pictures, as one page."""

@@ -1,0 +1,236 @@
+"""The report on one evaluation: how fast an agent adapted, on which tasks it did and did not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metarl.evaluation import Estimate, Summary
+from metarl.report.blocks import Block, Cell, Curves, HeatMap, Line, Report, Scatter, Section, Table
+from metarl.result import Evaluation, count
+
+MEASURES = {
+    "success_any": "success at any step",
+    "success_last": "success at the last step",
+    "return": "return of the episode",
+}
+EXPERIENCE = "episodes of experience"
+
+
+def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> Report:
+    """The report on one evaluation, with further sections behind its own."""
+    overall, by_class = evaluation.summary
+    sections = [
+        Section(
+            title="How fast it adapts",
+            text="The mean over tasks with its 95 % interval, and the interquartile mean (IQM), "
+            "after each number of episodes of experience with a task that the agent meets anew.",
+            blocks=[curve_of(measure, overall) for measure in measures(evaluation)],
+        ),
+        Section(
+            title="Speed",
+            text="The area under the curve is the mean over all columns above.",
+            blocks=[speed_table(evaluation, overall)],
+        ),
+        Section(
+            title="Every task",
+            text="A row is a task, a column is what came after so much experience; above the "
+            "columns stands how many episodes succeeded. Nothing is left out."
+            + (
+                f" A cell is the mean over {evaluation.slots_per_task} episodes side by side."
+                if evaluation.slots_per_task > 1
+                else ""
+            ),
+            blocks=[heat_map(evaluation, measure) for measure in ("success_any", "return")],
+        ),
+    ]
+    if evaluation.goals is not None:
+        sections.append(goal_section(evaluation))
+    if len(by_class) > 1:
+        sections.append(Section(title="Task classes", blocks=[class_table(by_class)]))
+    return Report(
+        title=f"{evaluation.experiment}, seed {evaluation.seed}: adapting to "
+        f"{'held-out' if evaluation.split == 'test' else 'training'} tasks of "
+        f"{evaluation.distribution}",
+        headlines=headlines(evaluation, overall),
+        sections=[*sections, *more],
+        protocol=protocol(evaluation),
+    )
+
+
+def measures(evaluation: Evaluation) -> list[str]:
+    """What was measured, success first."""
+    return [measure for measure in MEASURES if measure in evaluation.curve.scores]
+
+
+def interval(estimate: Estimate, k: int, *, percent: bool) -> str:
+    """A number with its interval."""
+    numbers = estimate.value[k], estimate.low[k], estimate.high[k]
+    value, low, high = (f"{x:.0%}" if percent else f"{x:,.1f}" for x in numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def headlines(evaluation: Evaluation, overall: Summary) -> dict[str, str]:
+    """First and last columns of the curves, and how much experience lies between."""
+    shown = {}
+    for measure, label in MEASURES.items():
+        estimate, percent = overall.mean[measure], measure != "return"
+        first = f"{estimate.value[0]:.0%}" if percent else f"{estimate.value[0]:,.1f}"
+        shown[f"{label}, first → last"] = f"{first} → {interval(estimate, -1, percent=percent)}"
+    last = overall.experience[-1]
+    shown["experience behind the last column"] = (
+        f"{count(last, 'episode')}, {last * evaluation.horizon:,} env steps"
+    )
+    return shown
+
+
+def curve_of(measure: str, overall: Summary) -> Curves:
+    """Mean with its interval, and IQM, of one measure."""
+    mean, iqm = overall.mean[measure], overall.iqm[measure]
+    x = [float(k) for k in overall.experience]
+    return Curves(
+        name=f"curve_{measure}",
+        title=MEASURES[measure],
+        x_label=EXPERIENCE,
+        y_label="",
+        percent=measure != "return",
+        lines=[
+            Line(label="mean", x=x, y=mean.value, low=mean.low, high=mean.high),
+            Line(label="IQM", x=x, y=iqm.value, style="dashed"),
+        ],
+    )
+
+
+def speed_table(evaluation: Evaluation, overall: Summary) -> Table:
+    """Episodes and env steps to shares of the final success."""
+    shares = list(overall.episodes_to_share["success_any"])
+
+    def episodes(number: int | None) -> str:
+        if number is None:
+            return "never succeeds"
+        return f"{number} ({number * evaluation.horizon:,})"
+
+    return Table(
+        name="speed",
+        title="Episodes (env steps) until success is a share of what it is in the end",
+        header=["", *shares, "area under the curve", "in the end"],
+        body=[
+            [
+                MEASURES[measure],
+                *(episodes(number) for number in reached.values()),
+                f"{overall.area_under_curve[measure]:.1%}",
+                interval(overall.mean[measure], -1, percent=True),
+            ]
+            for measure, reached in overall.episodes_to_share.items()
+        ],
+    )
+
+
+def heat_map(evaluation: Evaluation, measure: str) -> HeatMap:
+    """Tasks against experience, by class, the worst in the end first."""
+    scores = evaluation.curve.scores[measure].numpy()
+    names = evaluation.curve.env_names
+    order = sorted(range(len(names)), key=lambda row: (names[row], *scores[row][::-1]))
+    if measure == "return":
+        counts = [f"{value:.4g}" for value in scores.mean(0)]
+    else:
+        total = len(names) * evaluation.slots_per_task
+        counts = [f"{round(s)}/{total}" for s in scores.sum(0) * evaluation.slots_per_task]
+    return HeatMap(
+        name=f"tasks_{measure}",
+        title=f"{MEASURES[measure]} ({'mean' if measure == 'return' else 'episodes'} above)",
+        x_label=EXPERIENCE,
+        columns=[str(k) for k in evaluation.curve.experience],
+        tasks=[f"{names[row]} {row}" for row in order],
+        values=scores[order].tolist(),
+        counts=counts,
+        percent=measure != "return",
+    )
+
+
+def goal_section(evaluation: Evaluation) -> Section:
+    """How it went, by where the goal is, before and after adaptation."""
+    goals = np.array(evaluation.goals)
+    blocks: list[Block] = []
+    if goals.shape[1] == 1:
+        returns = evaluation.curve.scores["return"].numpy()
+        order = np.argsort(goals[:, 0])
+        blocks.append(Curves(
+            name="goals_return",
+            title=MEASURES["return"],
+            x_label="goal",
+            y_label="",
+            lines=[
+                Line(label=f"{when} adaptation", x=goals[order, 0].tolist(),
+                     y=returns[order, column].tolist(), color=color)
+                for color, (when, column) in enumerate((("before", 0), ("after", -1)))
+            ],
+        ))  # fmt: skip
+    else:
+        for measure in ("success_any", "return"):
+            scores = evaluation.curve.scores[measure].numpy()
+            limits = (
+                (0.0, 1.0) if measure != "return" else (float(scores.min()), float(scores.max()))
+            )
+            blocks += [
+                Scatter(
+                    name=f"goals_{measure}_{when}",
+                    title=f"{when} adaptation",
+                    x_label="goal, x",
+                    y_label="goal, y",
+                    value_label=MEASURES[measure],
+                    x=goals[:, 0].tolist(),
+                    y=goals[:, 1].tolist(),
+                    value=scores[:, column].tolist(),
+                    limits=limits,
+                )
+                for when, column in (("before", 0), ("after", -1))
+            ]
+    return Section(
+        title="Where the goals are",
+        text="Each point is a task. Corners that stay dark are goals that the agent does not find.",
+        blocks=blocks,
+    )
+
+
+def class_table(by_class: dict[str, Summary]) -> Table:
+    """First and last columns of every class."""
+    body: list[list[Cell]] = []
+    for name, summary in by_class.items():
+        cells: list[Cell] = [name, summary.num_tasks]
+        for measure in MEASURES:
+            estimate, percent = summary.mean[measure], measure != "return"
+            first = f"{estimate.value[0]:.0%}" if percent else f"{estimate.value[0]:,.1f}"
+            cells.append(f"{first} → {interval(estimate, -1, percent=percent)}")
+        body.append(cells)
+    header = ["class", "tasks", *(f"{label}, first → last" for label in MEASURES.values())]
+    return Table(name="classes", title="", header=header, body=body)
+
+
+def protocol(evaluation: Evaluation) -> dict[str, str]:
+    """All that another person needs to measure the same."""
+    environment, names = evaluation.environment, evaluation.curve.env_names
+    side_by_side = (
+        f", {evaluation.slots_per_task} side by side" if evaluation.slots_per_task > 1 else ""
+    )
+    return {
+        "tasks": f"{count(len(names), 'task')} of the {evaluation.split} split "
+        f"of {evaluation.distribution}, {count(len(set(names)), 'class')}",
+        "split hash": evaluation.split_hash,
+        "episodes": f"{evaluation.total_episodes} a task, {evaluation.horizon} steps each"
+        f"{side_by_side}; every task plays as many, and each of them counts",
+        "agent": f"{evaluation.agent}, seed {evaluation.seed}, after "
+        f"{evaluation.env_steps:,} env steps; "
+        f"{'greedy' if evaluation.options['greedy'] else 'sampled'} actions",
+        "intervals": "95 %, percentile bootstrap over tasks within their class; one agent, so they "
+        "say nothing of other seeds",
+        "success": "at any step: the task's own flag was up in any step of the episode; at the "
+        "last step: it was up then",
+        "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
+        + f", Python {environment['python']}, git {environment['git']}",
+        "machine": f"{environment['cpu']}, {environment['cpus']} processors, "
+        f"{environment['gpu'] or 'no GPU'}",
+        "command": environment["command"],
+        "when": environment["time"],
+    }

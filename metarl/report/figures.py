@@ -1,0 +1,156 @@
+"""Blocks of numbers as pictures: a PNG on white, and an SVG that takes the colours of its page."""
+
+from __future__ import annotations
+
+import io
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from metarl.report.blocks import Curves, HeatMap, Scatter
+
+mpl.use("Agg")
+
+INK, QUIET, PAPER = "#1d2130", "#5c6471", "#fefefd"
+"""Colours that no data has: in an SVG the page's own take their place."""
+THEME = {INK: "var(--ink)", QUIET: "var(--quiet)", PAPER: "var(--paper)"}
+COLORS = ("#2f76c4", "#d9772b", "#2f9a68", "#b452a0", "#7d6bd0", "#8c8f3a", "#5f7d95")
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "metarl",  # the same numbers make the same file
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": QUIET,
+    "axes.facecolor": "none",
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "grid.color": QUIET,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+}
+WRITTEN_CELLS = 400
+"""More cells of a heat map than this go without numbers in them."""
+NAMED_TASKS = 60
+
+
+def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
+    """The picture as SVG text for an HTML page that defines --ink, --quiet and --paper.
+
+    Args:
+        png: writes the picture there too, on white.
+    """
+    with mpl.rc_context(STYLE):
+        figure = draw(block)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        if png is not None:
+            figure.savefig(png, dpi=150, format="png")
+        plt.close(figure)
+    markup = text.getvalue()
+    markup = markup[markup.index("<svg") :]
+    for color, variable in THEME.items():
+        markup = markup.replace(color, variable)
+    # Ids are unique within a picture only.
+    for before in ('id="', 'href="#', "url(#"):
+        markup = markup.replace(before, f"{before}{block.name}-")
+    return markup
+
+
+@singledispatch
+def draw(block: object) -> Figure:
+    """The picture of a block."""
+    raise TypeError(f"no picture of a {type(block).__name__}")
+
+
+@draw.register
+def draw_curves(block: Curves) -> Figure:
+    """Lines with their intervals."""
+    figure, axes = plt.subplots(figsize=(4.6, 3.3), layout="constrained")
+    for line in block.lines:
+        color = COLORS[line.color % len(COLORS)]
+        if line.low is not None and line.high is not None:
+            step = "post" if line.style == "steps" else None
+            axes.fill_between(
+                line.x, line.low, line.high, alpha=0.2, linewidth=0, color=color, step=step
+            )
+        axes.plot(
+            line.x, line.y, label=line.label, color=color,
+            linestyle="--" if line.style == "dashed" else "-",
+            drawstyle="steps-post" if line.style == "steps" else "default",
+            marker="o" if line.style == "main" and len(line.x) <= 50 else None, markersize=3.5,
+        )  # fmt: skip
+    if block.log_x:
+        axes.set_xscale("symlog", linthresh=100)
+    else:
+        longest = max(max(line.x) for line in block.lines)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=longest > 1, nbins=8))
+    if block.percent:
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid()
+    if len(block.lines) > 1:
+        axes.legend(fontsize=8)
+    return _titled(figure, axes, block)
+
+
+@draw.register
+def draw_heatmap(block: HeatMap) -> Figure:
+    """A table of colours, with the numbers in it where there is room."""
+    values = np.array(block.values)
+    height = 1.1 + (0.17 if len(values) <= NAMED_TASKS else 0.05) * len(values)
+    width = min(9.4, 2.9 + 0.42 * values.shape[1])
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    low, high = (0.0, 1.0) if block.percent else (float(values.min()), float(values.max()))
+    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=low, vmax=high)
+    axes.set_xticks(range(len(block.columns)), block.columns)
+    if len(values) <= NAMED_TASKS:
+        axes.set_yticks(range(len(values)), block.tasks, fontsize=7)
+    for k, count in enumerate(block.counts):
+        axes.text(k, -0.7, count, ha="center", va="bottom", fontsize=6.5, color=QUIET)
+    if values.size <= WRITTEN_CELLS:
+        for (row, column), value in np.ndenumerate(values):
+            light = (value - low) / max(high - low, 1e-9) > 0.6
+            text = f"{100 * value:.0f}" if block.percent else f"{value:.4g}"
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6,
+                color="black" if light else "white",
+            )  # fmt: skip
+    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+    if block.percent:
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(block.x_label)
+    axes.set_title(block.title, fontsize=10, pad=18)
+    return figure
+
+
+@draw.register
+def draw_scatter(block: Scatter) -> Figure:
+    """Points in the colours of their values."""
+    figure, axes = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
+    low, high = block.limits
+    points = axes.scatter(
+        block.x, block.y, c=block.value, cmap="viridis", vmin=low, vmax=high,
+        s=46, edgecolors=QUIET, linewidths=0.6,
+    )  # fmt: skip
+    figure.colorbar(points, ax=axes, label=block.value_label)
+    axes.grid()
+    axes.margins(0.08)
+    return _titled(figure, axes, block)
+
+
+def _titled(figure: Figure, axes: Axes, block: Curves | Scatter) -> Figure:
+    axes.set_title(block.title, fontsize=10)
+    axes.set_xlabel(block.x_label)
+    axes.set_ylabel(block.y_label)
+    return figure

@@ -1,0 +1,88 @@
+"""Writes a report: one HTML page that needs nothing else, its pictures as PNG, its numbers as JSON
+and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from metarl.report.blocks import Film, Report, Table
+from metarl.report.figures import svg
+
+HERE = Path(__file__).parent
+
+
+def write_report(
+    folder: Path, report: Report, *, films: Sequence[Film] = (), replay: Path | None = None
+) -> Path:
+    """Writes `report.html` and what belongs to it into a folder, in place of an older one.
+
+    Args:
+        films: videos that lie in the folder; the page holds copies of them.
+        replay: a page with an interactive replay, copied into the page too.
+
+    Returns:
+        The page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, str] = {}
+    for block in (block for section in report.sections for block in section.blocks):
+        with (folder / f"{block.name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(block.rows())
+        if not isinstance(block, Table):
+            pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
+    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
+    page = folder / "report.html"
+    partial = folder / ".partial-report.html"
+    partial.write_text(
+        render(
+            report,
+            pictures,
+            films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
+            replay=base64.b64encode(replay.read_bytes()).decode() if replay else None,
+        )
+    )
+    shutil.move(partial, page)
+    return page
+
+
+def render(
+    report: Report,
+    pictures: Mapping[str, str],
+    *,
+    films: Sequence[tuple[Film, str]] = (),
+    replay: str | None = None,
+) -> str:
+    """The page as text; pictures are SVG, films come with their addresses, the replay as base64."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["cell"] = cell
+    template = environment.from_string((HERE / "page.html").read_text())
+    return template.render(
+        report=report,
+        pictures={name: Markup(markup) for name, markup in pictures.items()},
+        films=films,
+        replay=replay,
+        style=Markup((HERE / "page.css").read_text()),
+    )
+
+
+def cell(value: str | float | int | None) -> str:
+    """A table's cell as a person reads it."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 100 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def data_address(path: Path, kind: str) -> str:
+    """The content of a file as an address that needs no file."""
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,141 @@
+"""What an evaluation stores: every score of every task, and how it was played."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl.errors import UserError
+from metarl.evaluation import Estimate, Summary, success_after, summarize
+from metarl.types import AdaptationCurve
+
+METAWORLD_ADAPTATION_EPISODES = 10
+"""Before the test episodes of Meta-World's documented protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One agent's trials on a set of tasks: all that tables, pictures and reports are made of."""
+
+    experiment: str
+    agent: str
+    """The kind of agent, e.g. `rl2`."""
+    seed: int
+    env_steps: int
+    """What the agent had been trained for."""
+    distribution: str
+    split: str
+    split_hash: str
+    horizon: int
+    """Steps of an episode."""
+    slots_per_task: int
+    """Episodes that were played side by side; a score is the mean over them."""
+    options: dict[str, Any]
+    """How it was played, as `evaluate.py` was told."""
+    parameters: list[list[float]]
+    """Of each task."""
+    goals: list[list[float]] | None
+    """Where, or how fast, each task wants the agent to be; None where tasks have no such goal."""
+    curve: AdaptationCurve
+    environment: dict[str, Any]
+    """Versions, machine and command."""
+
+    @property
+    def total_episodes(self) -> int:
+        """Episodes that each task was played for."""
+        return len(self.curve.experience) * self.slots_per_task
+
+    @cached_property
+    def summary(self) -> tuple[Summary, dict[str, Summary]]:
+        """Of all tasks, and of each class."""
+        return summarize(self.curve, threshold=self.options["threshold"], seed=self.options["seed"])
+
+    def test_success(self) -> tuple[Estimate, dict[str, Estimate]] | None:
+        """Success in the test episodes of Meta-World's protocol, of all tasks and of each class;
+        None where it was played by another one."""
+        if self.options["protocol"] != "metaworld":
+            return None
+        return success_after(
+            self.curve,
+            adaptation_episodes=METAWORLD_ADAPTATION_EPISODES,
+            seed=self.options["seed"],
+        )
+
+    def protocol(self) -> str:
+        """What was played, in a sentence."""
+        played = f"{count(self.total_episodes, 'episode')} of {count(self.horizon, 'step')} each"
+        if self.slots_per_task > 1:
+            played += f", {self.slots_per_task} side by side"
+        names = self.curve.env_names
+        return (
+            f"{count(len(names), 'task')} of the {self.split} split of "
+            f"{self.distribution} ({count(len(set(names)), 'class')}, "
+            f"split {self.split_hash[:12]}), {played}, 1 agent (seed {self.seed}) after "
+            f"{self.env_steps:,} env steps, "
+            f"{'greedy' if self.options['greedy'] else 'sampled'} actions; "
+            "95 % bootstrap intervals over tasks, stratified by class"
+        )
+
+    def write(self, path: Path) -> None:
+        """Stores it as JSON, with its summary."""
+        overall, by_class = self.summary
+        stored = {name: getattr(self, name) for name in STORED}
+        stored["protocol"] = self.protocol()
+        stored["overall"] = asdict(overall)
+        stored["by_class"] = {name: asdict(summary) for name, summary in by_class.items()}
+        stored["per_task"] = {
+            "env_name": self.curve.env_names,
+            "parameters": self.parameters,
+            "goal": self.goals,
+            "experience": self.curve.experience,
+            "scores": {m: scores.tolist() for m, scores in self.curve.scores.items()},
+        }
+        if success := self.test_success():
+            stored["metaworld"] = {
+                "success": asdict(success[0]),
+                "by_class": {name: asdict(estimate) for name, estimate in success[1].items()},
+            }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".partial-{path.name}")
+        partial.write_text(json.dumps(stored, indent=1))
+        partial.replace(path)
+
+    @staticmethod
+    def read(path: Path) -> Evaluation:
+        """What `write` stored.
+
+        Raises:
+            UserError: there is none, or it is of another version or damaged.
+        """
+        try:
+            stored = json.loads(path.read_text())
+            tasks = stored["per_task"]
+            scores = {m: torch.tensor(v, dtype=torch.float64) for m, v in tasks["scores"].items()}
+            return Evaluation(
+                **{name: stored[name] for name in STORED},
+                parameters=tasks["parameters"],
+                goals=tasks["goal"],
+                curve=AdaptationCurve(
+                    env_names=tasks["env_name"], experience=tasks["experience"], scores=scores
+                ),
+            )
+        except FileNotFoundError:
+            raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
+
+
+STORED = tuple(
+    field.name for field in fields(Evaluation) if field.name not in ("parameters", "goals", "curve")
+)
+
+
+def count(number: int, noun: str) -> str:
+    """A number and what it counts: `1 task`, `2,000 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

@@ -1,0 +1,220 @@
+"""Reports: numbers by hand, pictures that are drawn from the stored numbers, pages in a browser."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.errors import UserError
+from metarl.report.adaptation import adaptation_report
+from metarl.report.blocks import Report, Table, block_from_json
+from metarl.report.comparison import comparison_report
+from metarl.report.figures import svg
+from metarl.report.page import write_report
+from metarl.report.yardsticks import yardstick_section
+from metarl.result import Evaluation
+from metarl.types import AdaptationCurve
+from tests.browser import LAPTOP, PHONE, fits_its_width, needs_browser, opened
+
+ENVIRONMENT = {
+    "command": "evaluate.py run", "time": "2026-01-01T00:00:00Z", "python": "3.11", "git": "abc",
+    "versions": {"torch": "2", "mujoco": "3"}, "cpu": "a processor", "cpus": 2, "gpu": None,
+}  # fmt: skip
+
+
+def evaluation(
+    *, seed: int = 1, experiment: str = "rl2_push", tasks: int = 50, columns: int = 13,
+    goals: int = 3, shift: float = 0.0,
+) -> Evaluation:  # fmt: skip
+    """An agent that gets better, on tasks of two classes."""
+    rng = np.random.default_rng(seed)
+    chance = np.linspace(0.1, 0.9 + shift, columns).clip(0, 1)
+    success = torch.tensor(rng.random((tasks, columns)) < chance).double()
+    last = success * torch.tensor(rng.random((tasks, columns)) < 0.5)
+    returns = torch.tensor(rng.normal(1000 * chance, 50, (tasks, columns)))
+    return Evaluation(
+        experiment=experiment, agent="rl2", seed=seed, env_steps=10_000_000,
+        distribution="Meta-World <custom>", split="test", split_hash="ab" * 32, horizon=500,
+        slots_per_task=1,
+        options={"threshold": 0.8, "seed": 0, "greedy": False, "protocol": "curve"},
+        parameters=rng.uniform(size=(tasks, 3)).tolist(),
+        goals=rng.uniform(size=(tasks, goals)).tolist() if goals else None,
+        curve=AdaptationCurve(
+            env_names=["push-v3"] * (tasks // 2) + ["reach-v3"] * (tasks - tasks // 2),
+            experience=list(range(columns)),
+            scores={"return": returns, "success_any": success, "success_last": last},
+        ),
+        environment=ENVIRONMENT,
+    )  # fmt: skip
+
+
+def with_success(success: list[list[float]], *, experience: list[int]) -> Evaluation:
+    """An evaluation with this success, whatever is measured."""
+    scores = torch.tensor(success).double()
+    base = evaluation(tasks=len(success), columns=len(experience))
+    names = ("return", "success_any", "success_last")
+    curve = AdaptationCurve(
+        env_names=["reach-v3"] * len(success), experience=experience,
+        scores=dict.fromkeys(names, scores),
+    )  # fmt: skip
+    return replace(base, curve=curve)
+
+
+def table(report: Report, name: str) -> Table:
+    blocks = [block for section in report.sections for block in section.blocks]
+    return next(block for block in blocks if isinstance(block, Table) and block.name == name)
+
+
+def test_speed_by_hand() -> None:
+    """Means 0, 1/4, 3/4, 1/2, 1: half of the final success after 4 episodes, the rest after 8."""
+    ends = with_success(
+        [[0, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]],
+        experience=[0, 2, 4, 6, 8],
+    )
+    row = table(adaptation_report(ends), "speed").body[0]
+    assert row == [
+        "success at any step", "4 (2,000)", "8 (4,000)", "8 (4,000)", "50.0%", "100% [100%, 100%]"
+    ]  # fmt: skip
+    never = with_success([[0, 0], [0, 0]], experience=[0, 1])
+    assert table(adaptation_report(never), "speed").body[0][1] == "never succeeds"
+
+
+def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
+    written = evaluation(goals=0)
+    written.write(tmp_path / "new" / "evaluation.json")
+    read = Evaluation.read(tmp_path / "new" / "evaluation.json")
+    assert read.summary == written.summary and read.protocol() == written.protocol()
+    assert read.goals is None and read.parameters == written.parameters
+    (tmp_path / "bad.json").write_text('{"experiment": 1}')
+    for name, message in (("bad.json", "cannot be read"), ("none.json", "no stored evaluation")):
+        with pytest.raises(UserError, match=message):
+            Evaluation.read(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole report of 50 tasks and 13 episodes; its page."""
+    return write_report(tmp_path_factory.mktemp("report"), adaptation_report(evaluation()))
+
+
+def test_pictures_and_files_are_made_of_the_stored_numbers(written: Path) -> None:
+    page = written.read_text()
+    stored = json.loads((written.parent / "report.json").read_text())
+    blocks = [
+        block_from_json(block) for section in stored["sections"] for block in section["blocks"]
+    ]
+    assert {block.kind for block in blocks} == {"curves", "heatmap", "scatter", "table"}
+    for block in blocks:
+        if isinstance(block, Table):
+            assert all(str(cell) in page for row in block.body for cell in row[:1])
+        else:
+            assert svg(block) in page, f"the picture {block.name} is that of its numbers"
+            assert (written.parent / f"{block.name}.png").read_bytes().startswith(b"\x89PNG")
+        with (written.parent / f"{block.name}.csv").open(newline="") as file:
+            rows = list(csv.reader(file))
+        assert rows == [["" if cell is None else str(cell) for cell in row] for row in block.rows()]
+    curve = next(block for block in blocks if block.name == "curve_success_any")
+    expected = evaluation().summary[0].mean["success_any"]
+    assert (curve.lines[0].y, curve.lines[0].low) == (expected.value, expected.low)
+
+
+def test_what_people_write_cannot_become_markup(tmp_path: Path) -> None:
+    page = write_report(
+        tmp_path, adaptation_report(evaluation(experiment="<script>alert(1)", tasks=4, columns=2))
+    )
+    assert "<script>alert(1)" not in page.read_text()
+
+
+def test_goals_with_one_number_are_drawn_along_it() -> None:
+    report = adaptation_report(evaluation(goals=1))
+    block = next(b for s in report.sections for b in s.blocks if b.name == "goals_return")
+    assert block.kind == "curves" and block.lines[0].x == sorted(block.lines[0].x)
+    assert "Where the goals are" not in [
+        section.title for section in adaptation_report(evaluation(goals=0)).sections
+    ]
+
+
+def test_seeds_of_an_experiment_are_pooled_and_agents_compared() -> None:
+    ours = [evaluation(seed=seed, shift=0.1) for seed in (1, 2)]
+    theirs = evaluation(seed=1, experiment="maml_push", columns=3)
+    report = comparison_report([*ours, theirs])
+    final = table(report, "final").body
+    pooled = np.mean([run.curve.scores["success_any"][:, -1].mean() for run in ours])
+    assert final[0][:4] == ["success at any step", "rl2_push", 2, 12]
+    assert str(final[0][4]).startswith(f"{pooled:.0%} [")
+    assert final[1][:4] == ["success at any step", "maml_push", 1, 2]
+    (difference, *_) = table(report, "differences").body
+    apart = pooled - theirs.curve.scores["success_any"][:, -1].mean().item()
+    assert str(difference[2]).startswith(f"{apart:+.0%} [")
+    assert [row[0] for row in table(report, "runs").body] == [
+        "rl2_push, seed 1", "rl2_push, seed 2", "maml_push, seed 1"
+    ]  # fmt: skip
+
+
+def test_runs_that_cannot_be_compared_are_named() -> None:
+    ours = evaluation()
+    with pytest.raises(UserError, match="is there twice"):
+        comparison_report([ours, ours])
+    with pytest.raises(UserError, match="compare runs on the same tasks"):
+        comparison_report([ours, replace(ours, split_hash="other", experiment="b")])
+    with pytest.raises(UserError, match="different numbers of episodes"):
+        comparison_report([ours, evaluation(seed=2, columns=4)])
+
+
+class FromScratch:
+    """A learner that reaches 60 % after 1,000 and 80 % after 3,000 env steps."""
+
+    name, kind, rows = "PPO from scratch", "from_scratch", [0, 1, 2, 3, 4]
+    env_steps = [0, 1000, 2000, 3000]  # noqa: RUF012
+    success = np.array([[0.0, 0.6, 0.6, 0.8]] * 5)
+
+    def env_steps_to(self, success: float) -> int | None:
+        return next(
+            (s for s, v in zip(self.env_steps, self.success[0], strict=True) if v >= success), None
+        )
+
+
+def test_the_price_of_learning_from_scratch_by_hand() -> None:
+    """After 2 episodes of 500 steps, success is 3/5; the learner needs 1,000 steps for it."""
+    flags = [[0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    agent = with_success(flags, experience=[0, 1, 2])
+    better = with_success([[1, 1, 1]] * 5, experience=[0, 1, 2])
+    section = yardstick_section([agent, better], [], [FromScratch()])
+    costs = next(b for b in section.blocks if isinstance(b, Table) and b.name == "yardstick_costs")
+    assert costs.body[0][1:] == ["60%", 1000, "PPO from scratch", "1,000", "1.0 ×"]
+    assert costs.body[1][1:] == [
+        "100%", 1000, "PPO from scratch", "more than 3,000 (reached 80%)", "over 3.0 ×"
+    ]  # fmt: skip
+
+
+@needs_browser
+@pytest.mark.parametrize(("size", "dark"), [(LAPTOP, False), (PHONE, True)])
+def test_a_browser_shows_the_whole_report_offline(written: Path, size, dark) -> None:
+    with opened(written.as_uri(), size=size, dark=dark) as page:
+        assert fits_its_width(page)
+        pictures = page.locator("figure svg")
+        assert pictures.count() == 9
+        for k in range(pictures.count()):
+            box = pictures.nth(k).bounding_box()
+            assert box and box["width"] > 200 and box["height"] > 150
+            assert box["x"] >= 0 and box["x"] + box["width"] <= size[0]
+        ink = "getComputedStyle(document.querySelector('figure svg text')).fill"
+        assert page.evaluate(ink) == ("rgb(154, 164, 177)" if dark else "rgb(92, 100, 112)")
+        assert "split hash" in page.inner_text("dl.protocol")
+
+
+RUNS = ((1, "rl2_push"), (2, "rl2_push"), (1, "maml_push"))
+
+
+@needs_browser
+def test_a_comparison_fits_a_phone(tmp_path: Path) -> None:
+    runs = [evaluation(columns=4, seed=seed, experiment=name) for seed, name in RUNS]
+    section = yardstick_section(runs, [], [FromScratch()])
+    page_file = write_report(tmp_path, comparison_report(runs, [section]))
+    with opened(page_file.as_uri(), size=PHONE) as page:
+        assert fits_its_width(page)
+        assert page.locator("figure svg").count() == 6
