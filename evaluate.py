@@ -9,6 +9,7 @@ python evaluate.py RUN --report                              a page with picture
 python evaluate.py RUN --video --camera corner               MP4s, before and after adaptation
 python evaluate.py RUN --live                                watch it play in a browser
 python evaluate.py --compare RUN RUN …                       several agents or seeds on one page
+python evaluate.py RUN --shots '[1, 5]' --report             of few-shot learning
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium
+import torch
 import tyro
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from envs.gymnasium_tasks.adapted import Adapted, adapt_agent, check_spaces
@@ -35,12 +37,15 @@ from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
 from metarl.config import Config, Size, override, split_command_line, validate
 from metarl.errors import UserError, one_line_errors
+from metarl.few_shot import draw, few_shot_curve, nearest_neighbour_curve
+from metarl.few_shot_result import FewShotEvaluation
 from metarl.playing import play
 from metarl.protocols import TaskDistribution, TaskVectorEnv
 from metarl.recording import Recorder, Recording, Recordings, write_recordings
 from metarl.replay import live_server
 from metarl.report.blocks import Section
 from metarl.report.comparison import comparison_report
+from metarl.report.few_shot import few_shot_report, plot_few_shot, print_few_shot
 from metarl.report.output import (
     NOTHING_TO_SHOW,
     recorded,
@@ -57,11 +62,29 @@ from metarl.scene import Scene
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet, goals_of
 from metarl.types import TrialShape
-from train import Experiment, build_agent, load_experiment
+from train import (
+    Experiment,
+    FewShotExperiment,
+    build_agent,
+    build_learner,
+    load,
+    load_experiment,
+)
 
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
+SHOTS, SHOTS_OF_FUNCTIONS = (1, 5), (5, 10)  # one point says next to nothing of a function
+FEW_SHOT_TASKS = 600
+FEW_SHOT_TASKS_AT_ONCE = 8  # decides which tasks are drawn too, so it is no option
 LONGEST_NAME = 150  # of a folder, in characters
+
+
+ShotCounts = Annotated[
+    tuple[Size, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+]
+"""One number, or several."""
 
 
 class EvaluationConfig(Config):
@@ -70,7 +93,11 @@ class EvaluationConfig(Config):
     split: Literal["train", "test"] = "test"
     """Held-out tasks, or those that the agent learned on."""
     episodes: Annotated[int, Field(ge=1)] | None = None
-    """Episodes of experience with each task; as in training where not given."""
+    """Episodes of experience with each task; as in training where not given. Of few-shot learning,
+    tasks to be judged on; 600 where not given."""
+    shots: ShotCounts | None = None
+    """Of few-shot learning: numbers of support examples; 1, 5 (of functions: 5, 10) and as many as
+    in training where not given."""
     tasks: str | None = None
     """Another distribution: a Meta-World benchmark, or a config file whose `env` is taken."""
     protocol: Literal["curve", "metaworld"] = "curve"
@@ -78,7 +105,7 @@ class EvaluationConfig(Config):
     3 test episodes, on 40 goals of each class; both are rounded up to what an agent plays side by
     side."""
     checkpoint: Annotated[int, Field(ge=0)] | None = None
-    """Env steps of the checkpoint; the newest where not given."""
+    """Env steps (of few-shot learning: tasks) of the checkpoint; the newest where not given."""
     greedy: bool = False
     """Take the policy's mode instead of drawing from it."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
@@ -86,7 +113,7 @@ class EvaluationConfig(Config):
     tasks_at_once: Annotated[int, Field(ge=1)] = 50
     """Tasks that are played side by side."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the actions, the environments and the bootstrap."""
+    """Of the actions, the environments and the bootstrap; of few-shot learning, the tasks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the agent lives."""
     stored: bool = False
@@ -119,6 +146,8 @@ class EvaluationConfig(Config):
 PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "threshold",
           "tasks_at_once", "seed")  # fmt: skip
 """Options that change what is played, or said of it."""
+JUDGED = ("split", "episodes", "shots", "checkpoint", "seed")
+"""Those of few-shot learning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +183,20 @@ class Trials:
 
     def file(self, config: EvaluationConfig) -> Path:
         """Where the evaluation is stored; the same options have the same file."""
-        changed = config.model_dump(exclude_defaults=True, include=set(PLAYED))
-        parts = [config.split, str(self.env_steps)]
-        parts += [
-            f"{key}-{Path(str(value)).stem}"
-            for key, value in changed.items()
-            if key not in ("split", "checkpoint")
-        ]
-        return self.folder / "eval" / f"{'_'.join(parts)}.json"
+        return stored_file(self.folder, config, PLAYED, trained_for=self.env_steps)
+
+
+def stored_file(
+    folder: Path, config: EvaluationConfig, options: Sequence[str], *, trained_for: int
+) -> Path:
+    """Where an evaluation of a run is stored, named after the options that change it."""
+    changed = config.model_dump(exclude_defaults=True, include=set(options), mode="json")
+    parts = [config.split, str(trained_for)]
+    for key, value in changed.items():
+        if key not in ("split", "checkpoint"):
+            text = "-".join(map(str, value)) if isinstance(value, list) else Path(str(value)).stem
+            parts.append(f"{key}-{text}")
+    return folder / "eval" / f"{'_'.join(parts)}.json"
 
 
 def evaluate(trials: Trials, config: EvaluationConfig, console: Console) -> Evaluation:
@@ -301,6 +336,106 @@ def watch(folder: Path, config: EvaluationConfig) -> None:
         server.serve_forever()
 
 
+def evaluate_few_shot(
+    folder: Path, experiment: FewShotExperiment, config: EvaluationConfig, console: Console
+) -> None:
+    """Judges a few-shot learner, or reads how it was judged before; prints, stores and reports."""
+    checkpoint = find_checkpoint(folder, config)
+    path = stored_file(folder, config, JUDGED, trained_for=int(checkpoint.name))
+    if config.stored:
+        evaluation = FewShotEvaluation.read(path)
+        print_few_shot(evaluation, console)
+    else:
+        evaluation = judge(experiment, checkpoint, config)
+        print_few_shot(evaluation, console)
+        evaluation.write(path)
+        plot_few_shot(evaluation, path.with_suffix(".png"))
+        print(f"Stored in {path} and {path.with_suffix('.png').name}")
+    if config.report:
+        page = write_report(folder / "report" / path.stem, few_shot_report(evaluation))
+        print(f"Report: {page}")
+
+
+def judge(
+    experiment: FewShotExperiment, checkpoint: Path, config: EvaluationConfig
+) -> FewShotEvaluation:
+    """Shows a learner tasks of a split: all gradient steps that it takes, for each number of shots.
+
+    All are judged on the same tasks, and so is the nearest neighbour where they are images.
+    """
+    experiment = experiment.model_copy(update={"device": config.device})
+    distribution = experiment.env.build()
+    shape = distribution.shape
+    learner = build_learner(experiment, shape)
+    load_agent(learner, checkpoint)
+    sampler = distribution.test if config.split == "test" else distribution.train
+    usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
+    shots = sorted(set(config.shots or (*usual, distribution.shots)))
+    episodes = config.episodes or FEW_SHOT_TASKS
+    try:
+        one = draw(sampler, 1, shots[-1], seed=config.seed, first=0)
+    except UserError as error:
+        raise UserError(f"{error}, or choose --shots for this evaluation") from None
+    curves = [
+        few_shot_curve(
+            learner, sampler, axis="gradient steps", shots=[number],
+            episodes=episodes, seed=config.seed, tasks_at_once=FEW_SHOT_TASKS_AT_ONCE,
+        )
+        for number in shots
+    ]  # fmt: skip
+    pixels = None
+    if shape.classification and len(shape.input_shape) == 3:  # images
+        pixels = nearest_neighbour_curve(
+            sampler, shape.num_outputs, shots=shots,
+            episodes=episodes, seed=config.seed, tasks_at_once=FEW_SHOT_TASKS_AT_ONCE,
+        ).scores["accuracy"]  # fmt: skip
+    return FewShotEvaluation(
+        experiment=experiment.name,
+        agent=experiment.agent.kind,
+        seed=experiment.seed,
+        tasks=int(checkpoint.name),
+        distribution=distribution.name,
+        split=config.split,
+        split_hash=sampler.content_hash,
+        num_ways=shape.num_outputs if shape.classification else None,
+        num_queries=one.query_x.shape[1],
+        batch_norm=experiment.agent.encoder.batch_norm,
+        shots=shots,
+        steps=curves[0].experience,
+        options=config.model_dump(mode="json", include=set(JUDGED)),
+        scores={
+            measure: torch.stack([curve.scores[measure] for curve in curves], 1).nan_to_num(
+                nan=math.inf, posinf=math.inf
+            )
+            for measure in curves[0].scores
+        },
+        pixels=pixels,
+        environment=environment(),
+    )
+
+
+def check_options(config: EvaluationConfig, *, few_shot: bool) -> None:
+    """Checks that the options that were given are for such a run.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    taken = {*JUDGED, "device", "stored", "report"}
+    for name in EvaluationConfig.model_fields:
+        flag = f"--{name.replace('_', '-')}"
+        if name not in config.model_fields_set:
+            continue
+        if few_shot and name not in taken:
+            known = ", ".join(
+                f"--{each}" for each in EvaluationConfig.model_fields if each in taken
+            )
+            raise UserError(
+                f"{flag} is not for few-shot learning, where nothing is played; {known} are"
+            )
+        if not few_shot and name == "shots":
+            raise UserError(f"{flag} is for few-shot learning; episodes of a trial are --episodes")
+
+
 def find_distribution(experiment: Experiment, config: EvaluationConfig) -> TaskDistribution:
     """The distribution that the agent was trained on, or the one that was asked for."""
     if config.tasks is None:
@@ -421,10 +556,6 @@ def main(arguments: list[str]) -> None:
         print(__doc__)
         tyro.cli(EvaluationConfig, args=["--help"], prog="python evaluate.py RUN")
     config = validate(EvaluationConfig, override({}, options), source="evaluate.py")
-    if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
-        raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
-    if config.yardstick and not (config.report or config.compare):
-        raise UserError("--yardstick is a part of reports; add --report")
     folders = [Path(name) for name in positional]
     if not folders or (len(folders) > 1 and not config.compare):
         raise UserError(
@@ -433,7 +564,17 @@ def main(arguments: list[str]) -> None:
     for folder in folders:
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder} is no run: it has no {CONFIG}")
+    experiments = [load(folder / CONFIG) for folder in folders]
+    few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
+    check_options(config, few_shot=bool(few_shot))
+    if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
+        raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
+    if config.yardstick and not (config.report or config.compare):
+        raise UserError("--yardstick is a part of reports; add --report")
     console = Console(width=None if sys.stdout.isatty() else 120)
+    if few_shot:
+        evaluate_few_shot(folders[0], few_shot[0], config, console)
+        return
     if config.live:
         watch(folders[0], config)
         return

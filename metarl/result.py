@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from metarl.errors import UserError
 from metarl.evaluation import Estimate, Summary, success_after, summarize
 from metarl.types import AdaptationCurve
+
+E = TypeVar("E")  # an evaluation
 
 METAWORLD_ADAPTATION_EPISODES = 10
 """Before the test episodes of Meta-World's documented protocol."""
@@ -100,10 +103,7 @@ class Evaluation:
                 "success": asdict(success[0]),
                 "by_class": {name: asdict(estimate) for name, estimate in success[1].items()},
             }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".partial-{path.name}")
-        partial.write_text(json.dumps(stored, indent=1))
-        partial.replace(path)
+        write_stored(path, stored)
 
     @staticmethod
     def read(path: Path) -> Evaluation:
@@ -112,8 +112,8 @@ class Evaluation:
         Raises:
             UserError: there is none, or it is of another version or damaged.
         """
-        try:
-            stored = json.loads(path.read_text())
+
+        def parse(stored: dict[str, Any]) -> Evaluation:
             tasks = stored["per_task"]
             scores = {m: torch.tensor(v, dtype=torch.float64) for m, v in tasks["scores"].items()}
             return Evaluation(
@@ -124,15 +124,35 @@ class Evaluation:
                     env_names=tasks["env_name"], experience=tasks["experience"], scores=scores
                 ),
             )
-        except FileNotFoundError:
-            raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
+
+        return read_stored(path, parse)
 
 
 STORED = tuple(
     field.name for field in fields(Evaluation) if field.name not in ("parameters", "goals", "curve")
 )
+
+
+def write_stored(path: Path, stored: Mapping[str, Any]) -> None:
+    """Writes an evaluation as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(stored, indent=1))
+    partial.replace(path)
+
+
+def read_stored(path: Path, parse: Callable[[dict[str, Any]], E]) -> E:
+    """An evaluation from JSON.
+
+    Raises:
+        UserError: there is none, or it is of another version or damaged.
+    """
+    try:
+        return parse(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
 
 
 def count(number: int, noun: str) -> str:

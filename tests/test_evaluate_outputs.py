@@ -15,7 +15,8 @@ from metarl.recording import read_recordings
 from metarl.rendering.backends import find_backend
 
 CHEETAH = """
-env: {kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 12, num_train_tasks: 8, num_test_tasks: 5}
+env: {kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 12,
+      num_train_tasks: 8, num_test_tasks: 5}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
 train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2%s}
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,7 @@ def class_table(by_class: dict[str, Summary]) -> Table:
 
 def protocol(evaluation: Evaluation) -> dict[str, str]:
     """All that another person needs to measure the same."""
-    environment, names = evaluation.environment, evaluation.curve.env_names
+    names = evaluation.curve.env_names
     side_by_side = (
         f", {evaluation.slots_per_task} side by side" if evaluation.slots_per_task > 1 else ""
     )
@@ -227,6 +228,13 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
         "say nothing of other seeds",
         "success": "at any step: the task's own flag was up in any step of the episode; at the "
         "last step: it was up then",
+        **circumstances(evaluation.environment),
+    }
+
+
+def circumstances(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Where and when something was measured, from what `metarl.run.environment` noted."""
+    return {
         "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         + f", Python {environment['python']}, git {environment['git']}",
         "machine": f"{environment['cpu']}, {environment['cpus']} processors, "

@@ -37,6 +37,7 @@ class Curves:
     lines: list[Line]
     percent: bool = False
     log_x: bool = False
+    log_y: bool = False
     kind: Literal["curves"] = "curves"
 
     def rows(self) -> Iterator[list[Cell]]:

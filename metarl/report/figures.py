@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from collections.abc import Sequence
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,12 @@ def draw(block: object) -> Figure:
 def draw_curves(block: Curves) -> Figure:
     """Lines with their intervals."""
     figure, axes = plt.subplots(figsize=(4.6, 3.3), layout="constrained")
+    draw_lines(axes, block)
+    return figure
+
+
+def draw_lines(axes: Axes, block: Curves) -> None:
+    """The same on axes that are there."""
     for line in block.lines:
         color = COLORS[line.color % len(COLORS)]
         if line.low is not None and line.high is not None:
@@ -93,15 +101,33 @@ def draw_curves(block: Curves) -> Figure:
     if block.log_x:
         axes.set_xscale("symlog", linthresh=100)
     else:
-        longest = max(max(line.x) for line in block.lines)
+        longest = max((max(line.x) for line in block.lines if line.x), default=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=longest > 1, nbins=8))
+    if block.log_y:
+        axes.set_yscale("log")
     if block.percent:
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid()
     if len(block.lines) > 1:
         axes.legend(fontsize=8)
-    return _titled(figure, axes, block)
+    _name(axes, block)
+
+
+def save_panels(blocks: Sequence[Curves], png: Path, *, title: str, caption: str) -> None:
+    """Writes charts side by side as one PNG, on white."""
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(blocks), figsize=(3.9 * len(blocks), 3.9), layout="constrained", squeeze=False
+        )
+        for one, block in zip(axes[0], blocks, strict=True):
+            draw_lines(one, block)
+        figure.suptitle(title, fontsize=11)
+        figure.supxlabel(textwrap.fill(caption, 55 * len(blocks)), fontsize=7.5, color=QUIET)
+        partial = png.with_name(f".partial-{png.name}")
+        figure.savefig(partial, dpi=150, format="png")
+        plt.close(figure)
+    partial.replace(png)
 
 
 @draw.register
@@ -146,11 +172,11 @@ def draw_scatter(block: Scatter) -> Figure:
     figure.colorbar(points, ax=axes, label=block.value_label)
     axes.grid()
     axes.margins(0.08)
-    return _titled(figure, axes, block)
+    _name(axes, block)
+    return figure
 
 
-def _titled(figure: Figure, axes: Axes, block: Curves | Scatter) -> Figure:
+def _name(axes: Axes, block: Curves | Scatter) -> None:
     axes.set_title(block.title, fontsize=10)
     axes.set_xlabel(block.x_label)
     axes.set_ylabel(block.y_label)
-    return figure

@@ -47,7 +47,7 @@ def print_curve(overall: Summary, console: Console) -> None:
     for k in _shown_columns(len(overall.experience)):
         cells = [str(overall.experience[k])]
         for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
-            cells.append(_with_interval(overall.mean[measure], k, form))
+            cells.append(with_interval(overall.mean[measure], k, form))
             cells.append(f"{overall.iqm[measure].value[k]:{form}}")
         table.add_row(*cells)
     console.print(table)
@@ -96,7 +96,7 @@ def print_test_success(overall: Estimate, by_class: dict[str, Estimate], console
     """Success in the test episodes of Meta-World's protocol."""
     console.print("\nMeta-World protocol, success at any step of the test episodes:")
     for name, estimate in {"all classes": overall, **by_class}.items():
-        console.print(f"  {name}: {_with_interval(estimate, 0, '.1%')}", highlight=False)
+        console.print(f"  {name}: {with_interval(estimate, 0, '.1%')}", highlight=False)
 
 
 def _reached(episodes: int | None) -> str:
@@ -129,6 +129,7 @@ def plot_curve(evaluation: Evaluation, path: Path) -> None:
     partial.replace(path)
 
 
-def _with_interval(estimate: Estimate, k: int, form: str) -> str:
+def with_interval(estimate: Estimate, k: int, form: str) -> str:
+    """Column k of an estimate, with its interval."""
     value, low, high = estimate.value[k], estimate.low[k], estimate.high[k]
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
