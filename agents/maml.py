@@ -71,7 +71,7 @@ class MAMLConfig(Config):
     max_gradient_norm: Positive = 10.0
     """Longer meta-gradients are cut to this: where a task's steps diverged their length says
     nothing."""
-    tasks_at_once: Size = 4
+    tasks_at_once: Size = 8
     """Tasks of a meta-batch that are differentiated together; decides speed and memory alone."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> MAML:

@@ -89,20 +89,29 @@ class BatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size))
 
-    def forward(self, x: Float[Tensor, "B C *space"], reference: int) -> Tensor:
+    def forward(self, x: Float[Tensor, "B C"], reference: int) -> Tensor:
         """Each channel in units of the first `reference` examples, scaled and shifted."""
         if reference == len(x):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
-        axes = [0, *range(2, x.ndim)]
-        variance, mean = torch.var_mean(x[:reference], axes, correction=0)
+        scale, shift = self.scale_and_shift(*torch.var_mean(x[:reference], 0, correction=0))
+        return x * scale + shift
+
+    def scale_and_shift(
+        self, variance: Float[Tensor, " C"], mean: Float[Tensor, " C"]
+    ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
+        """What normalisation by these statistics multiplies by, and then adds."""
         scale = self.weight * (variance + 1e-5).rsqrt()
-        per_channel = (-1, *[1] * (x.ndim - 2))
-        shift = self.bias - mean * scale
-        return x * scale.view(per_channel) + shift.view(per_channel)
+        return scale, self.bias - mean * scale
 
 
 class ConvBlock(nn.Module):
-    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pooling."""
+    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pooling.
+
+    Arranged so that little is computed on images of full size, of which each pass costs memory
+    traffic forwards, backwards and in second derivatives: all after the convolution and its
+    statistics is done on what max-pooling leaves. It chooses the same pixels before normalisation
+    as after it, if channels that normalisation turns over (negative scale) are turned over first.
+    """
 
     def __init__(self, before: int, after: int, *, normalize: bool) -> None:
         super().__init__()
@@ -111,11 +120,46 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C Y X"], reference: int) -> Float[Tensor, "B D Z U"]:
         """Half the height and width, as far as there is something to halve."""
-        x = self.convolution(x)
-        if self.norm is not None:
-            x = self.norm(x, reference)
-        x = x.relu()
-        return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 1 else x
+        weight, bias = self.convolution.weight, self.convolution.bias
+        if self.norm is None or bias is None:
+            return pooled(self.convolution(x)).relu()
+        sign = torch.where(self.norm.weight < 0, -1.0, 1.0).to(weight.dtype)
+        out, variance, mean = convolve(x, weight * sign.view(-1, 1, 1, 1), reference)
+        # The bias moves the mean as much as the values.
+        scale, shift = self.norm.scale_and_shift(variance, sign * mean + bias)
+        scale, shift = scale * sign, shift + bias * scale
+        return (pooled(out) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu()
+
+
+def pooled(x: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C Z U"]:
+    """The largest of each 2×2 pixels; single rows and columns as they are."""
+    return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 1 else x
+
+
+def convolve(
+    x: Float[Tensor, "B C Y X"], weight: Float[Tensor, "D C 3 3"], reference: int
+) -> tuple[Float[Tensor, "B D Y X"], Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """A 3×3 convolution, and the variance and mean of its channels over the first `reference`
+    examples.
+
+    Where there are few channels before it, it is a product of matrices, and the statistics are
+    those of the small patches, mapped: a pass over the result less, and no derivatives of it.
+    """
+    size, channels = weight.shape[:2]
+    if 9 * channels > size:
+        out = F.conv2d(x, weight, padding=1)
+        return out, *torch.var_mean(out[:reference], (0, 2, 3), correction=0)
+    height, width = x.shape[-2:]
+    padded = F.pad(x.transpose(0, 1), (1, 1, 1, 1))
+    shifted = [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    patches = torch.stack(shifted, 1).flatten(0, 1)  # C·9 B Y X
+    matrix = weight.flatten(1)
+    seen = patches[:, :reference].flatten(1)
+    centre = seen.mean(1)
+    seen = seen - centre[:, None]
+    covariance = seen @ seen.T / seen.shape[1]
+    out = (matrix @ patches.flatten(1)).view(size, *patches.shape[1:]).transpose(0, 1)
+    return out, ((matrix @ covariance) * matrix).sum(1), matrix @ centre
 
 
 class LinearBlock(nn.Module):

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from agents.maml import MAMLConfig
 from agents.prototypical import PrototypicalConfig
 from envs.few_shot import GlyphsConfig, SinusoidConfig
-from metarl.encoders import BatchNorm, Conv4Config, Encoder, MLPConfig
+from metarl.encoders import BatchNorm, Conv4Config, ConvBlock, Encoder, MLPConfig
 from metarl.errors import UserError
 from metarl.few_shot import (
     few_shot_curve,
@@ -114,18 +115,51 @@ def test_an_iteration_follows_from_seed_and_number() -> None:
 # -- encoders --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 5, 4)])
-def test_batch_norm_uses_the_statistics_of_the_first_examples(shape: tuple[int, ...]) -> None:
+def test_batch_norm_uses_the_statistics_of_the_first_examples() -> None:
     norm = BatchNorm(3)
     norm.weight.data, norm.bias.data = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.0, 1.0, 2.0])
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)) * 3 + 1
     for reference in (4, 6):
-        seen = x[:reference].transpose(0, 1).flatten(1)
-        per_channel = (3, *[1] * (len(shape) - 2))
-        mean, std = seen.mean(1), (seen.var(1, correction=0) + 1e-5).sqrt()
-        expected = (x - mean.view(per_channel)) / std.view(per_channel)
-        expected = expected * norm.weight.view(per_channel) + norm.bias.view(per_channel)
-        torch.testing.assert_close(norm(x, reference), expected)
+        seen = x[:reference]
+        expected = (x - seen.mean(0)) / (seen.var(0, correction=0) + 1e-5).sqrt()
+        torch.testing.assert_close(norm(x, reference), expected * norm.weight + norm.bias)
+
+
+@pytest.mark.parametrize("before", [1, 2, 3], ids="{} channels".format)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("size", [(7, 6), (3, 3), (1, 4)], ids=str)
+def test_conv_block_is_that_of_torchs_layers(
+    before: int, normalize: bool, size: tuple[int, int]
+) -> None:
+    """Values, and first and second derivatives of parameters and images; some channels are turned
+    over by normalisation. Both ways to convolve."""
+    torch.manual_seed(0)
+    block = ConvBlock(before, 20, normalize=normalize).double()
+    if block.norm is not None:
+        block.norm.weight.data, block.norm.bias.data = torch.randn(2, 20).double()
+    images = torch.randn(6, before, *size).double().requires_grad_()
+
+    def usual(x: torch.Tensor, reference: int) -> torch.Tensor:
+        x = block.convolution(x)
+        if block.norm is not None:
+            seen = x[:reference].transpose(0, 1).flatten(1)
+            mean, std = seen.mean(1), (seen.var(1, correction=0) + 1e-5).sqrt()
+            x = (x - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+            x = x * block.norm.weight.view(-1, 1, 1) + block.norm.bias.view(-1, 1, 1)
+        return F.max_pool2d(x.relu(), 2) if min(x.shape[-2:]) > 1 else x.relu()
+
+    inputs = [images, *block.parameters()]
+    for reference in (4, 6):
+        found = []
+        for call in (block, usual):
+            out = call(images, reference)
+            slopes = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
+            length = torch.stack([slope.square().sum() for slope in slopes]).sum()
+            found.append([out, *slopes, *torch.autograd.grad(length, inputs)])
+        # A bias before BatchNorm has no slope, but for rounding errors of what is large.
+        largest = max(float(tensor.detach().abs().max()) for tensor in found[1])
+        for mine, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-12 * largest)
 
 
 def encoders(batch_norm: str) -> list[tuple[Encoder, tuple[int, ...]]]:
