@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import gymnasium
-import torch
 import tyro
 from pydantic import BeforeValidator, Field
 from rich.console import Console
@@ -37,7 +36,7 @@ from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
 from metarl.config import Config, Size, override, split_command_line, validate
 from metarl.errors import UserError, one_line_errors
-from metarl.few_shot import draw, few_shot_curve, nearest_neighbour_curve
+from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.playing import play
 from metarl.protocols import TaskDistribution, TaskVectorEnv
@@ -73,9 +72,7 @@ from train import (
 
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
-SHOTS, SHOTS_OF_FUNCTIONS = (1, 5), (5, 10)  # one point says next to nothing of a function
 FEW_SHOT_TASKS = 600
-FEW_SHOT_TASKS_AT_ONCE = 8  # decides which tasks are drawn too, so it is no option
 LONGEST_NAME = 150  # of a folder, in characters
 
 
@@ -346,7 +343,7 @@ def evaluate_few_shot(
         evaluation = FewShotEvaluation.read(path)
         print_few_shot(evaluation, console)
     else:
-        evaluation = judge(experiment, checkpoint, config)
+        evaluation = measure_few_shot(experiment, checkpoint, config)
         print_few_shot(evaluation, console)
         evaluation.write(path)
         plot_few_shot(evaluation, path.with_suffix(".png"))
@@ -356,13 +353,10 @@ def evaluate_few_shot(
         print(f"Report: {page}")
 
 
-def judge(
+def measure_few_shot(
     experiment: FewShotExperiment, checkpoint: Path, config: EvaluationConfig
 ) -> FewShotEvaluation:
-    """Shows a learner tasks of a split: all gradient steps that it takes, for each number of shots.
-
-    All are judged on the same tasks, and so is the nearest neighbour where they are images.
-    """
+    """Judges the learner of a checkpoint on the tasks of a split."""
     experiment = experiment.model_copy(update={"device": config.device})
     distribution = experiment.env.build()
     shape = distribution.shape
@@ -370,25 +364,14 @@ def judge(
     load_agent(learner, checkpoint)
     sampler = distribution.test if config.split == "test" else distribution.train
     usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
-    shots = sorted(set(config.shots or (*usual, distribution.shots)))
-    episodes = config.episodes or FEW_SHOT_TASKS
-    try:
-        one = draw(sampler, 1, shots[-1], seed=config.seed, first=0)
-    except UserError as error:
-        raise UserError(f"{error}, or choose --shots for this evaluation") from None
-    curves = [
-        few_shot_curve(
-            learner, sampler, axis="gradient steps", shots=[number],
-            episodes=episodes, seed=config.seed, tasks_at_once=FEW_SHOT_TASKS_AT_ONCE,
-        )
-        for number in shots
-    ]  # fmt: skip
-    pixels = None
-    if shape.classification and len(shape.input_shape) == 3:  # images
-        pixels = nearest_neighbour_curve(
-            sampler, shape.num_outputs, shots=shots,
-            episodes=episodes, seed=config.seed, tasks_at_once=FEW_SHOT_TASKS_AT_ONCE,
-        ).scores["accuracy"]  # fmt: skip
+    judged = judge(
+        learner,
+        sampler,
+        shape,
+        shots=config.shots or (*usual, distribution.shots),
+        episodes=config.episodes or FEW_SHOT_TASKS,
+        seed=config.seed,
+    )
     return FewShotEvaluation(
         experiment=experiment.name,
         agent=experiment.agent.kind,
@@ -398,19 +381,10 @@ def judge(
         split=config.split,
         split_hash=sampler.content_hash,
         num_ways=shape.num_outputs if shape.classification else None,
-        num_queries=one.query_x.shape[1],
         batch_norm=experiment.agent.encoder.batch_norm,
-        shots=shots,
-        steps=curves[0].experience,
         options=config.model_dump(mode="json", include=set(JUDGED)),
-        scores={
-            measure: torch.stack([curve.scores[measure] for curve in curves], 1).nan_to_num(
-                nan=math.inf, posinf=math.inf
-            )
-            for measure in curves[0].scores
-        },
-        pixels=pixels,
         environment=environment(),
+        **judged._asdict(),
     )
 
 
