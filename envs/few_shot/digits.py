@@ -28,6 +28,8 @@ class DigitsConfig(EpisodeConfig):
     """Held out; the others are learned from."""
     num_glyphs: Annotated[int, Field(ge=0)] = 400
     """Drawn characters to learn from beside the other digits."""
+    jitter: Annotated[float, Field(ge=0, lt=10)] = 0.08
+    """How far the points of a glyph's strokes move from image to image."""
     symmetries: Symmetries = 1
     """Of training classes: 4 turns, or those and their mirror images (8), are classes too."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -45,7 +47,9 @@ class DigitsConfig(EpisodeConfig):
         pixels, label = load_digits(return_X_y=True)  # 0 … 16
         images = np.round(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8)
         rng = np.random.default_rng(self.seed)
-        glyphs = draw_small_glyphs(self.num_glyphs, rng) if self.num_glyphs else {}
+        glyphs = (
+            draw_small_glyphs(self.num_glyphs, rng, jitter=self.jitter) if self.num_glyphs else {}
+        )
         by_class = {f"digit {n}": images[label == n] for n in range(10)}
         classes = ImageClasses.of(by_class | glyphs)
         test = [f"digit {n}" for n in sorted(set(self.test_digits))]
@@ -59,10 +63,13 @@ class DigitsConfig(EpisodeConfig):
         )
 
 
-def draw_small_glyphs(count: int, rng: np.random.Generator) -> dict[str, UInt8[np.ndarray, ...]]:
+def draw_small_glyphs(
+    count: int, rng: np.random.Generator, *, jitter: float
+) -> dict[str, UInt8[np.ndarray, ...]]:
     """Glyphs made as the digits were: they fill 32×32 pixels, and the ink of 4×4 is counted."""
     large = draw_glyphs(
-        count, 20, strokes=4, rng=rng, size=32, thickness=0.14, fill=True, connected=True
-    )
+        count, 20, strokes=4, rng=rng, size=32, thickness=0.14, jitter=jitter, fill=True,
+        connected=True,
+    )  # fmt: skip
     ink = large.reshape(*large.shape[:3], 8, 4, 8, 4).mean((4, 6))
     return {f"glyph {n}": images for n, images in enumerate(np.round(ink).astype(np.uint8))}

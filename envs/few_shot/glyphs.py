@@ -56,6 +56,7 @@ def draw_glyphs(
     rng: np.random.Generator,
     size: int = SIZE,
     thickness: float = 0.06,
+    jitter: float = 0.08,
     fill: bool = False,
     connected: bool = False,
 ) -> UInt8[np.ndarray, "L I 1 Y X"]:
@@ -68,12 +69,13 @@ def draw_glyphs(
         rng: draws everything.
         size: pixels along each side.
         thickness: of the pen, where an image goes from -1 to 1; some pens are thicker than others.
+        jitter: how far the points of a stroke move from image to image.
         fill: scale each image so that it is as tall or as wide as there is room.
         connected: a stroke begins where the one before ended.
     """
     letters = rng.uniform(-1, 1, (num_classes, 1, strokes, 3, 2))
     shape = (num_classes, images_per_class)
-    points = letters + rng.normal(0, 0.08, (*shape, strokes, 3, 2))
+    points = letters + rng.normal(0, jitter, (*shape, strokes, 3, 2))
     if connected:
         points[..., 1:, 0, :] = points[..., :-1, 2, :]
     maps = _another_hand(shape, rng)
