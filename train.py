@@ -146,7 +146,10 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
                     run.skip_iteration(env_steps=iteration_steps)
                     progress.note(f"iteration {run.iteration} skipped: {error}")
                 else:
-                    training.show(run)
+                    try:
+                        training.show(run)
+                    except UserError as error:  # a picture is not worth a training
+                        progress.note(f"nothing shown of iteration {run.iteration}: {error}")
                     progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
                 if run.iteration % plan.checkpoint_every == 0:
                     run.save()

@@ -31,9 +31,10 @@ from training import train_to_the_end, training_seconds
 from envs.bandit import BanditConfig
 from envs.bandit_learners import classical_learners
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
-from evaluate import EvaluationConfig, find_checkpoint, find_shape, play
+from evaluate import EvaluationConfig, find_checkpoint, find_shape
 from metarl.errors import nearest, one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
+from metarl.playing import play
 from metarl.run import environment, load_agent
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
@@ -168,7 +169,7 @@ def rl2_returns(
     agent = build_agent(experiment, env)
     checkpoint = find_checkpoint(folder, config)
     load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=find_shape(experiment, config), config=config)
+    curve = play(agent, env, tasks, shape=find_shape(experiment, config), seed=config.seed)
     return checkpoint, curve.scores["return"].numpy()
 
 

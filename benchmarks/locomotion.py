@@ -27,10 +27,11 @@ from matplotlib import pyplot as plt
 from training import train_to_the_end, training_seconds
 
 from agents.rl2 import RL2Config
-from evaluate import EvaluationConfig, find_shape, play
+from evaluate import EvaluationConfig, find_shape
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
+from metarl.playing import play
 from metarl.protocols import Agent
 from metarl.run import METRICS, environment, load_agent
 from metarl.tasks import TaskSet
@@ -82,7 +83,8 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
     agent = build_agent(experiment, env)
 
     def returns(player: Agent[Any]) -> np.ndarray:
-        return play(player, env, tasks, shape=shape, config=config).returns.numpy()
+        curve = play(player, env, tasks, shape=shape, seed=config.seed)
+        return curve.scores["return"].numpy()
 
     saved = checkpoints(folder / "checkpoints")
     load_agent(agent, saved[0])

@@ -94,8 +94,3 @@ def resample(
             rows = np.arange(runs)[:, None]
         resampled.append(scores[rows, tasks])
     return resampled
-
-
-def fitting_resampling(*agents: Float[np.ndarray, "_ N"]) -> Over:
-    """`both` where every agent has several runs, else what there is several of."""
-    return "both" if all(len(scores) > 1 for scores in agents) else "tasks"

@@ -29,20 +29,31 @@ from metarl.protocols import TaskDistribution
 FIXED_EPISODES = 10
 
 
+class MultiTaskConfig(PPOConfig):
+    """PPO that learns all training tasks at once."""
+
+    env_steps: Size = 500_000
+    """Budget, of all tasks together; rounded up so that evaluations are evenly spaced."""
+    slots: Size = 20
+    """Training tasks that are played side by side."""
+    num_minibatches: Size = 10
+    """Gradient steps per pass; must divide the env steps between updates."""
+    evaluations: Size = 5
+    """Points of the curve after the one at 0 env steps."""
+
+
 class YardsticksConfig(Config):
     """What else plays the held-out tasks."""
 
     tasks: Size = 5
-    """How many of them, spread over their classes."""
+    """How many of them, spread over their classes; all where there are fewer."""
     seed: Size = 1
     """Of everything that is learned."""
     ppo: PPOConfig = PPOConfig()
     """Learns each task from nothing."""
     sac: SACConfig = SACConfig()
     """Learns each task from nothing, where actions are continuous."""
-    multi_task: PPOConfig = PPOConfig(
-        env_steps=500_000, slots=20, num_minibatches=10, evaluations=5
-    )
+    multi_task: MultiTaskConfig = MultiTaskConfig()
     """Learns all training tasks at once, and is not adapted."""
 
 
@@ -54,7 +65,7 @@ def measure_yardsticks(
     Raises:
         UserError: there are fewer held-out tasks, or a kept file is damaged.
     """
-    tasks, seed = spread(distribution.test, config.tasks), config.seed
+    tasks, seed = spread(distribution.test, min(config.tasks, len(distribution.test))), config.seed
 
     def kept(name: str, settings: Config | None, make: Callable[[], Yardstick]) -> Yardstick:
         path = folder / f"{name}_{stamp(distribution, config, settings)}.json"

@@ -69,7 +69,7 @@ def episode_content(scene: Scene, episode: Episode) -> dict[str, Any]:
     every = max(1, round(FRAME_TIME / scene.dt))
     data = mujoco.MjData(scene.model)  # pyright: ignore[reportAttributeAccessIssue]
     frames = []
-    for state in episode.states[::every]:
+    for state in [*episode.states[:-1:every], episode.states[-1]]:
         scene.show(data, state)
         frames.append(poses(scene.model, data))
     stack = np.round(np.stack(frames), 5)

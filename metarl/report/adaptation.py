@@ -109,7 +109,7 @@ def speed_table(evaluation: Evaluation, overall: Summary) -> Table:
 
     def episodes(number: int | None) -> str:
         if number is None:
-            return "never succeeds"
+            return "0 in the end"
         return f"{number} ({number * evaluation.horizon:,})"
 
     return Table(

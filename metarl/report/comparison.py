@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from metarl.comparison import (
-    fitting_resampling,
     interval,
     mean_difference,
     performance_profile,
@@ -177,7 +176,7 @@ def estimate(group: Group, measure: str, column: int = -1) -> tuple[float, float
         scores,
         classes=group.classes,
         rng=np.random.default_rng(0),
-        over=fitting_resampling(scores),
+        over="both",
     )
     return float(scores.mean()), float(low), float(high)
 
@@ -221,7 +220,7 @@ def difference_table(groups: Sequence[Group]) -> Table:
                     *pair,
                     classes=one.classes,
                     rng=np.random.default_rng(0),
-                    over=fitting_resampling(*pair),
+                    over="both",
                 )
                 estimates.append((float(statistic(*pair)), float(low), float(high)))
             difference, improvement = estimates
@@ -247,7 +246,7 @@ def profiles(groups: Sequence[Group], measure: str) -> Curves:
             scores,
             classes=one.classes,
             rng=np.random.default_rng(0),
-            over=fitting_resampling(scores),
+            over="both",
         )
         share = performance_profile(scores, levels)
         lines.append(

@@ -5,7 +5,6 @@ import pytest
 from rliable import library, metrics
 
 from metarl.comparison import (
-    fitting_resampling,
     interval,
     mean_difference,
     performance_profile,
@@ -79,11 +78,6 @@ def test_paired_differences_have_no_width_where_one_is_better_everywhere_by_as_m
     ours = scores(1, seed=4)
     low, high = interval(
         mean_difference, ours + 0.25, ours, classes=TASKS,
-        rng=np.random.default_rng(0), over=fitting_resampling(ours, ours),
+        rng=np.random.default_rng(0), over="both",
     )  # fmt: skip
     assert low == pytest.approx(0.25) and high == pytest.approx(0.25)
-
-
-def test_seeds_count_where_every_agent_has_several() -> None:
-    assert fitting_resampling(scores(2, seed=0), scores(3, seed=0)) == "both"
-    assert fitting_resampling(scores(2, seed=0), scores(1, seed=0)) == "tasks"

@@ -80,7 +80,7 @@ def test_speed_by_hand() -> None:
         "success at any step", "4 (2,000)", "8 (4,000)", "8 (4,000)", "50.0%", "100% [100%, 100%]"
     ]  # fmt: skip
     never = with_success([[0, 0], [0, 0]], experience=[0, 1])
-    assert table(adaptation_report(never), "speed").body[0][1] == "never succeeds"
+    assert table(adaptation_report(never), "speed").body[0][1] == "0 in the end"
 
 
 def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
