@@ -19,8 +19,7 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +40,8 @@ from metarl.few_shot_result import FewShotEvaluation
 from metarl.playing import play
 from metarl.protocols import TaskDistribution, TaskVectorEnv
 from metarl.recording import Recorder, Recording, Recordings, write_recordings
-from metarl.replay import live_server
+from metarl.replay import live_server, trial_after_trial
+from metarl.report.adaptation import plot_adaptation
 from metarl.report.blocks import Section
 from metarl.report.comparison import comparison_report
 from metarl.report.few_shot import few_shot_report, plot_few_shot, print_few_shot
@@ -53,12 +53,10 @@ from metarl.report.output import (
     write_rollouts,
 )
 from metarl.report.page import write_report
-from metarl.report.terminal import plot_curve, print_evaluation
+from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation
 from metarl.run import CONFIG, environment, load_agent
-from metarl.scene import Scene
-from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet, goals_of
 from metarl.types import TrialShape
 from train import (
@@ -191,7 +189,8 @@ def stored_file(
     parts = [config.split, str(trained_for)]
     for key, value in changed.items():
         if key not in ("split", "checkpoint"):
-            text = "-".join(map(str, value)) if isinstance(value, list) else Path(str(value)).stem
+            values = value if isinstance(value, list) else [value]
+            text = "-".join(str(one).removesuffix(".yaml").replace("/", "-") for one in values)
             parts.append(f"{key}-{text}")
     return folder / "eval" / f"{'_'.join(parts)}.json"
 
@@ -206,7 +205,7 @@ def evaluate(trials: Trials, config: EvaluationConfig, console: Console) -> Eval
     evaluation, recordings = measure(trials, config)
     print_evaluation(evaluation, console)
     evaluation.write(path)
-    plot_curve(evaluation, path.with_suffix(".png"))
+    plot_adaptation(evaluation, path.with_suffix(".png"))
     recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
     if recordings:
         write_recordings(recordings_file(path), recordings)
@@ -313,19 +312,10 @@ def watch(folder: Path, config: EvaluationConfig) -> None:
     if not isinstance(env, Recorder):
         raise UserError(NOTHING_TO_SHOW)
     agent = build_agent(trials.experiment, env)
-    turn = count()
-
-    def next_trial() -> tuple[Scene, Recording]:
-        number = next(turn)
-        load_agent(agent, find_checkpoint(folder, config))
-        task = trials.tasks[number % len(trials.tasks)]
-        recordings = Recordings(1)
-        play(
-            agent, env, TaskSet([task]), shape=trials.shape,
-            seed=derive_seed(config.seed, number), greedy=config.greedy, recordings=recordings,
-        )  # fmt: skip
-        return env.scene(task), replace(recordings.kept[0], task=number % len(trials.tasks))
-
+    next_trial = trial_after_trial(
+        agent, env, trials.tasks, shape=trials.shape, seed=config.seed, greedy=config.greedy,
+        prepare=lambda: load_agent(agent, find_checkpoint(folder, config)),
+    )  # fmt: skip
     title = f"{trials.experiment.name}, seed {trials.experiment.seed}: live"
     with live_server(next_trial, title=title, port=config.port) as server:
         address = f"http://127.0.0.1:{server.server_port}"

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES_AT_ONCE = 200
+from metarl.evaluation import RESAMPLES_AT_ONCE
+
 Scores = Float[np.ndarray, "*B _ N"]
 """Of runs on N tasks, perhaps for many resamples B at once."""
 Over = Literal["runs", "tasks", "both"]

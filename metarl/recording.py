@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from metarl.errors import UserError
+from metarl.files import written_whole
 from metarl.scene import Scene
 from metarl.types import Rollout, TrialShape
 
@@ -148,10 +149,8 @@ def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
         arrays[f"{k}/before"] = np.array([episode.before for episode in recording.episodes])
         for name in ("states", "reward", "success"):
             arrays[f"{k}/{name}"] = np.stack([getattr(e, name) for e in recording.episodes])
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("wb") as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
 
 
 def read_recordings(path: Path) -> list[Recording]:

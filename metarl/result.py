@@ -13,6 +13,7 @@ import torch
 
 from metarl.errors import UserError
 from metarl.evaluation import Estimate, Summary, success_after, summarize
+from metarl.files import written_whole
 from metarl.types import AdaptationCurve
 
 E = TypeVar("E")  # an evaluation
@@ -136,9 +137,8 @@ STORED = tuple(
 def write_stored(path: Path, stored: Mapping[str, Any]) -> None:
     """Writes an evaluation as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(stored, indent=1))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(stored, indent=1))
 
 
 def read_stored(path: Path, parse: Callable[[dict[str, Any]], E]) -> E:

@@ -31,6 +31,7 @@ from metarl.board import Board
 from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError
+from metarl.files import written_whole
 from metarl.protocols import Learner
 
 CONFIG = "config.yaml"
@@ -153,9 +154,8 @@ class Run:
             for line in path.read_text().splitlines(keepends=True)
             if line.endswith("\n") and json.loads(line)["iteration"] <= self.iteration
         ]
-        partial = path.with_name(f".partial-{METRICS}")
-        partial.write_text("".join(kept))
-        partial.replace(path)
+        with written_whole(path) as partial:
+            partial.write_text("".join(kept))
 
 
 def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
@@ -227,6 +227,5 @@ def _append_start(folder: Path) -> None:
         starts = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         starts = []
-    partial = path.with_name(".partial-env.json")
-    partial.write_text(json.dumps([*starts, environment()], indent=1))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps([*starts, environment()], indent=1))

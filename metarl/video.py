@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +16,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.errors import UserError
+from metarl.files import written_whole
 from metarl.recording import Episode, Recording
 from metarl.rendering.renderer import OffscreenRenderer
 from metarl.scene import Scene
@@ -53,17 +52,12 @@ def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> int:
         UserError: the file cannot be written.
         ValueError: there are no frames, or of several sizes.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = _encode(partial, frames, Fraction(fps).limit_denominator(1000))
-        partial.replace(path)
+        with written_whole(path) as partial:
+            return _encode(partial, frames, Fraction(fps).limit_denominator(1000))
     except OSError as error:  # PyAV's own errors are among them
         raise UserError(f"cannot write the video {path}: {error}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-    return count
 
 
 def _encode(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:

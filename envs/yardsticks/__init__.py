@@ -2,7 +2,7 @@
 
 from envs.yardsticks.curves import LearningCurve, env_steps_to
 from envs.yardsticks.from_scratch import learn_all_tasks, learn_from_scratch
-from envs.yardsticks.learners import FromScratchConfig, PPOConfig, SACConfig
+from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import RandomPolicy, SB3Policy, ScriptedPolicy
 from envs.yardsticks.results import (
     Yardstick,
@@ -15,7 +15,6 @@ from envs.yardsticks.results import (
 )
 
 __all__ = [
-    "FromScratchConfig",
     "LearningCurve",
     "PPOConfig",
     "RandomPolicy",

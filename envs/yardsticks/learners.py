@@ -170,7 +170,3 @@ class SACConfig(LearnerConfig):
             seed=seed,
             device="cpu",
         )
-
-
-FromScratchConfig = Annotated[PPOConfig | SACConfig, Field(discriminator="kind")]
-"""How a task is learned from nothing."""

@@ -29,6 +29,7 @@ from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import RandomPolicy, ScriptedPolicy
 from metarl.errors import UserError
 from metarl.protocols import TaskDistribution
+from metarl.result import write_stored
 from metarl.run import environment
 from metarl.seeding import derive_seed
 from metarl.tasks import Task, TaskSet, fingerprint
@@ -271,10 +272,7 @@ def _played(distribution: TaskDistribution, tasks: TaskSet[Any]) -> list[PlayedT
 
 def write_yardstick(yardstick: Yardstick, path: Path) -> None:
     """Writes JSON that is complete whenever it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(asdict(yardstick), indent=1))
-    partial.replace(path)
+    write_stored(path, asdict(yardstick))
 
 
 def read_yardstick(path: Path) -> Yardstick:

@@ -64,7 +64,7 @@ def probe(backend: str, patience: float) -> Probe:
     """
     try:
         tried = subprocess.run(
-            command("metarl.rendering.trial", backend), env=environment(backend),
+            command("metarl.rendering.attempt", backend), env=environment(backend),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
             timeout=patience,
         )  # fmt: skip

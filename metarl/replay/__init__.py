@@ -3,7 +3,7 @@
 The page draws the real meshes with WebGL, in the browser that opens it.
 """
 
-from metarl.replay.live import live_server
+from metarl.replay.live import live_server, trial_after_trial
 from metarl.replay.page import write_replay
 
-__all__ = ["live_server", "write_replay"]
+__all__ = ["live_server", "trial_after_trial", "write_replay"]

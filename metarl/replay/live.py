@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from metarl.errors import UserError
-from metarl.recording import Recording
+from metarl.playing import play
+from metarl.protocols import Agent
+from metarl.recording import Recording, Recordings
 from metarl.replay.page import contents, replay_page
 from metarl.scene import Scene
+from metarl.seeding import derive_seed
+from metarl.tasks import TaskSet
+from metarl.types import TrialShape
 
 NextTrial = Callable[[], tuple[Scene, Recording]]
+
+
+def trial_after_trial(
+    agent: Agent[Any],
+    env: Any,
+    tasks: TaskSet[Any],
+    *,
+    shape: TrialShape,
+    seed: int,
+    greedy: bool,
+    prepare: Callable[[], object],
+) -> NextTrial:
+    """Plays a trial on the next task whenever it is called, round and round.
+
+    Args:
+        env: a `Recorder` with the slots of one task.
+        prepare: is called before each trial.
+    """
+    turns = itertools.count()
+
+    def next_trial() -> tuple[Scene, Recording]:
+        turn = next(turns)
+        prepare()
+        number = turn % len(tasks)
+        recordings = Recordings(1)
+        play(
+            agent, env, TaskSet([tasks[number]]), shape=shape,
+            seed=derive_seed(seed, turn), greedy=greedy, recordings=recordings,
+        )  # fmt: skip
+        return env.scene(tasks[number]), replace(recordings.kept[0], task=number)
+
+    return next_trial
 
 
 def live_server(next_trial: NextTrial, *, title: str, port: int) -> ThreadingHTTPServer:

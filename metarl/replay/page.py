@@ -13,6 +13,7 @@ import jinja2
 import mujoco
 import numpy as np
 
+from metarl.files import written_whole
 from metarl.recording import Episode, Recording
 from metarl.replay.geometry import describe, encode, poses
 from metarl.scene import Scene
@@ -23,9 +24,8 @@ FRAME_TIME = 0.025  # seconds: what lies between two frames, the browser fills i
 
 def write_replay(path: Path, shown: Sequence[tuple[Scene, Recording]], *, title: str) -> None:
     """Writes a page that plays recordings, the first of them at first."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(replay_page(shown, title=title))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(replay_page(shown, title=title))
 
 
 def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: bool = False) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metarl.evaluation import Estimate, Summary
 from metarl.report.blocks import Block, Cell, Curves, HeatMap, Line, Report, Scatter, Section, Table
+from metarl.report.figures import save_panels
+from metarl.report.terminal import with_interval
 from metarl.result import Evaluation, count
 
 MEASURES = {
@@ -67,9 +70,7 @@ def measures(evaluation: Evaluation) -> list[str]:
 
 def interval(estimate: Estimate, k: int, *, percent: bool) -> str:
     """A number with its interval."""
-    numbers = estimate.value[k], estimate.low[k], estimate.high[k]
-    value, low, high = (f"{x:.0%}" if percent else f"{x:,.1f}" for x in numbers)
-    return f"{value} [{low}, {high}]"
+    return with_interval(estimate, k, ".0%" if percent else ",.1f")
 
 
 def headlines(evaluation: Evaluation, overall: Summary) -> dict[str, str]:
@@ -100,6 +101,17 @@ def curve_of(measure: str, overall: Summary) -> Curves:
             Line(label="mean", x=x, y=mean.value, low=mean.low, high=mean.high),
             Line(label="IQM", x=x, y=iqm.value, style="dashed"),
         ],
+    )
+
+
+def plot_adaptation(evaluation: Evaluation, path: Path) -> None:
+    """The curves of the report side by side, as a PNG."""
+    overall, _ = evaluation.summary
+    save_panels(
+        [curve_of(measure, overall) for measure in measures(evaluation)],
+        path,
+        title=f"{evaluation.experiment}: adaptation",
+        caption=evaluation.protocol(),
     )
 
 

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from metarl.files import written_whole
 from metarl.report.blocks import Curves, HeatMap, Scatter
 
 mpl.use("Agg")
@@ -124,10 +125,9 @@ def save_panels(blocks: Sequence[Curves], png: Path, *, title: str, caption: str
             draw_lines(one, block)
         figure.suptitle(title, fontsize=11)
         figure.supxlabel(textwrap.fill(caption, 55 * len(blocks)), fontsize=7.5, color=QUIET)
-        partial = png.with_name(f".partial-{png.name}")
-        figure.savefig(partial, dpi=150, format="png")
+        with written_whole(png) as partial:
+            figure.savefig(partial, dpi=150, format="png")
         plt.close(figure)
-    partial.replace(png)
 
 
 @draw.register

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import csv
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from metarl.files import written_whole
 from metarl.report.blocks import Film, Report, Table
 from metarl.report.figures import svg
 
@@ -41,16 +41,14 @@ def write_report(
             pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
     page = folder / "report.html"
-    partial = folder / ".partial-report.html"
-    partial.write_text(
-        render(
-            report,
-            pictures,
-            films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
-            replay=base64.b64encode(replay.read_bytes()).decode() if replay else None,
-        )
+    text = render(
+        report,
+        pictures,
+        films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
+        replay=base64.b64encode(replay.read_bytes()).decode() if replay else None,
     )
-    shutil.move(partial, page)
+    with written_whole(page) as partial:
+        partial.write_text(text)
     return page
 
 

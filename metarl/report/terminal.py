@@ -1,26 +1,12 @@
-"""Adaptation curves as a person reads them: tables on the terminal, and a picture."""
+"""Adaptation curves as a person reads them: tables on the terminal."""
 
 from __future__ import annotations
 
-import textwrap
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
 from metarl.evaluation import Estimate, Summary
 from metarl.result import Evaluation
-
-PANELS = {
-    "return": "return of the episode",
-    "success_any": "success at any step",
-    "success_last": "success at the last step",
-}
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -101,32 +87,6 @@ def print_test_success(overall: Estimate, by_class: dict[str, Estimate], console
 
 def _reached(episodes: int | None) -> str:
     return "not reached" if episodes is None else str(episodes)
-
-
-def plot_curve(evaluation: Evaluation, path: Path) -> None:
-    """Return and success against episodes of experience, with 95 % intervals, as a PNG."""
-    overall, _ = evaluation.summary
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
-    for axis, (measure, label) in zip(axes, PANELS.items(), strict=True):
-        estimate = overall.mean[measure]
-        x = overall.experience
-        axis.fill_between(x, estimate.low, estimate.high, alpha=0.2, linewidth=0)
-        axis.plot(x, estimate.value, marker="o", markersize=4, label="mean")
-        axis.plot(x, overall.iqm[measure].value, linestyle="--", label="IQM")
-        axis.set_xlabel("episodes of experience")
-        axis.set_title(label, fontsize=10)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-        if measure != "return":
-            axis.set_ylim(-0.03, 1.03)
-            axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(f"{evaluation.experiment}: adaptation", fontsize=11)
-    figure.supxlabel(textwrap.fill(evaluation.protocol(), 150), fontsize=7.5, color="0.4")
-    partial = path.with_name(f".partial-{path.name}")
-    figure.savefig(partial, dpi=150, format="png")
-    plt.close(figure)
-    partial.replace(path)
 
 
 def with_interval(estimate: Estimate, k: int, form: str) -> str:
