@@ -202,7 +202,7 @@ def goal_section(evaluation: Evaluation) -> Section:
             ]
     return Section(
         title="Where the goals are",
-        text="Each point is a task. Corners that stay dark are goals that the agent does not find.",
+        text="Each point is a task; goals that the agent does not find are the dark ones, or the low ones.",
         blocks=blocks,
     )
 

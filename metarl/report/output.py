@@ -20,7 +20,8 @@ from metarl.tasks import TaskSet
 from metarl.video import adaptation_video
 
 NOTHING_TO_SHOW = (
-    "only MuJoCo's scenes can be shown, and these tasks have none; --report shows the rest"
+    "nothing to show: only the MuJoCo engines of Meta-World and locomotion record what is played; "
+    "--report shows the rest"
 )
 Shown = Sequence[tuple[Scene, Recording]]
 
