@@ -20,7 +20,7 @@ from metarl.tasks import TaskSet
 from metarl.video import adaptation_video
 
 NOTHING_TO_SHOW = (
-    "nothing to show: only the MuJoCo engines of Meta-World and locomotion record what is played; "
+    "nothing to show: only the engines of Meta-World and locomotion record what is played; "
     "--report shows the rest"
 )
 Shown = Sequence[tuple[Scene, Recording]]
