@@ -202,7 +202,7 @@ def goal_section(evaluation: Evaluation) -> Section:
             ]
     return Section(
         title="Where the goals are",
-        text="Each point is a task; goals that the agent does not find are the dark ones, or the low ones.",
+        text="Each point is a task; goals that are not found are dark, or low.",
         blocks=blocks,
     )
 
