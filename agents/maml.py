@@ -8,15 +8,14 @@ arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import Field
 from torch import Tensor, nn
 
 from metarl import optim
-from metarl.config import Config, Fraction, Positive, Size
+from metarl.config import Fraction, Positive, Size
 from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.few_shot import scores, task_losses
 from metarl.gradient_steps import (
@@ -29,10 +28,11 @@ from metarl.gradient_steps import (
     for_each_task,
     on_each_task,
 )
+from metarl.optim import OuterAdamConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 
-class MAMLConfig(Config):
+class MAMLConfig(OuterAdamConfig):
     """MAML, FOMAML and Meta-SGD. Defaults are the paper's for sinusoids."""
 
     kind: Literal["maml"] = "maml"
@@ -62,12 +62,6 @@ class MAMLConfig(Config):
     """Learn a starting point for adaptation. If not, one network is trained on the examples of all
     tasks, and gradient steps are taken in evaluation only: what meta-learning has to beat."""
 
-    learning_rate: Positive = 1e-3
-    """Step size of the outer Adam (β)."""
-    final_learning_rate: Annotated[float, Field(ge=0, lt=1e30)] | None = None
-    """Where β goes, along half a cosine; stays where not given."""
-    decay_updates: Size = 10_000
-    """Outer updates that it takes to get there."""
     max_gradient_norm: Positive = 10.0
     """Longer meta-gradients are cut to this: where a task's steps diverged their length says
     nothing."""
@@ -91,7 +85,7 @@ class MAML:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.learned = StartAndRates(
-                EncoderWithHead(config.encoder.build(shape.input_shape), shape.num_outputs),
+                EncoderWithHead(config.encoder.build(shape.input_shape), shape.head_size()),
                 config.inner_learning_rate,
                 learn_rates=config.learn_inner_learning_rate,
             ).to(device)
@@ -154,12 +148,7 @@ class MAML:
             for measure, values in self._accumulate(part, num_tasks=len(batch)).items():
                 measured.setdefault(measure, []).append(values.detach())
         norm = optim.checked_step(self.optimizer, max_norm=config.max_gradient_norm)
-        self.learned.updates += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = optim.cosine_decay(
-                config.learning_rate, config.final_learning_rate,
-                done=int(self.learned.updates), total=config.decay_updates,
-            )  # fmt: skip
+        config.decay(self.optimizer)
         metrics = {measure: float(torch.cat(parts).mean()) for measure, parts in measured.items()}
         return {**metrics, "gradient_norm": norm, **self.learned.metrics()}
 
@@ -194,8 +183,6 @@ class MAML:
 class StartAndRates(nn.Module):
     """All that MAML learns: the network's initial parameters, and perhaps their step sizes."""
 
-    updates: Tensor
-
     def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
         super().__init__()
         self.network = network
@@ -205,7 +192,6 @@ class StartAndRates(nn.Module):
         self.rates = nn.ParameterList(
             [nn.Parameter(torch.ones_like(p)) for p in network.parameters()] if learn_rates else []
         )
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def rates_by_name(self) -> dict[str, Tensor]:
         """The learned step sizes by the name of the parameter; empty where there are none."""

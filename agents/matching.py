@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from metarl import optim
-from metarl.config import Config, Positive, Size
+from metarl.config import Positive, Size
 from metarl.encoders import Conv4Config, Encoder, EncoderConfig
 from metarl.few_shot import scores
 from metarl.gradient_steps import on_each_task
+from metarl.optim import OuterAdamConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 
-class MatchingConfig(Config):
+class MatchingConfig(OuterAdamConfig):
     """Matching Networks."""
 
     kind: Literal["matching"] = "matching"
@@ -38,8 +39,6 @@ class MatchingConfig(Config):
     cosine_scale: Positive = 10.0
     """Cosines are multiplied by this before the softmax; in the paper by 1, which leaves even a
     perfect match among five at 65 % of the attention."""
-    learning_rate: Positive = 1e-3
-    """Step size of Adam."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Matching:
         """A new learner."""
@@ -56,7 +55,6 @@ class Matching:
     ) -> None:
         self.config = config
         self.device = device
-        self.shape = shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = Embeddings(
@@ -75,9 +73,9 @@ class Matching:
         """Log-probabilities of the classes, or regressed values: ŷ = Σ a(x̂, xᵢ) yᵢ (eq. 1)."""
         support, query = self.network(support_x, query_x)
         weight = attention(query, support, scale=self.config.cosine_scale)
-        if not self.shape.classification:
+        if support_y.is_floating_point():
             return weight @ support_y
-        member = F.one_hot(support_y, self.shape.num_outputs).to(weight.dtype)
+        member = F.one_hot(support_y).to(weight.dtype)
         smallest = torch.finfo(weight.dtype).tiny
         return (weight @ member).clamp(min=smallest).log()
 
@@ -105,6 +103,7 @@ class Matching:
         )
         measured["loss"].mean().backward()
         norm = optim.checked_step(self.optimizer)
+        self.config.decay(self.optimizer)
         metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
         return {**metrics, "gradient_norm": norm}
 

@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from metarl import optim
-from metarl.config import Config, Positive
+from metarl.config import Positive
 from metarl.encoders import Conv4Config, EncoderConfig
 from metarl.errors import UserError
 from metarl.few_shot import scores
 from metarl.gradient_steps import on_each_task
+from metarl.optim import OuterAdamConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 
-class PrototypicalConfig(Config):
+class PrototypicalConfig(OuterAdamConfig):
     """Prototypical Networks. Defaults are the paper's for Omniglot."""
 
     kind: Literal["prototypical"] = "prototypical"
@@ -35,8 +36,6 @@ class PrototypicalConfig(Config):
     """Squared Euclidean distance, or one minus the cosine."""
     cosine_scale: Positive = 10.0
     """Cosine distances are multiplied by this: alone, between 0 and 2, they can say little."""
-    learning_rate: Positive = 1e-3
-    """Step size of Adam."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Prototypical:
         """A new learner.
@@ -62,7 +61,6 @@ class Prototypical:
     ) -> None:
         self.config = config
         self.device = device
-        self.num_ways = shape.num_outputs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = config.encoder.build(shape.input_shape).to(device)
@@ -79,7 +77,7 @@ class Prototypical:
         parameters = dict(self.encoder.named_parameters())
         support = self.embed(parameters, support_x, None)
         query = self.embed(parameters, query_x, support_x)
-        centres = prototypes(support, support_y, self.num_ways)
+        centres = prototypes(support, support_y)
         if self.config.distance == "cosine":
             return -self.config.cosine_scale * cosine_distance(query, centres)
         return -squared_distance(query, centres)
@@ -108,6 +106,7 @@ class Prototypical:
         )
         measured["loss"].mean().backward()
         norm = optim.checked_step(self.optimizer)
+        self.config.decay(self.optimizer)
         metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
         return {**metrics, "gradient_norm": norm}
 
@@ -123,10 +122,10 @@ class Prototypical:
 
 
 def prototypes(
-    embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"], num_ways: int
+    embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"]
 ) -> Float[Tensor, "N W D"]:
     """The mean of the embedded support examples of each class (eq. 1)."""
-    member = F.one_hot(label, num_ways).to(embedded.dtype)
+    member = F.one_hot(label).to(embedded.dtype)
     return member.transpose(1, 2) @ embedded / member.sum(1)[..., None]
 
 

@@ -84,7 +84,7 @@ class Reptile:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = EncoderWithHead(
-                config.encoder.build(shape.input_shape), shape.num_outputs
+                config.encoder.build(shape.input_shape), shape.head_size()
             ).to(device)
         self.outputs = on_each_task(self.network)
         self.updates = torch.zeros((), dtype=torch.int64)

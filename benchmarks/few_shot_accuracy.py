@@ -3,9 +3,9 @@
 python benchmarks/few_shot_accuracy.py                     all of it: about an hour on 2 cores
 python benchmarks/few_shot_accuracy.py --only maml_glyphs  one experiment; the others stay in it
 
-Each learner is trained once as its file in configs/ says, on 5-way 1-shot episodes, and judged on
-the same 600 episodes of held-out classes as all others, with 1 and with 5 shots. So is the nearest
-neighbour in pixel space. Intervals are 95 % bootstrap intervals over episodes; the difference to
+Each learner is trained once as its file in configs/ says, and judged on the same 600 5-way episodes
+of held-out classes as all others, with 1 and with 5 shots. So is the nearest neighbour in pixel
+space. Intervals are 95 % bootstrap intervals over episodes; the difference to
 the nearest neighbour is paired by episode. Runs are kept in runs/few_shot_accuracy and go on where
 they stopped; remove them to train anew.
 """
@@ -88,8 +88,8 @@ def table(results: dict[str, Any]) -> str:
         "# Few-shot accuracy on held-out classes",
         "",
         f"5-way, {EPISODES} episodes, the same for all; 95 % bootstrap intervals over episodes. "
-        "Chance is 20 %. Each learner was trained on 1-shot episodes. Made by "
-        "`python benchmarks/few_shot_accuracy.py`.",
+        "Chance is 20 %. Each learner was trained once, on the episodes that its row names, and "
+        "judged with 1 and with 5 shots. Made by `python benchmarks/few_shot_accuracy.py`.",
     ]
     for data in DATA:
         rows = {k: v for k, v in results.items() if k.endswith(f"_{data}")}
@@ -99,19 +99,23 @@ def table(results: dict[str, Any]) -> str:
             "",
             f"## {data.capitalize()}",
             "",
-            "| | 1 shot | above pixels | 5 shots | above pixels | BatchNorm |",
-            "|---|---|---|---|---|---|",
+            "| | 1 shot | above pixels | 5 shots | above pixels | trained on | BatchNorm |",
+            "|---|---|---|---|---|---|---|",
         ]
         for name, row in rows.items():
             cells = [percent(row["accuracy"], 0), percent(row["difference"], 0, sign=True)]
             cells += [percent(row["accuracy"], 1), percent(row["difference"], 1, sign=True)]
-            lines.append(
-                f"| {name.partition('_')[0]} | {' | '.join(cells)} | {row['batch_norm']} |"
-            )
+            cells += [trained_on(row["experiment"]["env"]), row["batch_norm"]]
+            lines.append(f"| {name.partition('_')[0]} | {' | '.join(cells)} |")
         pixels = next(iter(rows.values()))["nearest_neighbour"]
-        cells = [percent(pixels, 0), "", percent(pixels, 1), "", ""]
+        cells = [percent(pixels, 0), "", percent(pixels, 1), "", "", ""]
         lines.append(f"| nearest neighbour in pixel space | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def trained_on(env: dict[str, Any]) -> str:
+    """The training episodes of an experiment, in words."""
+    return f"{env['train_ways'] or env['ways']}-way {env['shots']}-shot"
 
 
 def percent(estimate: dict[str, list[float]], column: int, *, sign: bool = False) -> str:

@@ -20,6 +20,8 @@ from metarl.types import FewShotBatch, FewShotCurve
 
 MEASURES = ("loss", "accuracy")
 """Of the query; what else a learner measures is about its update."""
+TASKS_AT_ONCE = 8
+"""Tasks that are judged together; decides which tasks are drawn too, so it is no option."""
 
 
 def task_losses(
@@ -89,29 +91,25 @@ def few_shot_curve(
     steps: Sequence[int] | None = None,
     shots: Sequence[int],
     seed: int = 0,
-    tasks_at_once: int = 32,
 ) -> FewShotCurve:
     """How a learner does on tasks of a split.
 
     Args:
         learner: is not changed.
-        sampler: draws the tasks; the same ones for every learner with the same `seed`, `shots` and
-            `tasks_at_once`.
+        sampler: draws the tasks; the same ones for every learner with the same `seed` and `shots`.
         axis: `gradient steps`: a column for each number in `steps`, with the last of `shots`.
             `shots`: a column for each number in `shots`, after the last of `steps`.
         episodes: tasks.
         steps: numbers of gradient steps, rising; where not given, those up to the learner's own.
         shots: support examples of a class, or of a function.
         seed: of the tasks and their examples.
-        tasks_at_once: tasks that are adapted to together; decides nothing but memory, and which
-            tasks are drawn.
     """
     steps = milestones(learner.default_steps) if steps is None else list(steps)
     by_steps = axis == "gradient steps"
     after = steps if by_steps else steps[-1:]
     rows: list[dict[str, Tensor]] = []
-    for first in range(0, episodes, tasks_at_once):
-        count = min(tasks_at_once, episodes - first)
+    for first in range(0, episodes, TASKS_AT_ONCE):
+        count = min(TASKS_AT_ONCE, episodes - first)
         by_column: list[dict[str, Tensor]] = []
         for shot in shots[-1:] if by_steps else shots:
             batch = draw(sampler, count, shot, seed=seed, first=first).to(learner.device)
@@ -158,12 +156,11 @@ def nearest_neighbour_curve(
     shots: Sequence[int],
     episodes: int = 600,
     seed: int = 0,
-    tasks_at_once: int = 32,
 ) -> FewShotCurve:
     """The nearest neighbour on the episodes that `few_shot_curve` judges a learner by."""
     rows = []
-    for first in range(0, episodes, tasks_at_once):
-        count = min(tasks_at_once, episodes - first)
+    for first in range(0, episodes, TASKS_AT_ONCE):
+        count = min(TASKS_AT_ONCE, episodes - first)
         batches = [draw(sampler, count, shot, seed=seed, first=first) for shot in shots]
         rows.append(
             torch.stack(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,6 @@ from metarl.protocols import EpisodeSampler, FewShotLearner
 from metarl.types import FewShotShape
 
 SHOTS, SHOTS_OF_FUNCTIONS = (1, 5), (5, 10)  # one point says next to nothing of a function
-TASKS_AT_ONCE = 8  # decides which tasks are drawn too, so it is no option
 
 
 class Judged(NamedTuple):
@@ -50,7 +49,7 @@ def judge(
         one = draw(sampler, 1, shots[-1], seed=seed, first=0)
     except UserError as error:
         raise UserError(f"{error}, or choose --shots for this evaluation") from None
-    asked: dict[str, Any] = {"episodes": episodes, "seed": seed, "tasks_at_once": TASKS_AT_ONCE}
+    asked: dict[str, int] = {"episodes": episodes, "seed": seed}
     curves = [
         few_shot_curve(learner, sampler, axis="gradient steps", shots=[number], **asked)
         for number in shots

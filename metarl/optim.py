@@ -1,15 +1,18 @@
-"""Pieces of optimizers: conjugate gradient and line search, checked steps, and optimizer state as
-named tensors, so that checkpoints hold tensors only."""
+"""Pieces of optimizers: conjugate gradient and line search, checked steps, step sizes that fall,
+and optimizer state as named tensors, so that checkpoints hold tensors only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
+from metarl.config import Config, Positive, Size
 from metarl.errors import NotFiniteError
 
 
@@ -63,11 +66,30 @@ def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf
     return float(norm)
 
 
-def cosine_decay(start: float, end: float | None, *, done: int, total: int) -> float:
-    """`start` at 0, `end` from `total` on, half a cosine between; always `start` without an end."""
-    if end is None:
-        return start
-    return end + (start - end) * (1 + math.cos(math.pi * min(done / total, 1))) / 2
+class OuterAdamConfig(Config):
+    """The step size of an Adam that learns across tasks: constant, or falling."""
+
+    learning_rate: Positive = 1e-3
+    """Step size of the outer Adam."""
+    final_learning_rate: Annotated[float, Field(ge=0, lt=1e30)] | None = None
+    """Where it goes, along half a cosine; stays where not given."""
+    decay_updates: Size = 10_000
+    """Outer updates that it takes to get there."""
+
+    def decay(self, optimizer: torch.optim.Adam) -> None:
+        """Sets the step size of the next update, by how many there were."""
+        states = list(optimizer.state.values())
+        done = int(states[0]["step"]) if states else 0
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate_after(done)
+
+    def learning_rate_after(self, updates: int) -> float:
+        """`learning_rate` at 0, `final_learning_rate` from `decay_updates` on."""
+        start, end = self.learning_rate, self.final_learning_rate
+        if end is None:
+            return start
+        left = 1 - min(updates / self.decay_updates, 1)
+        return end + (start - end) * (1 - math.cos(math.pi * left)) / 2
 
 
 def conjugate_gradient(

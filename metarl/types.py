@@ -24,6 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from metarl.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimeStep:
@@ -134,6 +136,21 @@ class FewShotShape:
     num_outputs: int
     """Ways, or numbers to regress."""
     classification: bool
+    train_ways: int | None = None
+    """Ways in training; None where they are the same."""
+
+    def head_size(self) -> int:
+        """`num_outputs`, for a learner that has an output for each class.
+
+        Raises:
+            UserError: training has other ways.
+        """
+        if self.train_ways not in (None, self.num_outputs):
+            raise UserError(
+                f"env.train_ways {self.train_ways} needs agent.kind prototypical or matching; "
+                f"others have an output for each of the {self.num_outputs} env.ways"
+            )
+        return self.num_outputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import evaluate
 import train
 from metarl.checkpoint import checkpoints
 from metarl.few_shot import learn_from_tasks
@@ -15,7 +16,8 @@ LEARNERS = {
     "maml": "{kind: maml, encoder: {kind: mlp, hidden_sizes: [8]}, decay_updates: 9, "
     "learn_inner_learning_rate: true, final_learning_rate: 0.0001}",
     "reptile": "{kind: reptile, encoder: {kind: mlp, hidden_sizes: [8]}, steps: 2}",
-    "prototypical": "{kind: prototypical, encoder: {kind: conv4, filters: 2}}",
+    "prototypical": "{kind: prototypical, encoder: {kind: conv4, filters: 2}, decay_updates: 9, "
+    "final_learning_rate: 0.0001}",
     "matching": "{kind: matching, full_context: true, encoder: {kind: mlp, hidden_sizes: [8]}}",
 }
 
@@ -70,6 +72,15 @@ def test_a_run_is_a_run_and_resumes_bit_for_bit(
     assert final_bytes(Path("other")) != final_bytes(Path("whole"))
 
 
+@pytest.mark.parametrize("tiny", ["prototypical", "matching"], indirect=True)
+def test_learners_without_an_output_for_each_class_take_more_ways(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main([str(tiny), "--env.train-ways", "6"])
+    evaluate.main(["runs/tiny/seed1", "--episodes", "3"])
+    assert "5-way" in capsys.readouterr().out  # held-out tasks are as they were
+
+
 def test_what_is_not_finite_stops_the_run_or_is_skipped(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +114,10 @@ def test_what_is_not_finite_stops_the_run_or_is_skipped(
             "Did you mean filters",
         ),
         ("env: {kind: omniglot, root: nowhere}\nagent: {kind: maml}", "nowhere has neither"),
+        (
+            "env: {kind: glyphs, train_ways: 6}\nagent: {kind: maml}",
+            "env.train_ways 6 needs agent.kind prototypical or matching",
+        ),
         ("env: {kind: glyphs, shots: 9}\nagent: {kind: maml}", "has 20 images; 9 shots"),
         ("env: {kind: glyphs}\nagent: {kind: maml}\ntrain: {env_steps: 3}", "unknown key"),
     ],

@@ -27,6 +27,9 @@ class EpisodeConfig(Config):
 
     ways: Size = 5
     """Classes of an episode (W)."""
+    train_ways: Size | None = None
+    """Classes of an episode in training, where it has more: Prototypical and Matching Networks
+    learn more from harder episodes (Snell et al. 2017, section 2.6)."""
     shots: Size = 1
     """Support images of each class (K)."""
     queries: Size = 15
@@ -88,10 +91,14 @@ class ImageDistribution:
             raise UserError(f"{what}: class {min(shared)} is in both splits; keep it in one")
         self.name = f"{episodes.ways}-way {episodes.shots}-shot classification of {what}"
         self.shape = FewShotShape(
-            input_shape=train.images.shape[1:], num_outputs=episodes.ways, classification=True
+            input_shape=train.images.shape[1:],
+            num_outputs=episodes.ways,
+            classification=True,
+            train_ways=episodes.train_ways,
         )
         self.shots = episodes.shots
-        self.train = ImageSampler(train, episodes, symmetries=symmetries)
+        learned_from = episodes.model_copy(update={"ways": episodes.train_ways or episodes.ways})
+        self.train = ImageSampler(train, learned_from, symmetries=symmetries)
         held_out = episodes.model_copy(update={"queries": episodes.test_queries})
         self.test = ImageSampler(test, held_out, symmetries=test_symmetries)
 

@@ -19,7 +19,7 @@ from tests.agents.few_shot_tasks import CLASSIFICATION, CPU, REGRESSION, cluster
 def test_prototypes_by_hand() -> None:
     """Labels in any order: class 0 has (0, 2) and (4, 0), class 1 has (1, 1) alone."""
     embedded = torch.tensor([[[0.0, 2.0], [1.0, 1.0], [4.0, 0.0]]])
-    centres = prototypes(embedded, torch.tensor([[0, 1, 0]]), 2)
+    centres = prototypes(embedded, torch.tensor([[0, 1, 0]]))
     assert centres.tolist() == [[[2.0, 1.0], [1.0, 1.0]]]
 
 

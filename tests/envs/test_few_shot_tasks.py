@@ -121,6 +121,16 @@ def test_a_class_turned_is_a_class_of_its_own() -> None:
                 assert torch.equal(query, support)
 
 
+def test_training_may_have_more_ways() -> None:
+    episodes = EpisodeConfig(ways=3, train_ways=6, queries=2, test_queries=2)
+    distribution = ImageDistribution(
+        "numbers", numbered(8, [20]), numbered(4, [20], first=100), episodes
+    )
+    batch = distribution.train.sample(50, rng())
+    assert batch.support_y.unique().tolist() == list(range(6)) and batch.query_y.shape == (50, 12)
+    assert distribution.test.sample(50, rng()).support_y.unique().tolist() == [0, 1, 2]
+
+
 def test_more_shots_on_request_and_clear_errors() -> None:
     sampler = ImageSampler(numbered(6, [20]), EpisodeConfig(ways=5, shots=1, queries=15))
     assert sampler.sample(2, rng(), shots=5).support_x.shape[:2] == (2, 25)

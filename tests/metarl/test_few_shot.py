@@ -54,13 +54,11 @@ def test_a_curve_over_gradient_steps_and_one_over_shots() -> None:
     distribution = SinusoidConfig(num_train_tasks=10, num_test_tasks=60, test_queries=20).build()
     maml = MAMLConfig(evaluation_steps=3).build(distribution.shape, seed=0, device=CPU)
     by_steps = few_shot_curve(
-        maml, distribution.test, axis="gradient steps", shots=[10], episodes=50, tasks_at_once=20
+        maml, distribution.test, axis="gradient steps", shots=[10], episodes=50
     )
     assert by_steps.axis == "gradient steps" and by_steps.experience == [0, 1, 2, 3]
     assert set(by_steps.scores) == {"loss"} and by_steps.scores["loss"].shape == (50, 4)
-    by_shots = few_shot_curve(
-        maml, distribution.test, axis="shots", shots=[2, 10], episodes=50, tasks_at_once=20
-    )
+    by_shots = few_shot_curve(maml, distribution.test, axis="shots", shots=[2, 10], episodes=50)
     assert by_shots.experience == [2, 10]
     # ten shots after all steps are the last column of both, on the same tasks
     assert torch.equal(by_shots.scores["loss"][:, 1], by_steps.scores["loss"][:, 3])
