@@ -26,7 +26,7 @@ import train
 from metarl.errors import one_line_errors
 from metarl.evaluation import Estimate
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
-from metarl.protocols import FewShotDistribution
+from metarl.protocols import FewShotDistribution, FewShotLearner
 from metarl.run import CONFIG, Run, environment
 from metarl.types import FewShotCurve
 
@@ -38,17 +38,24 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "few_shot"
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Trains an experiment and measures it beside the nearest neighbour."""
-    folder = ROOT / "runs" / "few_shot_accuracy" / name
+def trained(
+    config: str, folder: Path, options: dict[str, Any] | None = None
+) -> tuple[train.FewShotExperiment, FewShotDistribution, FewShotLearner]:
+    """An experiment of configs/, with some options, its tasks, and its learner after training."""
     new = not folder.exists()
-    experiment = train.load(ROOT / "configs" / f"{name}.yaml" if new else folder / CONFIG)
+    path = ROOT / "configs" / f"{config}.yaml"
+    experiment = train.load(path, options) if new else train.load(folder / CONFIG)
     assert isinstance(experiment, train.FewShotExperiment)
     train.train(experiment, folder, new=new)
     distribution = experiment.env.build()
     learner = train.build_learner(experiment, distribution.shape)
-    run = Run(folder, learner, unit="tasks")
-    run.close()
+    Run(folder, learner, unit="tasks").close()
+    return experiment, distribution, learner
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Trains an experiment and measures it beside the nearest neighbour."""
+    experiment, distribution, learner = trained(name, ROOT / "runs" / "few_shot_accuracy" / name)
     learned = few_shot_curve(
         learner, distribution.test, axis="shots", shots=SHOTS, episodes=EPISODES
     )
@@ -57,7 +64,6 @@ def measure(name: str) -> dict[str, Any]:
     return {
         "experiment": experiment.model_dump(mode="json"),
         "split_hash": distribution.test.content_hash,
-        "tasks": run.env_steps,
         "episodes": EPISODES,
         "batch_norm": encoder.batch_norm,
         "shots": list(SHOTS),
