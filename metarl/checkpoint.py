@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from metarl.errors import UserError
+from metarl.optim import PREFIX
 
 TENSORS = "tensors.safetensors"
 META = "meta.json"
@@ -85,7 +86,7 @@ def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source
                 f"checkpoint {source} does not fit: {name} is {_size(loaded[name])} there and "
                 f"{_size(tensor)} here; the observations, actions or layer sizes differ"
             )
-    unknown = [n for n in loaded if n not in expected and not n.startswith("optimizer.")]
+    unknown = [n for n in loaded if n not in expected and not n.startswith(PREFIX)]
     if unknown:
         raise UserError(f"checkpoint {source} is of another agent: it has a tensor {unknown[0]}")
 

@@ -15,6 +15,14 @@ from torch import Tensor, nn
 from metarl.config import Config, Positive, Size
 from metarl.errors import NotFiniteError
 
+PREFIX = "optimizer."
+"""Of the names of tensors that belong to optimizers."""
+
+
+def optimizer_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The part of a checkpoint that is needed to train on, not to act."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+
 
 def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it."""
@@ -24,10 +32,10 @@ def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def state_dict(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
     """Step size and moments, named after the parameters that they belong to."""
     rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
-    tensors = {"optimizer.learning_rate": rate}
+    tensors = {f"{PREFIX}learning_rate": rate}
     for name, parameter in module.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = tensor
+            tensors[f"{PREFIX}{key}.{name}"] = tensor
     return tensors
 
 
@@ -36,7 +44,7 @@ def load_state_dict(
 ) -> None:
     """Takes over what `state_dict` gave."""
     parameters = dict(module.named_parameters())
-    moments = section(tensors, "optimizer.")
+    moments = section(tensors, PREFIX)
     optimizer.param_groups[0]["lr"] = float(moments.pop("learning_rate"))
     optimizer.state.clear()
     for key_and_name, tensor in moments.items():

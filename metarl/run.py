@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl import optim
 from metarl.board import Board
 from metarl.checkpoint import check_fits, checkpoints, load_checkpoint, save_checkpoint
 from metarl.config import Config, write_yaml
@@ -36,6 +37,8 @@ from metarl.protocols import Learner
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+PUBLISHED = "published"
+"""A fact of checkpoints that were cut down to what the agent acts and adapts with."""
 PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
 
 
@@ -141,6 +144,11 @@ class Run:
         whole = checkpoints(self.folder / "checkpoints")
         if whole:
             meta = load_agent(self.agent, whole[-1])
+            if meta.get(PUBLISHED):
+                raise UserError(
+                    f"{self.folder} was published without what training needs; evaluate it, or "
+                    "train its config anew"
+                )
             self.iteration, self.env_steps = meta["iteration"], meta[self.unit]
             self.skipped = meta.get("skipped", 0)
 
@@ -165,9 +173,20 @@ def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
         UserError: the checkpoint is damaged or does not fit the agent.
     """
     tensors, meta = load_checkpoint(folder)
+    if meta.get(PUBLISHED):
+        tensors |= optim.optimizer_tensors(agent.state_dict())
     check_fits(tensors, agent.state_dict(), source=folder)
     agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
     return meta
+
+
+def publish_checkpoint(source: Path, target: Path) -> None:
+    """Copies a checkpoint but for the optimizer's part: two thirds of an agent that Adam trains."""
+    tensors, meta = load_checkpoint(source)
+    kept = {
+        name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
+    }
+    save_checkpoint(target, kept, {**meta, PUBLISHED: True})
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,0 +1,284 @@
+"""Publishes finished runs under results/, and makes results/README.md of all that lies there.
+
+python benchmarks/published.py                                  the table and the picture alone
+python benchmarks/published.py runs/rl2_ml1_reach/seed1 …       these runs first
+
+What is published of a run is a run folder again: config, environment, metrics (thinned), the final
+checkpoint without its optimizer, and its evaluations with every score of every task. So
+`python evaluate.py results/EXPERIMENT/SEED` plays it again. The last checkpoint is taken, whichever
+was best. Nothing in the table is written by hand but what others published.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import command_line
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+from agents.rl2 import RL2Config
+from evaluate import EvaluationConfig, Trials, evaluate
+from metarl.checkpoint import checkpoints
+from metarl.comparison import Scores, interval
+from metarl.config import read_yaml
+from metarl.errors import UserError, one_line_errors
+from metarl.result import Evaluation
+from metarl.run import CONFIG, METRICS, publish_checkpoint
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+EXPERIENCE = (0, 1, 2, 5, 10)
+"""Episodes of experience before the columns of the table."""
+KEPT_LINES = 200
+"""Of metrics, the last among them."""
+ELSEWHERE = RESULTS / "published_elsewhere.md"
+"""The one part that is written by hand."""
+
+
+# -- publishing a run ------------------------------------------------------------------------------
+
+
+def publish(run: Path) -> Path:
+    """Copies what is published of a finished run, evaluated first where it is not yet.
+
+    Raises:
+        UserError: it is not finished, or published already.
+    """
+    trials = Trials.of(run, EvaluationConfig())
+    experiment = trials.experiment
+    if trials.env_steps < experiment.train.env_steps:
+        raise UserError(
+            f"{run} stopped at {trials.env_steps:,} of {experiment.train.env_steps:,} env steps; "
+            f"go on with: python train.py --resume {run}"
+        )
+    target = RESULTS / experiment.name / f"seed{experiment.seed}"
+    if target.exists():
+        raise UserError(f"{target} is published already; remove it first")
+    files = [evaluated(run, config) for config in evaluations(trials)]
+    (target / "eval").mkdir(parents=True)
+    for file in (run / CONFIG, run / "env.json"):
+        shutil.copy(file, target)
+    for file in files:
+        shutil.copy(file, target / "eval")
+    lines = (run / METRICS).read_text().splitlines(keepends=True)
+    every = -(-len(lines) // KEPT_LINES)
+    (target / METRICS).write_text("".join(lines[::-1][::every][::-1]))
+    last = checkpoints(run / "checkpoints")[-1]
+    publish_checkpoint(last, target / "checkpoints" / last.name)
+    return target
+
+
+def evaluations(trials: Trials) -> list[EvaluationConfig]:
+    """All that is evaluated of a run: held-out tasks and training tasks, with ten episodes of
+    experience, and Meta-World's own protocol where it has several classes."""
+    one_by_one = isinstance(trials.experiment.agent, RL2Config)
+    episodes = EXPERIENCE[-1] + 1 if one_by_one else None
+    asked = [EvaluationConfig(split=split, episodes=episodes) for split in ("test", "train")]
+    if len({task.env_name for task in trials.tasks}) > 1:
+        asked += [EvaluationConfig(split=s, protocol="metaworld") for s in ("test", "train")]
+    return asked
+
+
+def evaluated(run: Path, config: EvaluationConfig) -> Path:
+    """The file of an evaluation, which is made where there is none."""
+    trials = Trials.of(run, config)
+    path = trials.file(config)
+    if not path.exists():
+        evaluate(trials, config, Console())
+    return path
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """All seeds of an experiment, as they lie under results/."""
+
+    folders: Sequence[Path]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.folders[0].parent.name
+
+    def read(self, split: str, *, protocol: str = "curve") -> list[Evaluation]:
+        """The evaluation of each seed by a protocol; none where there is none."""
+        found = []
+        for folder in self.folders:
+            for path in sorted((folder / "eval").glob(f"{split}_*.json")):
+                evaluation = Evaluation.read(path)
+                if evaluation.options["protocol"] == protocol:
+                    found.append(evaluation)
+        return found
+
+    def training_hours(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean([training_seconds(folder) for folder in self.folders])) / 3600
+
+
+def training_seconds(folder: Path) -> float:
+    """What training took, start-up apart: the time of an iteration times their number."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    seconds = [
+        sum(value for key, value in line.items() if key.startswith("timing/") and key[-2:] == "_s")
+        for line in lines
+    ]
+    return float(np.mean(seconds)) * lines[-1]["iteration"]
+
+
+def iqm_of_runs(scores: Scores) -> np.ndarray:
+    """Interquartile mean over runs and tasks."""
+    return np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
+
+
+def with_interval(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
+    """IQM over seeds and tasks after so much experience, with its interval; a dash where that was
+    not evaluated."""
+    curve = evaluations[0].curve
+    if experience not in curve.experience:
+        return "–"
+    column = curve.experience.index(experience)
+    scores = np.stack([e.curve.scores[measure][:, column].numpy() for e in evaluations])
+    low, high = interval(
+        iqm_of_runs, scores, classes=curve.env_names, rng=np.random.default_rng(0), over="both"
+    )
+    return f"{iqm_of_runs(scores):.0%} [{low:.0%}, {high:.0%}]"
+
+
+def success_table(experiments: Sequence[Published], measure: str, *, split: str) -> str:
+    """A line for each experiment, a column for each amount of experience."""
+    heads = [f"{n} episodes" if n != 1 else "1 episode" for n in EXPERIENCE]
+    lines = [f"| | seeds | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for each in experiments:
+        found = each.read(split)
+        cells = [with_interval(found, measure, n) for n in EXPERIENCE]
+        lines.append(f"| [`{each.name}`]({each.name}) | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def protocol_table(experiments: Sequence[Published]) -> str:
+    """Meta-World's own protocol, of experiments with several classes of tasks."""
+    lines = ["| | seeds | training classes | held-out classes |", "|---|---|---|---|"]
+    for each in experiments:
+        cells = []
+        for split in ("train", "test"):
+            found = each.read(split, protocol="metaworld")
+            means = [s[0].value[0] for e in found if (s := e.test_success())]
+            spread = f" ({', '.join(f'{m:.1%}' for m in means)})" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.1%}{spread}" if means else "–")
+        if cells != ["–", "–"]:
+            lines.append(f"| `{each.name}` | {len(each.folders)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def training_table(experiments: Sequence[Published]) -> str:
+    """What each took."""
+    lines = [
+        "| | env steps | training, hours | machine | revisions |",
+        "|---|---:|---:|---|---|",
+    ]
+    for each in experiments:
+        starts = [json.loads((f / "env.json").read_text()) for f in each.folders]
+        machines = {f"{s[-1]['cpus']} × {s[-1]['cpu']}" for s in starts}
+        revisions = dict.fromkeys(one["git"] for s in starts for one in s)
+        steps = {int(checkpoints(f / "checkpoints")[-1].name) for f in each.folders}
+        cells = [
+            ", ".join(f"{n / 1e6:.1f} M" for n in sorted(steps)),
+            f"{each.training_hours():.2f}",
+            ", ".join(sorted(machines)),
+            ", ".join(f"`{r}`" for r in revisions),
+        ]
+        lines.append(f"| `{each.name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def found_experiments() -> list[Published]:
+    """All experiments under results/ with a config and an evaluation."""
+    by_name: dict[str, list[Path]] = {}
+    for config in sorted(RESULTS.glob(f"*/seed*/{CONFIG}")):
+        by_name.setdefault(config.parent.parent.name, []).append(config.parent)
+    return [Published(folders) for folders in by_name.values()]
+
+
+def readme(experiments: Sequence[Published]) -> str:
+    """All tables, as Markdown."""
+    any_step = partial(success_table, experiments, "success_any")
+    budgets = {read_yaml(f / CONFIG)["train"]["env_steps"] for e in experiments for f in e.folders}
+    sections = [
+        "# Results",
+        "Made by `python benchmarks/published.py` of the raw files beside it; the final checkpoint "
+        f"of every seed, with a budget of {', '.join(f'{b / 1e6:.0f} M' for b in sorted(budgets))} "
+        "env steps. `python evaluate.py results/EXPERIMENT/SEED` plays one again; RL² with "
+        "`--episodes 11`. Cells are the interquartile mean over seeds and tasks with its 95 % "
+        "bootstrap interval (seeds, and tasks within their class, are resampled). MAML-TRPO plays "
+        "ten episodes side by side before it adapts, so there is nothing between 0 and 10.",
+        "![Adaptation](adaptation.png)",
+        "## Held-out tasks: success at any step, after so much experience",
+        any_step(split="test"),
+        "## Held-out tasks: success at the last step",
+        success_table(experiments, "success_last", split="test"),
+        "## Training tasks: success at any step",
+        any_step(split="train"),
+        "## Meta-World's documented protocol",
+        "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
+        "40 goals of each class; in brackets each seed.",
+        protocol_table(experiments),
+        "## What it took",
+        training_table(experiments),
+        "## Published elsewhere",
+        ELSEWHERE.read_text().strip(),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def plot(experiments: Sequence[Published], path: Path) -> None:
+    """Adaptation curves: mean success at any step, of each seed and over seeds."""
+    figure, axes = plt.subplots(
+        1, len(experiments), figsize=(2.6 * len(experiments), 2.6), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, each in zip(axes[0], experiments, strict=True):
+        for split, color in (("test", "tab:blue"), ("train", "0.6")):
+            found = each.read(split)
+            curves = [100 * e.curve.scores["success_any"].mean(0).numpy() for e in found]
+            experience = found[0].curve.experience
+            label = {"test": "held-out", "train": "training"}[split]
+            axis.plot(experience, np.mean(curves, 0), "o-", color=color, ms=3, label=label)
+            for curve in curves:
+                axis.plot(experience, curve, color=color, alpha=0.4, lw=0.7)
+        axis.set(title=each.name, xlabel="episodes of experience", ylim=(-3, 103))
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("success at any step, %")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="finished runs to publish")
+    for run in parser.parse_args(arguments).runs:
+        print(f"Published {publish(run)}")
+    experiments = found_experiments()
+    if not experiments:
+        raise UserError("nothing is published yet; name a finished run")
+    (RESULTS / "README.md").write_text(readme(experiments))
+    plot(experiments, RESULTS / "adaptation.png")
+    print(f"Made {RESULTS / 'README.md'}")
+
+
+if __name__ == "__main__":
+    with one_line_errors(Path(sys.argv[0]).name):
+        main(sys.argv[1:])
