@@ -13,6 +13,7 @@ import train
 from metarl.errors import UserError, one_line_errors
 from metarl.recording import read_recordings
 from metarl.rendering.backends import find_backend
+from tests.envs.user_modules import HOPPER, write
 
 CHEETAH = """
 env: {kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 12,
@@ -25,18 +26,26 @@ env: {kind: bandit, num_train_tasks: 20, num_test_tasks: 6}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
 train: {env_steps: 40, tasks_per_trial: 4, episodes_per_trial: 10}
 """
+OWN = """
+env: {kind: gymnasium, module: hopper.py, horizon: 12, num_workers: 2}
+agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
+train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2}
+"""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three runs: two seeds of a robot, and a bandit."""
+    """A folder with runs: two seeds of a robot, a bandit, and an environment of a user."""
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         Path("cheetah.yaml").write_text(CHEETAH % "")
         Path("bandit.yaml").write_text(BANDIT)
-        for arguments in (["cheetah.yaml"], ["cheetah.yaml", "--seed", "2"], ["bandit.yaml"]):
-            train.main(arguments)
+        Path("own.yaml").write_text(OWN)
+        write(folder, HOPPER, name="hopper.py")
+        train.main(["cheetah.yaml", "--seed", "2"])
+        for name in ("cheetah", "bandit", "own"):
+            train.main([f"{name}.yaml"])
     return folder
 
 
@@ -95,6 +104,16 @@ def test_a_video_of_first_and_last_episodes(capsys) -> None:
     assert "has no camera nose" in fails(
         capsys, "runs/cheetah/seed1", "--video", "--stored", "--camera", "nose"
     )
+
+
+def test_an_environment_of_a_user_is_shown_out_of_its_workers(capsys) -> None:
+    evaluate.main(["runs/own/seed1", "--replay"])
+    page = printed(capsys, "Replay").read_text()
+    assert "own, seed 1: rollouts" in page
+    (recording,) = read_recordings(Path("runs/own/seed1/eval/test_96.recordings.npz"))
+    assert recording.env_name == "hopper"
+    assert [episode.states.shape for episode in recording.episodes] == [(13, 6)] * 2
+    assert all((np.diff(episode.states[:3], axis=0) != 0).any() for episode in recording.episodes)
 
 
 def test_without_physics_there_is_a_report_and_nothing_to_show(capsys) -> None:

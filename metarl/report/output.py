@@ -20,8 +20,8 @@ from metarl.tasks import TaskSet
 from metarl.video import adaptation_video
 
 NOTHING_TO_SHOW = (
-    "nothing to show: only the engines of Meta-World and locomotion record what is played; "
-    "--report shows the rest"
+    "nothing to show: only the engines of Meta-World and locomotion, and environments of yours "
+    "with a MuJoCo model, record what is played; --report shows the rest"
 )
 Shown = Sequence[tuple[Scene, Recording]]
 
