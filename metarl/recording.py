@@ -62,6 +62,14 @@ class Recording:
     task: int
     """Its number in the split that it was played from."""
     episodes: list[Episode]
+    agent: str = ""
+    """Who played, where several are shown."""
+
+    @property
+    def title(self) -> str:
+        """What is to be seen, in a few words."""
+        task = f"{self.env_name}, task {self.task}"
+        return f"{self.agent}: {task}" if self.agent else task
 
     @property
     def succeeded(self) -> bool:

@@ -222,10 +222,12 @@ def adaptation_frames(
 def _composed(
     drawn: Iterator[Frame], recording: Recording, shown: list[Episode], steps: Int[np.ndarray, " F"]
 ) -> Iterator[Frame]:
-    title = f"{recording.env_name}, task {recording.task}"
     for step in steps:
         yield side_by_side(
-            [captioned(next(drawn), caption(title, episode, int(step))) for episode in shown]
+            [
+                captioned(next(drawn), caption(recording.title, episode, int(step)))
+                for episode in shown
+            ]
         )
 
 
