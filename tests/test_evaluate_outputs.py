@@ -1,7 +1,9 @@
 """What evaluate.py writes for people to look at, and TensorBoard, from real runs."""
 
+import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 import train
+from metarl import evaluating
 from metarl.errors import UserError, one_line_errors
 from metarl.recording import read_recordings
 from metarl.rendering.backends import find_backend
@@ -35,7 +38,7 @@ train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs: two seeds of a robot, a bandit, and an environment of a user."""
+    """Runs: two seeds and another agent of a robot, a bandit, and an environment of a user."""
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
@@ -44,7 +47,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Path("own.yaml").write_text(OWN)
         write(folder, HOPPER, name="hopper.py")
         train.main(["cheetah.yaml", "--seed", "2"])
-        for name in ("cheetah", "bandit", "own"):
+        Path("other.yaml").write_text((CHEETAH % "").replace("hidden_size: 8", "hidden_size: 4"))
+        for name in ("cheetah", "other", "bandit", "own"):
             train.main([f"{name}.yaml"])
     return folder
 
@@ -147,6 +151,83 @@ def test_seeds_are_compared_with_yardsticks_that_are_kept(capsys) -> None:
     evaluate.main([*runs, *options, "--stored"])
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "PPO from scratch, task" not in capsys.readouterr().out
+
+
+def test_agents_are_seen_on_the_same_tasks(capsys) -> None:
+    """What is shown of each is what was played, and is read again with --stored."""
+    runs = ["runs/cheetah/seed1", "runs/other/seed1", "runs/cheetah/seed2"]
+    evaluate.main(["--compare", *runs, "--replay", "--record", "2"])
+    output = capsys.readouterr().out
+    (page,) = re.findall(r"^Report: (.*)$", output, flags=re.M)
+    (replay,) = re.findall(r"^Replay: (.*)$", output, flags=re.M)
+    assert Path(replay).parent == Path(page).parent
+    text = Path(page).read_text()
+    assert "One run of each agent: cheetah (seed 1), other (seed 1); on 2 of 5 tasks" in text
+    assert base64.b64encode(Path(replay).read_bytes()).decode() in text
+    recorded = {
+        name: read_recordings(next(Path(page).parent.glob(f"{name}-seed1_*.npz")))
+        for name in ("cheetah", "other")
+    }
+    assert [r.task for r in recorded["cheetah"]] == [r.task for r in recorded["other"]]
+    for name, recordings in recorded.items():
+        stored = json.loads(Path(f"runs/{name}/seed1/eval/test_96.json").read_text())
+        for recording in recordings:
+            returns = stored["per_task"]["scores"]["return"][recording.task]
+            shown = [float(episode.reward.sum()) for episode in recording.episodes]
+            np.testing.assert_allclose(shown, [returns[0], returns[-1]], rtol=1e-5)
+    first = Path(replay).read_bytes()
+    evaluate.main(["--compare", *runs, "--replay", "--stored"])
+    assert Path(replay).read_bytes() == first
+    capsys.readouterr()
+    missing = fails(capsys, "--compare", *runs[:2], "--replay", "--stored")
+    assert "no recordings in" in missing and "leave --stored out" in missing
+
+
+def test_runs_are_checked_before_anything_is_played(
+    capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluating, "play", lambda *_, **__: pytest.fail("played"))
+    few_shot = tmp_path / "few" / "seed1"
+    few_shot.mkdir(parents=True)
+    (few_shot / "config.yaml").write_text("{name: few, env: {kind: sinusoid}, agent: {kind: maml}}")
+    damaged = tmp_path / "runs" / "damaged" / "seed1"
+    shutil.copytree("runs/other/seed1", damaged)
+    next(damaged.glob("checkpoints/96/*.safetensors")).write_bytes(b"no tensors")
+    config = damaged / "config.yaml"
+    config.write_text(config.read_text().replace("name: other", "name: damaged"))
+    run, other = "runs/cheetah/seed1", "runs/other/seed1"
+    for message, arguments in (
+        ("on the same tasks", [run, "runs/bandit/seed1"]),
+        ("is there twice", [run, other, run]),
+        ("not for few-shot learning", [run, str(few_shot)]),
+        ("no checkpoint", [run, "runs/cheetah/seed2", other, "--checkpoint", "5"]),
+        ("damaged", [run, str(damaged)]),
+        ("is no run", [run, "runs"]),
+        ("nothing to show", ["runs/bandit/seed1", "--replay"]),
+    ):
+        assert message in fails(capsys, "--compare", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--fine", "--fine has no meaning by itself; add --video"),
+        ("--camera track --replay", "--camera has no meaning by itself; add --video"),
+        ("--port 8000", "--port has no meaning by itself; add --live"),
+        ("--record 2", "--record has no meaning by itself; add --report or --replay or --video"),
+        ("--compare --record 2 --report", "--record has no meaning by itself; add --replay or"),
+        ("--report --yardsticks.tasks 2", "--yardsticks has no meaning by itself; add --yardstick"),
+        ("--shots 1", "--shots is for few-shot learning"),
+        ("--live --report", "--report has no meaning with --live; leave one of them out"),
+        ("--live --video --camera track", "--video has no meaning with --live"),
+        ("--live --compare", "--compare has no meaning with --live"),
+        ("--live --threshold 0.5", "--threshold has no meaning with --live"),
+        ("--stored --replay --record 2", "--record is for playing, and --stored reads"),
+        ("--stored --device cpu", "--device is for playing, and --stored reads"),
+    ],
+)
+def test_options_that_would_be_ignored_are_named(capsys, options: str, message: str) -> None:
+    assert message in fails(capsys, "runs/cheetah/seed1", *options.split())
 
 
 def test_mistakes_are_one_line(capsys) -> None:

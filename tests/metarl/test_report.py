@@ -84,11 +84,12 @@ def test_speed_by_hand() -> None:
 
 
 def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
-    written = evaluation(goals=0)
+    written = replace(evaluation(goals=0), reward_version="v1")
     written.write(tmp_path / "new" / "evaluation.json")
     read = Evaluation.read(tmp_path / "new" / "evaluation.json")
     assert read.summary == written.summary and read.protocol() == written.protocol()
     assert read.goals is None and read.parameters == written.parameters
+    assert read.setting == written.setting and read.reward_version == "v1"
     (tmp_path / "bad.json").write_text('{"experiment": 1}')
     for name, message in (("bad.json", "cannot be read"), ("none.json", "no stored evaluation")):
         with pytest.raises(UserError, match=message):
@@ -163,6 +164,12 @@ def test_runs_that_cannot_be_compared_are_named() -> None:
         comparison_report([ours, replace(ours, split_hash="other", experiment="b")])
     with pytest.raises(UserError, match="different numbers of episodes"):
         comparison_report([ours, evaluation(seed=2, columns=4)])
+    with pytest.raises(UserError, match=r"of rl2_push has 500 steps, one of b 200; .*--tasks"):
+        comparison_report([ours, replace(ours, horizon=200, experiment="b")])
+    old, new = (replace(ours, reward_version=v, experiment=f"reward {v}") for v in ("v1", "v2"))
+    with pytest.raises(UserError, match=r"paid by v1 rewards, reward v2 by v2; .*--tasks"):
+        comparison_report([old, new])
+    comparison_report([old, ours])  # of a version that was not written down
 
 
 class FromScratch:
