@@ -105,6 +105,15 @@ def test_a_video_of_first_and_last_episodes(capsys) -> None:
     assert Path(video).read_bytes()[4:8] == b"ftyp"
     page = Path("runs/cheetah/seed1/report/test_96/report.html").read_text()
     assert "data:video/mp4;base64," in page
+    # Videos of an earlier command go, those of somebody else stay.
+    folder = Path(video).parent
+    listed = json.loads((folder / "films.json").read_text())
+    assert list(listed) == [Path(video).name] and "in the end" in listed[Path(video).name]
+    for name in ("earlier.mp4", "foreign.mp4"):
+        (folder / name).write_bytes(b"")
+    (folder / "films.json").write_text('{"earlier.mp4": ""}')
+    evaluate.main(["runs/cheetah/seed1", "--video", "--stored"])
+    assert {path.name for path in folder.glob("*.mp4")} == {"foreign.mp4", Path(video).name}
     assert "has no camera nose" in fails(
         capsys, "runs/cheetah/seed1", "--video", "--stored", "--camera", "nose"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,8 @@ NOTHING_TO_SHOW = (
     "with a MuJoCo model, record what is played; --report shows the rest"
 )
 LONGEST_NAME = 150  # of a folder, in characters
+FILMS = "films.json"
+"""Which videos lie in a folder, and what they show."""
 FIRST_AND_LAST = (
     "The first and the last episode of a trial, tasks that were failed in the end before those "
     "that were solved."
@@ -106,4 +109,18 @@ def write_films(folder: Path, shown: Shown, *, fine: bool, camera: str | None) -
             )
             outcome = "succeeds in the end" if recording.succeeded else "fails in the end"
             films.append(Film(caption=f"{recording.title}: {outcome}", file=file))
+    remove_others(folder, films)
     return films
+
+
+def remove_others(folder: Path, films: Sequence[Film]) -> None:
+    """Removes the videos that were written here before and are none of these, and lists these."""
+    listed = folder / FILMS
+    try:
+        earlier = [str(name) for name in json.loads(listed.read_text())]
+    except (OSError, ValueError):
+        earlier = []
+    for name in set(earlier) - {film.file for film in films}:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    listed.write_text(json.dumps({film.file: film.caption for film in films}, indent=1))

@@ -30,6 +30,9 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
         The page.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in names_of_blocks(folder / "report.json"):
+        for file in (folder / f"{name}.csv", folder / f"{name}.png"):
+            file.unlink(missing_ok=True)
     pictures: dict[str, str] = {}
     for block in (block for section in report.sections for block in section.blocks):
         with (folder / f"{block.name}.csv").open("w", newline="") as file:
@@ -41,6 +44,16 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
     with written_whole(page) as partial:
         partial.write_text(render(report, pictures, rollouts, folder=folder))
     return page
+
+
+def names_of_blocks(stored: Path) -> list[str]:
+    """What files of an earlier report are called; nothing where there is none that can be read."""
+    try:
+        sections = json.loads(stored.read_text())["sections"]
+        names = [block["name"] for section in sections for block in section["blocks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if Path(name).name == name]
 
 
 def render(
