@@ -58,6 +58,7 @@ from metarl.report.output import (
     FIRST_AND_LAST,
     NOTHING_TO_SHOW,
     can_show,
+    check_shows,
     comparison_folder,
     recordings_file,
     with_scenes,
@@ -536,8 +537,8 @@ def main(arguments: list[str]) -> None:
         watch(folders[0], config)
         return
     trials = [find_trials(folder, config) for folder in folders]
-    if (config.replay or config.video) and not can_show(trials[0].distribution):
-        raise UserError(NOTHING_TO_SHOW)
+    if config.replay or config.video:
+        check_shows(trials[0].distribution, trials[0].tasks, camera=config.camera)
     if config.compare:
         compare(trials, config, console)
     else:

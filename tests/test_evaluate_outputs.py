@@ -213,6 +213,7 @@ def test_runs_are_checked_before_anything_is_played(
         ("damaged", [run, str(damaged)]),
         ("is no run", [run, "runs"]),
         ("nothing to show", ["runs/bandit/seed1", "--replay"]),
+        ("has no camera nose", [run, other, "--video", "--camera", "nose"]),
     ):
         assert message in fails(capsys, "--compare", *arguments)
 

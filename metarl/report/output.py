@@ -11,7 +11,7 @@ from pathlib import Path
 from metarl.errors import UserError
 from metarl.protocols import TaskDistribution
 from metarl.recording import Recorder, Recording
-from metarl.rendering.renderer import OffscreenRenderer
+from metarl.rendering.renderer import OffscreenRenderer, check_camera
 from metarl.replay import write_replay
 from metarl.report.blocks import Film, Rollouts
 from metarl.scene import Scene
@@ -55,6 +55,19 @@ def can_show(distribution: TaskDistribution) -> bool:
     """Whether what is played can be recorded."""
     with closing(distribution.make_env(1)) as env:
         return isinstance(env, Recorder)
+
+
+def check_shows(distribution: TaskDistribution, tasks: TaskSet, *, camera: str | None) -> None:
+    """Checks, before anything is played, that it can be shown afterwards.
+
+    Raises:
+        UserError: there is no physics to show, or no such camera.
+    """
+    with closing(distribution.make_env(1)) as env:
+        if not isinstance(env, Recorder):
+            raise UserError(NOTHING_TO_SHOW)
+        if camera:
+            check_camera(env.scene(tasks[0]), camera)
 
 
 def with_scenes(
