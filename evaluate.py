@@ -8,18 +8,17 @@ python evaluate.py RUN --protocol metaworld                  as Meta-World docum
 python evaluate.py RUN --report                              a page with pictures and a 3-D replay
 python evaluate.py RUN --video --camera corner               MP4s, before and after adaptation
 python evaluate.py RUN --live                                watch it play in a browser
-python evaluate.py --compare RUN RUN …                       several agents or seeds on one page
+python evaluate.py --compare RUN RUN … --replay              several agents or seeds on one page
 python evaluate.py RUN --shots '[1, 5]' --report             of few-shot learning
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,31 +32,44 @@ from envs.metaworld import MetaWorld
 from envs.worker.player import FlatSpaces
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
-from metarl.config import Config, Size, override, split_command_line, validate
+from metarl.comparison import check_alike
+from metarl.config import (
+    Config,
+    Size,
+    flag,
+    given_options,
+    override,
+    split_command_line,
+    validate,
+)
 from metarl.errors import UserError, one_line_errors
+from metarl.evaluating import Trials
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
-from metarl.playing import play
-from metarl.protocols import TaskDistribution, TaskVectorEnv
-from metarl.recording import Recorder, Recording, Recordings, write_recordings
+from metarl.protocols import TaskDistribution
+from metarl.recording import Recorder, Recordings, read_recordings, write_recordings
 from metarl.replay import live_server, trial_after_trial
-from metarl.report.adaptation import plot_adaptation
+from metarl.report.adaptation import adaptation_report, plot_adaptation
 from metarl.report.blocks import Section
+from metarl.report.compared_rollouts import Beside
 from metarl.report.comparison import comparison_report
 from metarl.report.few_shot import few_shot_report, plot_few_shot, print_few_shot
 from metarl.report.output import (
+    FIRST_AND_LAST,
     NOTHING_TO_SHOW,
-    recorded,
+    can_show,
+    check_shows,
+    comparison_folder,
     recordings_file,
-    write_adaptation,
+    with_scenes,
     write_rollouts,
 )
 from metarl.report.page import write_report
 from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
-from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation
+from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, stored_file
 from metarl.run import CONFIG, environment, load_agent
-from metarl.tasks import TaskSet, goals_of
+from metarl.tasks import TaskSet
 from metarl.types import TrialShape
 from train import (
     Experiment,
@@ -71,8 +83,6 @@ from train import (
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
 FEW_SHOT_TASKS = 600
-LONGEST_NAME = 150  # of a folder, in characters
-
 
 ShotCounts = Annotated[
     tuple[Size, ...],
@@ -116,7 +126,7 @@ class EvaluationConfig(Config):
     report: bool = False
     """Write a page with all pictures, tables and an interactive replay."""
     replay: bool = False
-    """Write the interactive replay alone."""
+    """Write the interactive replay alone; with --compare, put it on the page."""
     video: bool = False
     """Render MP4s of the first and last episode side by side; they go into the report too."""
     camera: str | None = None
@@ -124,7 +134,8 @@ class EvaluationConfig(Config):
     fine: bool = False
     """Draw videos with smooth edges and fine shadows: three times slower without a GPU."""
     record: Size = 4
-    """Tasks whose rollouts are kept for replay and video; those that fail come first."""
+    """Tasks whose rollouts are kept for replay and video; those that fail come first, and with
+    --compare those on which agents differ."""
     compare: bool = False
     """Put several runs on one page."""
     yardstick: bool = False
@@ -143,149 +154,127 @@ PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "thr
 """Options that change what is played, or said of it."""
 JUDGED = ("split", "episodes", "shots", "checkpoint", "seed")
 """Those of few-shot learning."""
+FEW_SHOT = ("split", "episodes", "shots", "checkpoint", "seed", "device", "stored", "report")
+"""All that mean something in few-shot learning."""
+LIVE = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "seed", "device", "live",
+        "port")  # fmt: skip
+"""All that mean something while an agent is watched."""
+NEEDS = {
+    "camera": ("video",),
+    "fine": ("video",),
+    "record": ("report", "replay", "video"),
+    "port": ("live",),
+    "yardstick": ("report", "compare"),
+    "yardsticks": ("yardstick",),
+}
+"""Options that mean something only where one of others is given."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """What an evaluation plays: an agent as it was at a checkpoint, and tasks for it."""
-
-    folder: Path
-    """Of the run."""
-    experiment: Experiment
-    distribution: TaskDistribution
-    tasks: TaskSet
-    shape: TrialShape
-    checkpoint: Path
-
-    @staticmethod
-    def of(folder: Path, config: EvaluationConfig) -> Trials:
-        """What a run plays under these options."""
-        experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
-        distribution = find_distribution(experiment, config)
-        return Trials(
-            folder=folder,
-            experiment=experiment,
-            distribution=distribution,
-            tasks=find_tasks(distribution, config),
-            shape=find_shape(experiment, config),
-            checkpoint=find_checkpoint(folder, config),
-        )
-
-    @property
-    def env_steps(self) -> int:
-        """What the agent has been trained for."""
-        return int(self.checkpoint.name)
-
-    def file(self, config: EvaluationConfig) -> Path:
-        """Where the evaluation is stored; the same options have the same file."""
-        return stored_file(self.folder, config, PLAYED, trained_for=self.env_steps)
+def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
+    """What a run plays under these options."""
+    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
+    distribution = find_distribution(experiment, config)
+    versioned = isinstance(distribution, MetaWorld)
+    return Trials(
+        folder=folder,
+        experiment=experiment.name,
+        agent=experiment.agent.kind,
+        seed=experiment.seed,
+        build_agent=partial(build_agent, experiment),
+        checkpoint=find_checkpoint(folder, config),
+        distribution=distribution,
+        reward_version=distribution.reward_version if versioned else None,
+        split=config.split,
+        tasks=find_tasks(distribution, config),
+        shape=find_shape(experiment, config),
+    )
 
 
-def stored_file(
-    folder: Path, config: EvaluationConfig, options: Sequence[str], *, trained_for: int
-) -> Path:
-    """Where an evaluation of a run is stored, named after the options that change it."""
-    changed = config.model_dump(exclude_defaults=True, include=set(options), mode="json")
-    parts = [config.split, str(trained_for)]
-    for key, value in changed.items():
-        if key not in ("split", "checkpoint"):
-            values = value if isinstance(value, list) else [value]
-            text = "-".join(str(one).removesuffix(".yaml").replace("/", "-") for one in values)
-            parts.append(f"{key}-{text}")
-    return folder / "eval" / f"{'_'.join(parts)}.json"
+def evaluation_file(trials: Trials, config: EvaluationConfig) -> Path:
+    """Where the evaluation is stored; the same options have the same file."""
+    options = config.model_dump(exclude_defaults=True, include=set(PLAYED), mode="json")
+    return stored_file(trials.folder, config.split, options, trained_for=trials.env_steps)
 
 
-def evaluate(trials: Trials, config: EvaluationConfig, console: Console) -> Evaluation:
+def evaluate(
+    trials: Trials, config: EvaluationConfig, console: Console, recordings: Recordings | None
+) -> Evaluation:
     """Plays the trials, or reads what they were when played before; prints and stores them."""
-    path = trials.file(config)
+    path = evaluation_file(trials, config)
     if config.stored:
         evaluation = Evaluation.read(path)
         print_evaluation(evaluation, console)
         return evaluation
-    evaluation, recordings = measure(trials, config)
+    evaluation = measure(trials, config, recordings)
     print_evaluation(evaluation, console)
     evaluation.write(path)
     plot_adaptation(evaluation, path.with_suffix(".png"))
     recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
-    if recordings:
-        write_recordings(recordings_file(path), recordings)
     print(f"Stored in {path} and {path.with_suffix('.png').name}")
     return evaluation
 
 
-def measure(trials: Trials, config: EvaluationConfig) -> tuple[Evaluation, list[Recording]]:
-    """Plays every task; also what was recorded of a few, where that is asked for and can be."""
-    experiment, distribution, tasks = trials.experiment, trials.distribution, trials.tasks
-    num_slots = min(config.tasks_at_once, len(tasks)) * trials.shape.slots_per_task
-    with closing(distribution.make_env(num_slots)) as env:
-        recordings = Recordings(config.record) if wants_rollouts(config, env) else None
-        agent = build_agent(experiment, env)
-        load_agent(agent, trials.checkpoint)
-        curve = play(
-            agent, env, tasks,
-            shape=trials.shape, seed=config.seed, greedy=config.greedy, recordings=recordings,
-        )  # fmt: skip
-    evaluation = Evaluation(
-        experiment=experiment.name,
-        agent=experiment.agent.kind,
-        seed=experiment.seed,
-        env_steps=trials.env_steps,
-        distribution=distribution.name,
-        split=config.split,
-        split_hash=tasks.content_hash,
-        horizon=distribution.horizon,
-        slots_per_task=trials.shape.slots_per_task,
-        options=config.model_dump(mode="json", include=set(PLAYED)),
-        parameters=[task.parameters.tolist() for task in tasks],
-        goals=goals_of(tasks),
-        curve=curve,
-        environment=environment(),
-    )
-    return evaluation, recordings.kept if recordings else []
+def measure(trials: Trials, config: EvaluationConfig, recordings: Recordings | None) -> Evaluation:
+    """Plays every task; a few of them are recorded where that is wanted."""
+    return trials.play(config.model_dump(mode="json", include=set(PLAYED)), recordings)
 
 
-def wants_rollouts(config: EvaluationConfig, env: TaskVectorEnv) -> bool:
-    """Whether rollouts are asked for and can be recorded.
-
-    Raises:
-        UserError: nothing but rollouts is asked for, and this environment has no physics.
-    """
-    if isinstance(env, Recorder):
-        return config.report or config.replay or config.video
-    if config.replay or config.video:
-        raise UserError(NOTHING_TO_SHOW)
-    return False
-
-
-def write_outputs(trials: Trials, evaluation: Evaluation, config: EvaluationConfig) -> None:
-    """Writes the report of one run, or its rollouts alone."""
-    path = trials.file(config)
-    folder = trials.folder / "report" / path.stem
+def evaluate_one(trials: Trials, config: EvaluationConfig, console: Console) -> None:
+    """Evaluates a run; writes its report, or its rollouts alone, where that is asked for."""
+    path = evaluation_file(trials, config)
     file = recordings_file(path)
-    replay, films, shown = None, [], []
+    wanted = config.report or config.replay or config.video
+    recordings = Recordings(config.record) if wanted and can_show(trials.distribution) else None
+    evaluation = evaluate(trials, config, console, recordings)
+    if recordings and not config.stored:
+        write_recordings(file, recordings.kept)
+    if not wanted:
+        return
+    folder = trials.folder / "report" / path.stem
+    rollouts = None
     if file.exists() or not config.report:
-        shown = recorded(trials.distribution, trials.tasks, file)
-    if shown or not config.report:
-        title = f"{evaluation.experiment}, seed {evaluation.seed}: rollouts"
-        replay, films = write_rollouts(
-            folder, shown, title=title, video=config.video, fine=config.fine, camera=config.camera
-        )
+        rollouts = write_rollouts(
+            folder,
+            with_scenes(trials.distribution, trials.tasks, read_recordings(file)),
+            title=f"{evaluation.experiment}, seed {evaluation.seed}: rollouts",
+            text=FIRST_AND_LAST,
+            video=config.video, fine=config.fine, camera=config.camera,
+        )  # fmt: skip
     if config.report:
-        more = yardstick_sections([evaluation], [trials], config)
-        write_adaptation(folder, evaluation, more, films=films, replay=replay)
+        report = adaptation_report(evaluation, yardstick_sections([evaluation], [trials], config))
+        print(f"Report: {write_report(folder, report, rollouts)}")
 
 
-def write_comparison(
-    trials: Sequence[Trials], evaluations: Sequence[Evaluation], config: EvaluationConfig
-) -> None:
-    """Writes the report on several runs."""
+def compare(trials: Sequence[Trials], config: EvaluationConfig, console: Console) -> None:
+    """Evaluates several runs and puts them on one page, with rollouts where they are asked for."""
+    check_alike([each.setting for each in trials])
+    if not config.stored:
+        for each in trials:
+            each.check()
+    files = {each.name: evaluation_file(each, config) for each in trials}
+    folder = comparison_folder(trials[0].folder, list(files), files[trials[0].name].stem)
+    beside = Beside(trials) if config.replay or config.video else None
+    evaluations = [
+        evaluate(each, config, console, beside.recordings.get(each.name) if beside else None)
+        for each in trials
+    ]
+    rollouts = None
+    if beside:
+        stored = {
+            name: folder / f"{name}_{recordings_file(file).name}" for name, file in files.items()
+        }
+        if not config.stored:
+            beside.store(stored, evaluations, limit=config.record)
+        shown = beside.shown(stored)
+        rollouts = write_rollouts(
+            folder,
+            with_scenes(trials[0].distribution, trials[0].tasks, shown),
+            title=f"{' and '.join(beside.labels.values())}: rollouts",
+            text=beside.description(shown),
+            video=config.video, fine=config.fine, camera=config.camera,
+        )  # fmt: skip
     report = comparison_report(evaluations, yardstick_sections(evaluations, trials, config))
-    names = [f"{t.experiment.name}-seed{t.experiment.seed}" for t in trials]
-    name = "_".join([*names, trials[0].file(config).stem])
-    if len(name) > LONGEST_NAME:
-        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    folder = trials[0].folder.parent.parent / "comparisons" / name
-    print(f"Report: {write_report(folder, report)}")
+    print(f"Report: {write_report(folder, report, rollouts)}")
 
 
 def yardstick_sections(
@@ -300,27 +289,27 @@ def yardstick_sections(
     new = config.model_copy(
         update={"checkpoint": 0, "report": False, "replay": False, "video": False}
     )
-    untrained = [measure(Trials.of(t.folder, new), new)[0] for t in trials]
+    untrained = [measure(find_trials(t.folder, new), new, None) for t in trials]
     return [yardstick_section(evaluations, untrained, yardsticks)]
 
 
 def watch(folder: Path, config: EvaluationConfig) -> None:
     """Serves the replay while the agent plays task after task; each trial takes the newest
     checkpoint, so that a training can be watched."""
-    trials = Trials.of(folder, config)
+    trials = find_trials(folder, config)
     env = trials.distribution.make_env(trials.shape.slots_per_task)
     if not isinstance(env, Recorder):
         raise UserError(NOTHING_TO_SHOW)
-    agent = build_agent(trials.experiment, env)
+    agent = trials.build_agent(env)
     next_trial = trial_after_trial(
         agent, env, trials.tasks, shape=trials.shape, seed=config.seed, greedy=config.greedy,
         prepare=lambda: load_agent(agent, find_checkpoint(folder, config)),
     )  # fmt: skip
-    title = f"{trials.experiment.name}, seed {trials.experiment.seed}: live"
+    title = f"{trials.experiment}, seed {trials.seed}: live"
     with live_server(next_trial, title=title, port=config.port) as server:
         address = f"http://127.0.0.1:{server.server_port}"
         print(f"Watch it on {address} until you press Ctrl-C", flush=True)
-        server.serve_forever()
+        server.serve()
 
 
 def evaluate_few_shot(
@@ -328,7 +317,8 @@ def evaluate_few_shot(
 ) -> None:
     """Judges a few-shot learner, or reads how it was judged before; prints, stores and reports."""
     checkpoint = find_checkpoint(folder, config)
-    path = stored_file(folder, config, JUDGED, trained_for=int(checkpoint.name))
+    options = config.model_dump(exclude_defaults=True, include=set(JUDGED), mode="json")
+    path = stored_file(folder, config.split, options, trained_for=int(checkpoint.name))
     if config.stored:
         evaluation = FewShotEvaluation.read(path)
         print_few_shot(evaluation, console)
@@ -379,25 +369,33 @@ def measure_few_shot(
 
 
 def check_options(config: EvaluationConfig, *, few_shot: bool) -> None:
-    """Checks that the options that were given are for such a run.
+    """Checks that the options that were given are for such a run, and mean something together.
 
     Raises:
-        UserError: naming the first that is not.
+        UserError: naming the first that does not.
     """
-    taken = {*JUDGED, "device", "stored", "report"}
-    for name in EvaluationConfig.model_fields:
-        flag = f"--{name.replace('_', '-')}"
-        if name not in config.model_fields_set:
-            continue
-        if few_shot and name not in taken:
-            known = ", ".join(
-                f"--{each}" for each in EvaluationConfig.model_fields if each in taken
-            )
+    given = given_options(config)
+    if few_shot and (others := [name for name in given if name not in FEW_SHOT]):
+        known = ", ".join(map(flag, FEW_SHOT))
+        raise UserError(
+            f"{flag(others[0])} is not for few-shot learning, where nothing is played; {known} are"
+        )
+    if not few_shot and "shots" in given:
+        raise UserError("--shots is for few-shot learning; episodes of a trial are --episodes")
+    if config.live and (others := [name for name in given if name not in LIVE]):
+        raise UserError(f"{flag(others[0])} has no meaning with --live; leave one of them out")
+    needs = {**NEEDS, "record": ("replay", "video")} if config.compare else NEEDS
+    for name, needed in needs.items():
+        if name in given and not set(needed) & set(given):
+            known = " or ".join(map(flag, needed))
+            raise UserError(f"{flag(name)} has no meaning by itself; add {known}")
+    for name in ("record", "device"):
+        if name in given and config.stored and not config.yardstick:
             raise UserError(
-                f"{flag} is not for few-shot learning, where nothing is played; {known} are"
+                f"{flag(name)} is for playing, and --stored reads; leave one of them out"
             )
-        if not few_shot and name == "shots":
-            raise UserError(f"{flag} is for few-shot learning; episodes of a trial are --episodes")
+    if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
+        raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
 
 
 def find_distribution(experiment: Experiment, config: EvaluationConfig) -> TaskDistribution:
@@ -531,10 +529,6 @@ def main(arguments: list[str]) -> None:
     experiments = [load(folder / CONFIG) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))
-    if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
-        raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
-    if config.yardstick and not (config.report or config.compare):
-        raise UserError("--yardstick is a part of reports; add --report")
     console = Console(width=None if sys.stdout.isatty() else 120)
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)
@@ -542,12 +536,13 @@ def main(arguments: list[str]) -> None:
     if config.live:
         watch(folders[0], config)
         return
-    trials = [Trials.of(folder, config) for folder in folders]
-    evaluations = [evaluate(t, config, console) for t in trials]
+    trials = [find_trials(folder, config) for folder in folders]
+    if config.replay or config.video:
+        check_shows(trials[0].distribution, trials[0].tasks, camera=config.camera)
     if config.compare:
-        write_comparison(trials, evaluations, config)
-    elif config.report or config.replay or config.video:
-        write_outputs(trials[0], evaluations[0], config)
+        compare(trials, config, console)
+    else:
+        evaluate_one(trials[0], config, console)
 
 
 if __name__ == "__main__":

@@ -100,6 +100,17 @@ def split_command_line(
     return positional, options
 
 
+def flag(name: str) -> str:
+    """A field as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def given_options(config: Config) -> list[str]:
+    """The fields that were given, and not to switch something off."""
+    fields = type(config).model_fields
+    return [n for n in fields if n in config.model_fields_set and getattr(config, n) is not False]
+
+
 def override(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with dotted `options` put in place."""
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}

@@ -7,9 +7,9 @@ step. It needs no OpenGL for that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from zipfile import BadZipFile
@@ -62,6 +62,14 @@ class Recording:
     task: int
     """Its number in the split that it was played from."""
     episodes: list[Episode]
+    agent: str = ""
+    """Who played, where several are shown."""
+
+    @property
+    def title(self) -> str:
+        """What is to be seen, in a few words."""
+        task = f"{self.env_name}, task {self.task}"
+        return f"{self.agent}: {task}" if self.agent else task
 
     @property
     def succeeded(self) -> bool:
@@ -77,24 +85,38 @@ class Recordings:
     Args:
         limit: tasks that are kept: those that fail in the end first, class by class in turn, and at
             least one that succeeds where there is any.
+        only: numbers of the tasks to choose from; all where not given.
+        ends: keep only the first and the last episode of a task.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, *, only: Collection[int] | None = None, ends: bool = False
+    ) -> None:
         self.limit = limit
         self.kept: list[Recording] = []
-        self._episodes: list[Float64[np.ndarray, "N S R"]] = []
+        self._only = only
+        self._ends = ends
+        self._episodes: dict[int, Float64[np.ndarray, "N S R"]] = {}
+        self._num_episodes = 0
         self._slots_per_task = 1
 
     @contextmanager
     def of_trial(self, env: Any, shape: TrialShape) -> Iterator[None]:
         """While this lasts, what `env`, a `Recorder`, plays is written down."""
         self._slots_per_task = shape.slots_per_task
-        self._episodes = []
-        env.record(lambda states: self._episodes.append(states[:: self._slots_per_task].copy()))
+        self._episodes, self._num_episodes = {}, 0
+        env.record(self._write_down)
         try:
             yield
         finally:
             env.record(None)
+
+    def _write_down(self, states: Float64[np.ndarray, "N S R"]) -> None:
+        number = self._num_episodes
+        if self._ends and number > 1:
+            del self._episodes[number - 1]
+        self._episodes[number] = states[:: self._slots_per_task].copy()
+        self._num_episodes += 1
 
     def keep(self, trial: Sequence[Rollout], env_names: Sequence[str], *, first_task: int) -> None:
         """Sorts what was written down in a trial on these tasks, numbered from the first."""
@@ -102,27 +124,41 @@ class Recordings:
 
         def by_episode(name: str) -> np.ndarray:
             steps = np.concatenate([getattr(rollout, name).cpu().numpy() for rollout in trial], 1)
-            return steps[:: self._slots_per_task].reshape(-1, len(self._episodes), horizon)
+            return steps[:: self._slots_per_task].reshape(-1, self._num_episodes, horizon)
 
         reward, success = by_episode("reward"), by_episode("success")
-        self.kept += [
+        new = [
             Recording(
                 env_name=name,
                 task=first_task + row,
                 episodes=[
                     Episode(
-                        before=column * self._slots_per_task,
+                        before=number * self._slots_per_task,
                         states=states[row],
-                        reward=reward[row, column],
-                        success=success[row, column],
+                        reward=reward[row, number],
+                        success=success[row, number],
                     )
-                    for column, states in enumerate(self._episodes)
+                    for number, states in self._episodes.items()
                 ],
             )
             for row, name in enumerate(env_names)
+            if self._only is None or first_task + row in self._only
         ]
-        self._episodes = []
-        self.kept = chosen(self.kept, self.limit)
+        self._episodes = {}
+        self.kept = [owned(recording) for recording in chosen(self.kept + new, self.limit)]
+
+
+def owned(recording: Recording) -> Recording:
+    """The recording with arrays of its own: a row of a batch would keep all of it in memory."""
+
+    def own(array: np.ndarray) -> np.ndarray:
+        return array if array.base is None else array.copy()
+
+    episodes = [
+        replace(e, states=own(e.states), reward=own(e.reward), success=own(e.success))
+        for e in recording.episodes
+    ]
+    return replace(recording, episodes=episodes)
 
 
 def chosen(recordings: Sequence[Recording], limit: int) -> list[Recording]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from metarl.comparison import Setting
 from metarl.errors import UserError
 from metarl.evaluation import Estimate, Summary, success_after, summarize
 from metarl.files import written_whole
@@ -48,11 +49,27 @@ class Evaluation:
     curve: AdaptationCurve
     environment: dict[str, Any]
     """Versions, machine and command."""
+    reward_version: str | None = None
+    """Of the tasks' rewards, where they have versions; None also where it was not written down."""
 
     @property
     def total_episodes(self) -> int:
         """Episodes that each task was played for."""
         return len(self.curve.experience) * self.slots_per_task
+
+    @property
+    def setting(self) -> Setting:
+        """What has to be alike where it is compared."""
+        return Setting(
+            experiment=self.experiment,
+            seed=self.seed,
+            distribution=self.distribution,
+            split_hash=self.split_hash,
+            horizon=self.horizon,
+            reward_version=self.reward_version,
+            total_episodes=self.total_episodes,
+            slots_per_task=self.slots_per_task,
+        )
 
     @cached_property
     def summary(self) -> tuple[Summary, dict[str, Summary]]:
@@ -118,7 +135,7 @@ class Evaluation:
             tasks = stored["per_task"]
             scores = {m: torch.tensor(v, dtype=torch.float64) for m, v in tasks["scores"].items()}
             return Evaluation(
-                **{name: stored[name] for name in STORED},
+                **{name: stored[name] for name in STORED if name in stored},
                 parameters=tasks["parameters"],
                 goals=tasks["goal"],
                 curve=AdaptationCurve(
@@ -132,6 +149,22 @@ class Evaluation:
 STORED = tuple(
     field.name for field in fields(Evaluation) if field.name not in ("parameters", "goals", "curve")
 )
+
+
+def stored_file(folder: Path, split: str, options: Mapping[str, Any], *, trained_for: int) -> Path:
+    """Where an evaluation of a run is stored.
+
+    Args:
+        options: those that were given and change it; it is named after them.
+        trained_for: env steps, or tasks, of the checkpoint.
+    """
+    parts = [split, str(trained_for)]
+    for key, value in options.items():
+        if key not in ("split", "checkpoint"):
+            values = value if isinstance(value, list) else [value]
+            text = "-".join(str(one).removesuffix(".yaml").replace("/", "-") for one in values)
+            parts.append(f"{key}-{text}")
+    return folder / "eval" / f"{'_'.join(parts)}.json"
 
 
 def write_stored(path: Path, stored: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 Frame = UInt8[np.ndarray, "H W 3"]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 ENCODER = "libx264"
 MAX_FPS = 40.0
@@ -136,10 +137,14 @@ def captioned(frame: Frame, caption: Caption) -> Frame:
     middle = bar // 2
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image, "RGBA")
-    draw.rectangle((0, 0, width, bar), fill=SHADE)
+    needed = sum(draw.textlength(text, font) for text in (caption.title, caption.subtitle))
+    rows = 1 if needed + 3 * margin <= width else 2  # with the subtitle below the title
+    title = fitting(caption.title, font, width - 2 * margin)
+    draw.rectangle((0, 0, width, rows * bar), fill=SHADE)
     draw.rectangle((0, height - bar, width, height), fill=SHADE)
-    draw.text((margin, middle), caption.title, WHITE, font, anchor="lm")
-    draw.text((width - margin, middle), caption.subtitle, WHITE, font, anchor="rm")
+    draw.text((margin, middle), title, WHITE, font, anchor="lm")
+    place = (width - margin, middle) if rows == 1 else (margin, middle + bar)
+    draw.text(place, caption.subtitle, WHITE, font, anchor="rm" if rows == 1 else "lm")
     line = height - middle
     digits = len(str(caption.horizon))
     step = f"step {caption.step:>{digits}} / {caption.horizon}"
@@ -152,6 +157,15 @@ def captioned(frame: Frame, caption: Caption) -> Frame:
     place = (right - 2 * dot, line - dot, right, line + dot)
     draw.ellipse(place, fill=colour if caption.success else None, outline=colour, width=2)
     return np.array(image)
+
+
+def fitting(text: str, font: Font, width: int) -> str:
+    """The text without as much of its middle as does not fit: its ends say who and which task."""
+    shown, kept = text, len(text)
+    while kept > 2 and font.getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
+    return shown
 
 
 def side_by_side(panels: Sequence[Frame]) -> UInt8[np.ndarray, "H row 3"]:
@@ -222,10 +236,12 @@ def adaptation_frames(
 def _composed(
     drawn: Iterator[Frame], recording: Recording, shown: list[Episode], steps: Int[np.ndarray, " F"]
 ) -> Iterator[Frame]:
-    title = f"{recording.env_name}, task {recording.task}"
     for step in steps:
         yield side_by_side(
-            [captioned(next(drawn), caption(title, episode, int(step))) for episode in shown]
+            [
+                captioned(next(drawn), caption(recording.title, episode, int(step)))
+                for episode in shown
+            ]
         )
 
 

@@ -1,7 +1,9 @@
 """What evaluate.py writes for people to look at, and TensorBoard, from real runs."""
 
+import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 import train
+from metarl import evaluating
 from metarl.errors import UserError, one_line_errors
 from metarl.recording import read_recordings
 from metarl.rendering.backends import find_backend
+from tests.envs.user_modules import HOPPER, write
 
 CHEETAH = """
 env: {kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 12,
@@ -25,18 +29,27 @@ env: {kind: bandit, num_train_tasks: 20, num_test_tasks: 6}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
 train: {env_steps: 40, tasks_per_trial: 4, episodes_per_trial: 10}
 """
+OWN = """
+env: {kind: gymnasium, module: hopper.py, horizon: 12, num_workers: 2}
+agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
+train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2}
+"""
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three runs: two seeds of a robot, and a bandit."""
+    """Runs: two seeds and another agent of a robot, a bandit, and an environment of a user."""
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         Path("cheetah.yaml").write_text(CHEETAH % "")
         Path("bandit.yaml").write_text(BANDIT)
-        for arguments in (["cheetah.yaml"], ["cheetah.yaml", "--seed", "2"], ["bandit.yaml"]):
-            train.main(arguments)
+        Path("own.yaml").write_text(OWN)
+        write(folder, HOPPER, name="hopper.py")
+        train.main(["cheetah.yaml", "--seed", "2"])
+        Path("other.yaml").write_text((CHEETAH % "").replace("hidden_size: 8", "hidden_size: 4"))
+        for name in ("cheetah", "other", "bandit", "own"):
+            train.main([f"{name}.yaml"])
     return folder
 
 
@@ -92,9 +105,28 @@ def test_a_video_of_first_and_last_episodes(capsys) -> None:
     assert Path(video).read_bytes()[4:8] == b"ftyp"
     page = Path("runs/cheetah/seed1/report/test_96/report.html").read_text()
     assert "data:video/mp4;base64," in page
+    # Videos of an earlier command go, those of somebody else stay.
+    folder = Path(video).parent
+    listed = json.loads((folder / "films.json").read_text())
+    assert list(listed) == [Path(video).name] and "in the end" in listed[Path(video).name]
+    for name in ("earlier.mp4", "foreign.mp4"):
+        (folder / name).write_bytes(b"")
+    (folder / "films.json").write_text('{"earlier.mp4": ""}')
+    evaluate.main(["runs/cheetah/seed1", "--video", "--stored"])
+    assert {path.name for path in folder.glob("*.mp4")} == {"foreign.mp4", Path(video).name}
     assert "has no camera nose" in fails(
         capsys, "runs/cheetah/seed1", "--video", "--stored", "--camera", "nose"
     )
+
+
+def test_an_environment_of_a_user_is_shown_out_of_its_workers(capsys) -> None:
+    evaluate.main(["runs/own/seed1", "--replay"])
+    page = printed(capsys, "Replay").read_text()
+    assert "own, seed 1: rollouts" in page
+    (recording,) = read_recordings(Path("runs/own/seed1/eval/test_96.recordings.npz"))
+    assert recording.env_name == "hopper"
+    assert [episode.states.shape for episode in recording.episodes] == [(13, 6)] * 2
+    assert all((np.diff(episode.states[:3], axis=0) != 0).any() for episode in recording.episodes)
 
 
 def test_without_physics_there_is_a_report_and_nothing_to_show(capsys) -> None:
@@ -128,6 +160,84 @@ def test_seeds_are_compared_with_yardsticks_that_are_kept(capsys) -> None:
     evaluate.main([*runs, *options, "--stored"])
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "PPO from scratch, task" not in capsys.readouterr().out
+
+
+def test_agents_are_seen_on_the_same_tasks(capsys) -> None:
+    """What is shown of each is what was played, and is read again with --stored."""
+    runs = ["runs/cheetah/seed1", "runs/other/seed1", "runs/cheetah/seed2"]
+    evaluate.main(["--compare", *runs, "--replay", "--record", "2"])
+    output = capsys.readouterr().out
+    (page,) = re.findall(r"^Report: (.*)$", output, flags=re.M)
+    (replay,) = re.findall(r"^Replay: (.*)$", output, flags=re.M)
+    assert Path(replay).parent == Path(page).parent
+    text = Path(page).read_text()
+    assert "One run of each agent: cheetah (seed 1), other (seed 1); on 2 of 5 tasks" in text
+    assert base64.b64encode(Path(replay).read_bytes()).decode() in text
+    recorded = {
+        name: read_recordings(next(Path(page).parent.glob(f"{name}-seed1_*.npz")))
+        for name in ("cheetah", "other")
+    }
+    assert [r.task for r in recorded["cheetah"]] == [r.task for r in recorded["other"]]
+    for name, recordings in recorded.items():
+        stored = json.loads(Path(f"runs/{name}/seed1/eval/test_96.json").read_text())
+        for recording in recordings:
+            returns = stored["per_task"]["scores"]["return"][recording.task]
+            shown = [float(episode.reward.sum()) for episode in recording.episodes]
+            np.testing.assert_allclose(shown, [returns[0], returns[-1]], rtol=1e-5)
+    first = Path(replay).read_bytes()
+    evaluate.main(["--compare", *runs, "--replay", "--stored"])
+    assert Path(replay).read_bytes() == first
+    capsys.readouterr()
+    missing = fails(capsys, "--compare", *runs[:2], "--replay", "--stored")
+    assert "no recordings in" in missing and "leave --stored out" in missing
+
+
+def test_runs_are_checked_before_anything_is_played(
+    capsys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluating, "play", lambda *_, **__: pytest.fail("played"))
+    few_shot = tmp_path / "few" / "seed1"
+    few_shot.mkdir(parents=True)
+    (few_shot / "config.yaml").write_text("{name: few, env: {kind: sinusoid}, agent: {kind: maml}}")
+    damaged = tmp_path / "runs" / "damaged" / "seed1"
+    shutil.copytree("runs/other/seed1", damaged)
+    next(damaged.glob("checkpoints/96/*.safetensors")).write_bytes(b"no tensors")
+    config = damaged / "config.yaml"
+    config.write_text(config.read_text().replace("name: other", "name: damaged"))
+    run, other = "runs/cheetah/seed1", "runs/other/seed1"
+    for message, arguments in (
+        ("on the same tasks", [run, "runs/bandit/seed1"]),
+        ("is there twice", [run, other, run]),
+        ("not for few-shot learning", [run, str(few_shot)]),
+        ("no checkpoint", [run, "runs/cheetah/seed2", other, "--checkpoint", "5"]),
+        ("damaged", [run, str(damaged)]),
+        ("is no run", [run, "runs"]),
+        ("nothing to show", ["runs/bandit/seed1", "--replay"]),
+        ("has no camera nose", [run, other, "--video", "--camera", "nose"]),
+    ):
+        assert message in fails(capsys, "--compare", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--fine", "--fine has no meaning by itself; add --video"),
+        ("--camera track --replay", "--camera has no meaning by itself; add --video"),
+        ("--port 8000", "--port has no meaning by itself; add --live"),
+        ("--record 2", "--record has no meaning by itself; add --report or --replay or --video"),
+        ("--compare --record 2 --report", "--record has no meaning by itself; add --replay or"),
+        ("--report --yardsticks.tasks 2", "--yardsticks has no meaning by itself; add --yardstick"),
+        ("--shots 1", "--shots is for few-shot learning"),
+        ("--live --report", "--report has no meaning with --live; leave one of them out"),
+        ("--live --video --camera track", "--video has no meaning with --live"),
+        ("--live --compare", "--compare has no meaning with --live"),
+        ("--live --threshold 0.5", "--threshold has no meaning with --live"),
+        ("--stored --replay --record 2", "--record is for playing, and --stored reads"),
+        ("--stored --device cpu", "--device is for playing, and --stored reads"),
+    ],
+)
+def test_options_that_would_be_ignored_are_named(capsys, options: str, message: str) -> None:
+    assert message in fails(capsys, "runs/cheetah/seed1", *options.split())
 
 
 def test_mistakes_are_one_line(capsys) -> None:

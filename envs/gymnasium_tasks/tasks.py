@@ -14,6 +14,7 @@ A module of yours says what the tasks are:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -23,9 +24,11 @@ from gymnasium.error import ResetNeeded
 from jaxtyping import Float, Shaped
 from pydantic import Field
 
+from envs.gymnasium_tasks.scenes import scene_of
 from envs.slots import SlotEnv
+from envs.worker.physics import physics_of
 from envs.worker.player import FlatSpaces, MakeEnv, make
-from envs.worker.process import Failure, Here, Worker
+from envs.worker.process import Failure, Here, Worker, callable_of
 from envs.worker.user_module import UserModule, describe
 from metarl.config import Config, Positive, Size
 from metarl.errors import (
@@ -35,6 +38,8 @@ from metarl.errors import (
     nearest,
 )
 from metarl.processors import num_processors
+from metarl.recording import Sink
+from metarl.scene import Scene
 from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
@@ -135,9 +140,7 @@ class GymnasiumTasks:
             raise UserError(
                 f"{shared[0].value!r} is in train_tasks and in test_tasks; keep it in one of them"
             )
-        self.make_single = (
-            make_env.loaded.make_env if isinstance(make_env, UserModule) else make_env
-        )
+        self.make_single = callable_of(make_env)
         """Makes one environment."""
         self._make_env = make_env
         self._num_workers = num_workers
@@ -145,28 +148,28 @@ class GymnasiumTasks:
         self._step_timeout = step_timeout
 
     @cached_property
-    def spaces(self) -> FlatSpaces:
-        """The spaces of an environment.
+    def kind(self) -> tuple[FlatSpaces, bool]:
+        """The spaces of an environment, and whether it has physics of MuJoCo to record.
 
         Raises:
-            UserError: there is none to be had, or agents have no use for them.
+            UserError: there is no environment to be had, or agents have no use for its spaces.
         """
         try:
             env = make(self.make_single, self.train[0].value)
         except Exception as error:
             raise UserError(f"{self.name}: {describe(error)}") from error
-        try:
-            return FlatSpaces.of(env)
-        finally:
-            env.close()
+        with closing(env):
+            return FlatSpaces.of(env), physics_of(env) is not None
 
     def make_env(self, num_slots: int) -> GymnasiumEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
-        return GymnasiumEnv(
+        """Slots that play training tasks until `set_tasks` says otherwise; a `Recorder` where the
+        environment has physics of MuJoCo."""
+        flat_spaces, has_physics = self.kind
+        return (RecordedEnv if has_physics else GymnasiumEnv)(
             self.train.sample(num_slots, np.random.default_rng(0)),
             horizon=self.horizon,
             make_env=self._make_env,
-            flat_spaces=self.spaces,
+            flat_spaces=flat_spaces,
             num_workers=num_processors() if self._num_workers is None else self._num_workers,
             on_failure=self._on_failure,
             step_timeout=self._step_timeout,
@@ -209,6 +212,8 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         self._playing = False
         self._waiting = False
         self._lost_in_a_row = 0
+        self._sink: Sink | None = None
+        self._recording = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -234,10 +239,11 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
                 )
         self._tasks = self.next_tasks
         self._steps = 0
+        self._recording = self._sink is not None
         values = [task.value for task in self._tasks]
         (obs,) = self._ask(
             "reset",
-            [(values[slots], seeds[slots]) for slots in self._slices],
+            [(values[slots], seeds[slots], self._recording) for slots in self._slices],
             resets=True,
         )
         self._playing = True
@@ -259,9 +265,20 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             "step", [(actions[slots],) for slots in self._slices], resets=last
         )
         self._steps += 1
+        if last and self._recording:
+            self._hand_over()
         ended = np.full(self.num_envs, last)
         info = {"success": success, "final_obs": final_obs}
         return obs, reward, np.zeros_like(ended), ended, info
+
+    def _hand_over(self) -> None:
+        """Gives the sink the episode that has just ended, its states as rows of one length."""
+        shares = self._answers("recorded", [() for _ in self._slices], resets=False)
+        episodes = [episode for share in shares for episode in share]
+        size = max(episode.shape[1] for episode in episodes)
+        padded = [np.pad(episode, ((0, 0), (0, size - episode.shape[1]))) for episode in episodes]
+        if self._sink is not None:
+            self._sink(np.stack(padded))
 
     def close_extras(self) -> None:
         """Closes the environments and ends the workers."""
@@ -271,7 +288,14 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
     def _ask(
         self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
     ) -> list[np.ndarray]:
-        """Has all workers do the same at once, resets among it or not; what they answer."""
+        """What all workers answer, slot after slot."""
+        answers = self._answers(name, arguments, resets=resets)
+        return [np.concatenate(rows) for rows in zip(*answers, strict=True)]
+
+    def _answers(
+        self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
+    ) -> list[Any]:
+        """Has all workers do the same at once, resets among it or not; what each answers."""
         long = max(RESET_SECONDS, 10 * self._step_timeout)
         patience = long if resets else self._step_timeout
         workers = [worker for worker in self._workers if worker is not None]
@@ -283,7 +307,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         failures = {k: answer for k, answer in enumerate(answers) if isinstance(answer, Failure)}
         if failures:
             raise self._failed(failures)
-        return [np.concatenate(rows) for rows in zip(*answers, strict=True)]
+        return answers
 
     def _failed(self, failures: Mapping[int, Failure]) -> EnvironmentFailedError:
         """Ends what failed, and tells of the first."""
@@ -318,6 +342,18 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             worker.close()
         self._workers = [None for _ in self._workers]
         self._waiting = False
+
+
+class RecordedEnv(GymnasiumEnv):
+    """The same, of environments with physics of MuJoCo, which can be written down."""
+
+    def record(self, sink: Sink | None) -> None:
+        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        self._sink = sink
+
+    def scene(self, task: GymnasiumTask) -> Scene:
+        """The model of a task as a reset leaves it."""
+        return scene_of(callable_of(self._make_env), task.value, name=task.env_name)
 
 
 def missing_names(names: Mapping[str, Any]) -> list[str]:

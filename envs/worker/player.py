@@ -10,8 +10,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
+from envs.worker.physics import state_of
 from metarl.errors import UserError
 
 MakeEnv = Callable[..., Any]
@@ -95,12 +96,18 @@ class Player:
         self.env = env
         self.horizon = horizon
         self.spaces = FlatSpaces.of(env)
+        self.recording = False
+        """Whether to write down the physics from the next reset on."""
+        self.episode: Float64[np.ndarray, "S R"] | None = None
+        """The last whole episode that was written down."""
+        self._states: list[Float64[np.ndarray, " R"]] = []
 
     def reset(self, seed: int | None = None) -> Float[np.ndarray, " O"]:
         """Starts an episode; with a seed, restarts the environment's random stream."""
         obs, _ = parts(self.env.reset(seed=seed), names=("obs", "info"), of="reset")
         self._obs = self.spaces.flatten(obs)
         self._steps, self._success, self._resting = 0, False, False
+        self._states = [state_of(self.env)] if self.recording else []
         return self._obs
 
     def step(self, action: Any) -> tuple[Float[np.ndarray, " O"], float, bool, bool]:
@@ -116,7 +123,12 @@ class Player:
             self._success = bool(info.get("success", info.get("is_success", False)))
             self._resting = bool(terminated or truncated)
         self._steps += 1
-        return self._obs, float(reward), self._success, self._steps == self.horizon
+        ended = self._steps == self.horizon
+        if self._states:
+            self._states.append(state_of(self.env))
+            if ended:
+                self.episode = np.stack(self._states)
+        return self._obs, float(reward), self._success, ended
 
 
 def parts(result: Any, *, names: Sequence[str], of: str) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 
 from envs.worker.player import MakeEnv, Player, make, takes_task
 from envs.worker.user_module import UserModule, describe
@@ -56,8 +56,10 @@ class Share:
         self._note = note
         self._players: list[Player | None] = []
 
-    def reset(self, tasks: Sequence[Any], seeds: Sequence[int]) -> tuple[Shaped[np.ndarray, "N O"]]:
-        """Starts a trial on each task."""
+    def reset(
+        self, tasks: Sequence[Any], seeds: Sequence[int], recording: bool
+    ) -> tuple[Shaped[np.ndarray, "N O"]]:
+        """Starts a trial on each task, whose physics are written down or not."""
         self._steps = 0
         from_task = takes_task(self._make_env)
         self._players = self._players or [None] * len(tasks)
@@ -72,6 +74,7 @@ class Share:
                 self._players[slot] = player
             if not from_task:
                 player.env.get_wrapper_attr("set_task")(task)
+            player.recording = recording
             seen.append(player.reset(seed))
         return (np.stack(seen),)
 
@@ -87,6 +90,11 @@ class Share:
             results.append((obs, reward, success, final_obs))
         obs, reward, success, final_obs = zip(*results, strict=True)
         return np.stack(obs), np.array(reward), np.array(success), np.stack(final_obs)
+
+    def recorded(self) -> list[Float64[np.ndarray, "S R"]]:
+        """What was written down of the last whole episode of each slot."""
+        players = [player for player in self._players if player is not None]
+        return [player.episode for player in players if player.episode is not None]
 
     def close(self) -> None:
         """Closes the environments."""
@@ -107,7 +115,7 @@ class Here:
 
     def __init__(self, make_env: MakeEnv | UserModule, *, horizon: int, first_slot: int) -> None:
         self._share = Share(
-            _callable(make_env), horizon=horizon, first_slot=first_slot, note=[first_slot, 0]
+            callable_of(make_env), horizon=horizon, first_slot=first_slot, note=[first_slot, 0]
         )
 
     def ask(self, name: str, *arguments: Any) -> None:
@@ -227,7 +235,7 @@ def serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
     try:
-        share = Share(_callable(make_env), horizon=horizon, first_slot=first_slot, note=note)
+        share = Share(callable_of(make_env), horizon=horizon, first_slot=first_slot, note=note)
         while True:
             try:
                 name, arguments = connection.recv()
@@ -258,7 +266,8 @@ def _end_with_parent() -> None:
         _exit(1)
 
 
-def _callable(make_env: MakeEnv | UserModule) -> MakeEnv:
+def callable_of(make_env: MakeEnv | UserModule) -> MakeEnv:
+    """What makes an environment."""
     return make_env.loaded.make_env if isinstance(make_env, UserModule) else make_env
 
 

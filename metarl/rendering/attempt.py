@@ -21,7 +21,7 @@ LIBRARIES = {
         "libGL.so.1": "libgl1",
         "libEGL_mesa.so.0": "libegl-mesa0",
     },
-    "osmesa": {"libOSMesa.so.8": "libosmesa6", "libGL.so.1": "libgl1"},
+    "osmesa": {"libOSMesa.so.8": "libosmesa6"},  # it draws where there is no libGL at all
     "glfw": {"libX11.so.6": "libx11-6", "libGL.so.1": "libgl1"},
 }
 """Shared libraries that a back end needs, and the Debian packages that have them."""

@@ -103,7 +103,7 @@ class OffscreenRenderer:
         if self._closed:
             raise ValueError("the renderer is closed")
         camera = scene.camera if camera is None else camera
-        _check_camera(scene, camera)
+        check_camera(scene, camera)
         self._calls += 1
         stage = Stage(
             scene=pickle.dumps(scene), camera=camera, draft=self.draft,
@@ -256,7 +256,12 @@ def _answering(workers: list[_Worker]) -> list[_Worker]:
     return [worker for worker in asked if worker.connection in ready]
 
 
-def _check_camera(scene: Scene, camera: str) -> None:
+def check_camera(scene: Scene, camera: str) -> None:
+    """Checks that a scene has a camera; '' is a free one.
+
+    Raises:
+        UserError: naming those that it has.
+    """
     model = scene.model
     known = [model.camera(number).name for number in range(model.ncam)]
     if camera and camera not in known:

@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,8 +58,24 @@ def trial_after_trial(
     return next_trial
 
 
-def live_server(next_trial: NextTrial, *, title: str, port: int) -> ThreadingHTTPServer:
-    """A server on this machine's own address, for `serve_forever`; port 0 takes a free one.
+class LiveServer(ThreadingHTTPServer):
+    """A server that ends when a trial cannot be played."""
+
+    failure: UserError | None = None
+
+    def serve(self) -> None:
+        """Serves until it is interrupted.
+
+        Raises:
+            UserError: what kept a trial from being played.
+        """
+        self.serve_forever(poll_interval=0.1)
+        if self.failure is not None:
+            raise self.failure
+
+
+def live_server(next_trial: NextTrial, *, title: str, port: int) -> LiveServer:
+    """A server on this machine's own address; port 0 takes a free one.
 
     Args:
         next_trial: plays a trial when it is called; one call at a time.
@@ -74,11 +91,22 @@ def live_server(next_trial: NextTrial, *, title: str, port: int) -> ThreadingHTT
             if self.path == "/":
                 self.answer(page, "text/html; charset=utf-8")
             elif self.path == "/next":
-                with one_at_a_time:
-                    content = contents([next_trial()])
-                self.answer(json.dumps(content).encode(), "application/json")
+                self.play()
             else:
                 self.send_error(HTTPStatus.NOT_FOUND)
+
+        def play(self) -> None:
+            try:
+                with one_at_a_time:
+                    content = contents([next_trial()])
+            except UserError as error:
+                server.failure = error
+                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+                server.shutdown()
+                return
+            # Who asked may have closed the page meanwhile.
+            with suppress(ConnectionError):
+                self.answer(json.dumps(content).encode(), "application/json")
 
         def answer(self, body: bytes, kind: str) -> None:
             packed = gzip.compress(body, 1)
@@ -93,8 +121,9 @@ def live_server(next_trial: NextTrial, *, title: str, port: int) -> ThreadingHTT
             del format, args
 
     try:
-        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        server = LiveServer(("127.0.0.1", port), Handler)
     except OSError as error:
         raise UserError(
             f"cannot serve on port {port}: {error.strerror}; take another --port"
         ) from None
+    return server

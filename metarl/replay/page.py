@@ -31,7 +31,8 @@ def write_replay(path: Path, shown: Sequence[tuple[Scene, Recording]], *, title:
 def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: bool = False) -> str:
     """The page; a live one asks its server for what happens."""
     content = {**contents(shown), "live": live}
-    packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode(), 6)
+    text = json.dumps(content, separators=(",", ":"))
+    packed = gzip.compress(text.encode(), 6, mtime=0)  # the same content is the same file
     template = jinja2.Template((HERE / "viewer.html").read_text(), autoescape=True)
     return template.render(
         title=title,
@@ -57,6 +58,7 @@ def task_content(scene: Scene, recording: Recording) -> dict[str, Any]:
     return {
         "name": recording.env_name,
         "task": recording.task,
+        "agent": recording.agent,
         "succeeded": recording.succeeded,
         "scene": describe(scene.model),
         "camera": scene.camera,

@@ -158,22 +158,25 @@ class Painter {
     if (this.loaded.has(scene)) return this.loaded.get(scene);
     const gl = this.gl;
     const fill = (name, data, type, stride) => {
-      const place = gl.getAttribLocation(this.program, name);
-      gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
+      const place = gl.getAttribLocation(this.program, name), buffer = gl.createBuffer();
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
       gl.bufferData(gl.ARRAY_BUFFER, data, gl.STATIC_DRAW);
       gl.enableVertexAttribArray(place);
       gl.vertexAttribPointer(place, 3, type, true, stride, 0);
+      return buffer;
     };
     const load = (mesh) => {
       if (this.meshes.has(mesh)) return this.meshes.get(mesh);
       const array = gl.createVertexArray(), indices = bytes(mesh.triangles);
       gl.bindVertexArray(array);
-      fill("position", bytes(mesh.positions), gl.UNSIGNED_SHORT, 6);
-      fill("normal", bytes(mesh.normals), gl.BYTE, 3);
-      gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+      const buffers = [
+        fill("position", bytes(mesh.positions), gl.UNSIGNED_SHORT, 6),
+        fill("normal", bytes(mesh.normals), gl.BYTE, 3), gl.createBuffer(),
+      ];
+      gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffers[2]);
       gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
       const loaded = {
-        array, low: mesh.low, span: mesh.span,
+        array, buffers, low: mesh.low, span: mesh.span,
         count: indices.length / (mesh.wide ? 4 : 2),
         type: mesh.wide ? gl.UNSIGNED_INT : gl.UNSIGNED_SHORT,
       };
@@ -187,6 +190,19 @@ class Painter {
       .sort((a, b) => b.rgba[3] - a.rgba[3]); // what lets light through comes last
     this.loaded.set(scene, drawn);
     return drawn;
+  }
+
+  // Frees what only this scene has in the graphics memory.
+  forget(scene) {
+    this.loaded.delete(scene);
+    const used = new Set([...this.loaded.keys()].flatMap((s) => s.drawn.map((part) => part.mesh)));
+    for (const { mesh } of scene.drawn) {
+      const loaded = this.meshes.get(mesh);
+      if (!loaded || used.has(mesh)) continue;
+      this.gl.deleteVertexArray(loaded.array);
+      loaded.buffers.forEach((buffer) => this.gl.deleteBuffer(buffer));
+      this.meshes.delete(mesh);
+    }
   }
 
   begin() {
@@ -231,6 +247,7 @@ class Painter {
 // ---------------------------------------------------------------- cameras
 
 const FREE = "free";
+const KEPT_TRIALS = 8; // of an agent that plays on
 
 // A camera of the scene, turned upright where its maker hung it upside down.
 function named(scene, poses, index) {
@@ -285,6 +302,9 @@ class Replay {
     this.rest = 0;
     this.listen();
     this.listTasks();
+    const several = new Set(this.tasks.map((task) => task.agent)).size > 1;
+    $("agents-label").hidden = !several;
+    $("agents").checked = several;
     this.say("");
     if (this.tasks.length) this.chooseTask(0);
     else this.more().catch(() => this.say("The server is gone."));
@@ -308,9 +328,15 @@ class Replay {
 
   listTasks() {
     $("task").replaceChildren(...this.tasks.map((task, k) => {
-      const outcome = task.succeeded ? "succeeds" : "fails";
-      return new Option(`${task.name}, task ${task.task}: ${outcome}`, k);
+      const outcome = task.succeeded ? "succeeds" : "fails", who = task.agent && ` (${task.agent})`;
+      return new Option(`${task.name}, task ${task.task}: ${outcome}${who}`, k);
     }));
+  }
+
+  // What every agent that is here made of the chosen task, or what this one did.
+  get peers() {
+    if (!$("agents").checked) return [this.task];
+    return this.tasks.filter((t) => t.name === this.task.name && t.task === this.task.task);
   }
 
   listEpisodes() {
@@ -341,6 +367,8 @@ class Replay {
   }
 
   listen() {
+    $("beside").onchange = () => { if ($("beside").checked) $("agents").checked = false; };
+    $("agents").onchange = () => { if ($("agents").checked) $("beside").checked = false; };
     $("play").onclick = () => { this.playing = !this.playing; };
     $("task").onchange = () => this.chooseTask(Number($("task").value));
     $("episode").onchange = () => this.chooseEpisode(Number($("episode").value));
@@ -435,26 +463,29 @@ class Replay {
 
   paint() {
     if (!this.episode) return;
-    const { scene, episodes } = this.task, beside = $("beside").checked && episodes.length > 1;
-    const shown = beside ? [episodes[0], this.episode] : [this.episode];
+    const { episodes } = this.task, place = episodes.indexOf(this.episode);
+    const shown = $("beside").checked && episodes.length > 1
+      ? [[this.task, episodes[0]], [this.task, this.episode]]
+      : this.peers.map((task) => [task, task.episodes[Math.min(place, task.episodes.length - 1)]]);
     this.painter.begin();
-    shown.forEach((episode, part) => {
+    shown.forEach(([task, episode], part) => {
       const poses = episode.at(this.step);
       const camera = this.camera === FREE
-        ? this.orbit.seen(this.along(episode, poses)) : named(scene, poses, this.camera);
-      this.painter.draw(scene, poses, camera, part, shown.length);
-      this.caption($(part ? "right" : "left"), episode);
+        ? this.orbit.seen(this.along(episode, poses)) : named(task.scene, poses, this.camera);
+      this.painter.draw(task.scene, poses, camera, part, shown.length);
+      this.caption(part, task, episode);
     });
-    $("right").hidden = !beside;
+    [...$("captions").children].forEach((one, part) => { one.hidden = part >= shown.length; });
     $("play").textContent = this.playing ? "pause" : "play";
     $("step").max = this.episode.steps;
     $("step").value = this.step;
     this.timeline();
   }
 
-  caption(place, episode) {
+  caption(part, task, episode) {
+    const place = $("captions").children[part] ?? $("captions").appendChild(document.createElement("div"));
     const step = Math.min(Math.round(this.step), episode.steps), success = episode.succeededBy(step);
-    const text = `${this.task.name}, task ${this.task.task}\n` +
+    const text = (task.agent ? `${task.agent}\n` : "") + `${task.name}, task ${task.task}\n` +
       `${experience(episode)}\n` +
       `step ${step} of ${episode.steps} · return ${episode.returnAt(step).toFixed(1)}\n`;
     if (place.dataset.text === text + success) return;
@@ -497,6 +528,11 @@ class Replay {
     const answer = await fetch("next");
     if (!answer.ok) return this.say("The agent has stopped playing; the terminal says why.");
     this.tasks.push(...this.prepare(await answer.json()));
+    // A page that is watched for hours must not grow: the oldest trials go, but not the one shown.
+    while (this.tasks.length > KEPT_TRIALS) {
+      const oldest = this.tasks.findIndex((task) => task !== this.task);
+      this.painter.forget(this.tasks.splice(oldest, 1)[0].scene);
+    }
     this.asked = false;
     this.listTasks();
     if (this.task) $("task").value = this.tasks.indexOf(this.task);

@@ -229,7 +229,8 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
     )
     return {
         "tasks": f"{count(len(names), 'task')} of the {evaluation.split} split "
-        f"of {evaluation.distribution}, {count(len(set(names)), 'class')}",
+        f"of {evaluation.distribution}, {count(len(set(names)), 'class')}"
+        + (f", {evaluation.reward_version} rewards" if evaluation.reward_version else ""),
         "split hash": evaluation.split_hash,
         "episodes": f"{evaluation.total_episodes} a task, {evaluation.horizon} steps each"
         f"{side_by_side}; every task plays as many, and each of them counts",

@@ -137,6 +137,17 @@ class Film:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """What was played, to look at; its files lie beside the report."""
+
+    text: str
+    """What is shown, and how it was chosen."""
+    replay: str
+    """The page of the interactive replay."""
+    films: list[Film]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """A whole report."""
 

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from metarl.comparison import (
+    check_alike,
     interval,
     mean_difference,
     performance_profile,
     probability_of_improvement,
 )
-from metarl.errors import UserError
 from metarl.evaluation import iqm
 from metarl.report.adaptation import EXPERIENCE, MEASURES, protocol
 from metarl.report.blocks import Cell, Curves, Line, Report, Section, Table
@@ -46,7 +46,7 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
     """The report on these evaluations, with further sections behind its own.
 
     Raises:
-        UserError: they are not of the same tasks, or one run is there twice.
+        UserError: they cannot be compared, or one run is there twice.
     """
     groups = group(evaluations)
     first = evaluations[0]
@@ -97,6 +97,7 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
         protocol={
             "tasks": shared["tasks"],
             "split hash": first.split_hash,
+            "episodes": f"{count(first.horizon, 'step')} each",
             "agents": "; ".join(
                 f"{g.name}: {g.runs[0].agent}, {count(len(g.runs), 'seed')} "
                 f"({', '.join(str(run.seed) for run in g.runs)}), after "
@@ -123,29 +124,12 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     """Evaluations by experiment, in order of appearance.
 
     Raises:
-        UserError: they are not of the same tasks, or one run is there twice.
+        UserError: they cannot be compared, or one run is there twice.
     """
-    first = evaluations[0]
+    check_alike([evaluation.setting for evaluation in evaluations])
     by_name: dict[str, list[Evaluation]] = {}
     for evaluation in evaluations:
-        if evaluation.split_hash != first.split_hash:
-            raise UserError(
-                f"{first.experiment} was played on tasks of {first.distribution}, "
-                f"{evaluation.experiment} on others of {evaluation.distribution}; compare runs on "
-                "the same tasks, for example with --tasks"
-            )
-        seeds = [run.seed for run in by_name.get(evaluation.experiment, [])]
-        if evaluation.seed in seeds:
-            raise UserError(
-                f"{evaluation.experiment}, seed {evaluation.seed}, is there twice; name it once"
-            )
         by_name.setdefault(evaluation.experiment, []).append(evaluation)
-    for name, runs in by_name.items():
-        if len({tuple(run.curve.experience) for run in runs}) > 1:
-            raise UserError(
-                f"the seeds of {name} were played for different numbers of episodes; "
-                "evaluate them alike, with --episodes"
-            )
     return [Group(name, runs) for name, runs in by_name.items()]
 
 

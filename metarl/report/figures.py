@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from functools import singledispatch
@@ -45,6 +46,11 @@ STYLE: Any = {
 WRITTEN_CELLS = 400
 """More cells of a heat map than this go without numbers in them."""
 NAMED_TASKS = 60
+"""Of more tasks the rows of a heat map are lower, and not every one has its name."""
+TALLEST = 12.0  # of a heat map, in inches
+PIXEL_ROWS = 1000
+"""So many rows of the tallest heat map have a pixel of their own."""
+LONGEST_LABEL = 33
 
 
 def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
@@ -130,20 +136,49 @@ def save_panels(blocks: Sequence[Curves], png: Path, *, title: str, caption: str
         plt.close(figure)
 
 
+def thinned(count: int, *, room: float, each: float) -> range:
+    """Of so many things, every n-th, so that the labels of those fit.
+
+    Args:
+        room: for all of them, in inches.
+        each: what a label takes, in inches.
+    """
+    return range(0, count, max(1, math.ceil(count * each / max(room, each))))
+
+
+def shortened(text: str) -> str:
+    """A label without its middle where it is too long for a picture."""
+    if len(text) <= LONGEST_LABEL:
+        return text
+    half = (LONGEST_LABEL - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
 @draw.register
 def draw_heatmap(block: HeatMap) -> Figure:
     """A table of colours, with the numbers in it where there is room."""
     values = np.array(block.values)
-    height = 1.1 + (0.17 if len(values) <= NAMED_TASKS else 0.05) * len(values)
-    width = min(9.4, 2.9 + 0.42 * values.shape[1])
+    rows, columns = values.shape
+    cell = 0.17 if rows <= NAMED_TASKS else 0.05
+    height = min(1.1 + cell * rows, TALLEST)
+    width = min(9.4, 2.9 + 0.42 * columns)
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     low, high = (0.0, 1.0) if block.percent else (float(values.min()), float(values.max()))
-    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=low, vmax=high)
-    axes.set_xticks(range(len(block.columns)), block.columns)
-    if len(values) <= NAMED_TASKS:
-        axes.set_yticks(range(len(values)), block.tasks, fontsize=7)
-    for k, count in enumerate(block.counts):
-        axes.text(k, -0.7, count, ha="center", va="bottom", fontsize=6.5, color=QUIET)
+    image = axes.imshow(
+        values, aspect="auto", cmap="viridis", vmin=low, vmax=high,
+        # Rows that share a pixel are averaged, so that none is left out.
+        interpolation="nearest" if rows <= PIXEL_ROWS else "auto",
+    )  # fmt: skip
+    named = thinned(rows, room=height - 1.1, each=0.17)
+    axes.set_yticks(named, [shortened(block.tasks[row]) for row in named], fontsize=7)
+    longest = max(len(text) for text in (*block.counts, *block.columns))
+    labelled = thinned(columns, room=width - 2.9, each=max(0.3, 0.06 * longest))
+    axes.set_xticks(labelled, [block.columns[k] for k in labelled])
+    for k in labelled:
+        axes.text(
+            k, 1.003, block.counts[k], transform=axes.get_xaxis_transform(),
+            ha="center", va="bottom", fontsize=6.5, color=QUIET,
+        )  # fmt: skip
     if values.size <= WRITTEN_CELLS:
         for (row, column), value in np.ndenumerate(values):
             light = (value - low) / max(high - low, 1e-9) > 0.6

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from metarl.errors import UserError
 from metarl.protocols import TaskDistribution
-from metarl.recording import Recorder, Recording, read_recordings
-from metarl.rendering.renderer import OffscreenRenderer
+from metarl.recording import Recorder, Recording
+from metarl.rendering.renderer import OffscreenRenderer, check_camera
 from metarl.replay import write_replay
-from metarl.report.adaptation import adaptation_report
-from metarl.report.blocks import Film, Section
-from metarl.report.page import write_report
-from metarl.result import Evaluation
+from metarl.report.blocks import Film, Rollouts
 from metarl.scene import Scene
 from metarl.tasks import TaskSet
 from metarl.video import adaptation_video
 
 NOTHING_TO_SHOW = (
-    "nothing to show: only the engines of Meta-World and locomotion record what is played; "
-    "--report shows the rest"
+    "nothing to show: only the engines of Meta-World and locomotion, and environments of yours "
+    "with a MuJoCo model, record what is played; --report shows the rest"
+)
+LONGEST_NAME = 150  # of a folder, in characters
+FILMS = "films.json"
+"""Which videos lie in a folder, and what they show."""
+FIRST_AND_LAST = (
+    "The first and the last episode of a trial, tasks that were failed in the end before those "
+    "that were solved."
 )
 Shown = Sequence[tuple[Scene, Recording]]
 
@@ -31,21 +37,69 @@ def recordings_file(evaluation: Path) -> Path:
     return evaluation.with_suffix(".recordings.npz")
 
 
-def recorded(distribution: TaskDistribution, tasks: TaskSet, file: Path) -> Shown:
-    """What was recorded of these tasks, with the scenes it is shown in; nothing where there is no
-    physics to show."""
+def comparison_folder(run: Path, runs: Sequence[str], evaluation: str) -> Path:
+    """Where the report on several runs is written, beside the experiments of the first.
+
+    Args:
+        run: the folder of the first.
+        runs: the names of all.
+        evaluation: the name of what was evaluated.
+    """
+    name = "_".join([*runs, evaluation])
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return run.parent.parent / "comparisons" / name
+
+
+def can_show(distribution: TaskDistribution) -> bool:
+    """Whether what is played can be recorded."""
+    with closing(distribution.make_env(1)) as env:
+        return isinstance(env, Recorder)
+
+
+def check_shows(distribution: TaskDistribution, tasks: TaskSet, *, camera: str | None) -> None:
+    """Checks, before anything is played, that it can be shown afterwards.
+
+    Raises:
+        UserError: there is no physics to show, or no such camera.
+    """
     with closing(distribution.make_env(1)) as env:
         if not isinstance(env, Recorder):
-            return []
-        return [(env.scene(tasks[r.task]), r) for r in read_recordings(file)]
+            raise UserError(NOTHING_TO_SHOW)
+        if camera:
+            check_camera(env.scene(tasks[0]), camera)
+
+
+def with_scenes(
+    distribution: TaskDistribution, tasks: TaskSet, recordings: Sequence[Recording]
+) -> Shown:
+    """Recordings with what they are drawn in, one scene for each task.
+
+    Raises:
+        UserError: there is no physics to show.
+    """
+    with closing(distribution.make_env(1)) as env:
+        if not isinstance(env, Recorder):
+            raise UserError(NOTHING_TO_SHOW)
+        scenes = {number: env.scene(tasks[number]) for number in {r.task for r in recordings}}
+    return [(scenes[recording.task], recording) for recording in recordings]
 
 
 def write_rollouts(
-    folder: Path, shown: Shown, *, title: str, video: bool, fine: bool, camera: str | None
-) -> tuple[Path, list[Film]]:
-    """Writes the replay and, if wanted, a video for each task; says where they are."""
-    if not shown:
-        raise UserError(NOTHING_TO_SHOW)
+    folder: Path,
+    shown: Shown,
+    *,
+    title: str,
+    text: str,
+    video: bool,
+    fine: bool,
+    camera: str | None,
+) -> Rollouts:
+    """Writes the replay and, if wanted, a video for each recording; says where they are.
+
+    Args:
+        text: what a report says of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     replay = folder / "replay.html"
     write_replay(replay, shown, title=title)
@@ -53,33 +107,33 @@ def write_rollouts(
     for film in films:
         print(f"Video: {folder / film.file}")
     print(f"Replay: {replay}")
-    return replay, films
+    return Rollouts(text=text, replay=replay.name, films=films)
 
 
 def write_films(folder: Path, shown: Shown, *, fine: bool, camera: str | None) -> list[Film]:
-    """Renders first and last episodes side by side, a file for each task."""
+    """Renders first and last episodes side by side, a file for each recording."""
     films = []
     with OffscreenRenderer(draft=not fine) as renderer:
         for scene, recording in shown:
-            file = f"{recording.env_name}_{recording.task}.mp4"
+            parts = [recording.agent, recording.env_name, str(recording.task)]
+            file = "_".join(filter(None, parts)).replace("/", "-").replace(" ", "-") + ".mp4"
             adaptation_video(
                 renderer, scene=scene, recording=recording, path=folder / file, camera=camera
             )
             outcome = "succeeds in the end" if recording.succeeded else "fails in the end"
-            films.append(
-                Film(caption=f"{recording.env_name}, task {recording.task}: {outcome}", file=file)
-            )
+            films.append(Film(caption=f"{recording.title}: {outcome}", file=file))
+    remove_others(folder, films)
     return films
 
 
-def write_adaptation(
-    folder: Path,
-    evaluation: Evaluation,
-    more: Sequence[Section],
-    *,
-    films: Sequence[Film],
-    replay: Path | None,
-) -> None:
-    """Writes the report on one run, and says where it is."""
-    report = adaptation_report(evaluation, more)
-    print(f"Report: {write_report(folder, report, films=films, replay=replay)}")
+def remove_others(folder: Path, films: Sequence[Film]) -> None:
+    """Removes the videos that were written here before and are none of these, and lists these."""
+    listed = folder / FILMS
+    try:
+        earlier = [str(name) for name in json.loads(listed.read_text())]
+    except (OSError, ValueError):
+        earlier = []
+    for name in set(earlier) - {film.file for film in films}:
+        if Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    listed.write_text(json.dumps({film.file: film.caption for film in films}, indent=1))

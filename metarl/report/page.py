@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,25 +14,25 @@ import jinja2
 from markupsafe import Markup
 
 from metarl.files import written_whole
-from metarl.report.blocks import Film, Report, Table
+from metarl.report.blocks import Report, Rollouts, Table
 from metarl.report.figures import svg
 
 HERE = Path(__file__).parent
 
 
-def write_report(
-    folder: Path, report: Report, *, films: Sequence[Film] = (), replay: Path | None = None
-) -> Path:
+def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None) -> Path:
     """Writes `report.html` and what belongs to it into a folder, in place of an older one.
 
     Args:
-        films: videos that lie in the folder; the page holds copies of them.
-        replay: a page with an interactive replay, copied into the page too.
+        rollouts: files that lie in the folder; the page holds copies of them.
 
     Returns:
         The page.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in names_of_blocks(folder / "report.json"):
+        for file in (folder / f"{name}.csv", folder / f"{name}.png"):
+            file.unlink(missing_ok=True)
     pictures: dict[str, str] = {}
     for block in (block for section in report.sections for block in section.blocks):
         with (folder / f"{block.name}.csv").open("w", newline="") as file:
@@ -41,33 +41,35 @@ def write_report(
             pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
     (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
     page = folder / "report.html"
-    text = render(
-        report,
-        pictures,
-        films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
-        replay=base64.b64encode(replay.read_bytes()).decode() if replay else None,
-    )
     with written_whole(page) as partial:
-        partial.write_text(text)
+        partial.write_text(render(report, pictures, rollouts, folder=folder))
     return page
 
 
+def names_of_blocks(stored: Path) -> list[str]:
+    """What files of an earlier report are called; nothing where there is none that can be read."""
+    try:
+        sections = json.loads(stored.read_text())["sections"]
+        names = [block["name"] for section in sections for block in section["blocks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [name for name in names if Path(name).name == name]
+
+
 def render(
-    report: Report,
-    pictures: Mapping[str, str],
-    *,
-    films: Sequence[tuple[Film, str]] = (),
-    replay: str | None = None,
+    report: Report, pictures: Mapping[str, str], rollouts: Rollouts | None, *, folder: Path
 ) -> str:
-    """The page as text; pictures are SVG, films come with their addresses, the replay as base64."""
+    """The page as text; pictures are SVG, rollouts are read from the folder."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell
     template = environment.from_string((HERE / "page.html").read_text())
+    films = rollouts.films if rollouts else []
     return template.render(
         report=report,
         pictures={name: Markup(markup) for name, markup in pictures.items()},
-        films=films,
-        replay=replay,
+        rollouts=rollouts,
+        films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
+        replay=in_text(folder / rollouts.replay) if rollouts else None,
         style=Markup((HERE / "page.css").read_text()),
     )
 
@@ -81,6 +83,11 @@ def cell(value: str | float | int | None) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
+def in_text(path: Path) -> str:
+    """The content of a file in base64."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
 def data_address(path: Path, kind: str) -> str:
     """The content of a file as an address that needs no file."""
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:{kind};base64,{in_text(path)}"

@@ -82,6 +82,22 @@ class Faulty(gymnasium.Env):
 make_env = Faulty
 """
 
+# A robot of Gymnasium's whose torso is as heavy as the task says.
+HOPPER = """
+import gymnasium
+
+horizon = 30
+train_tasks = [1.0, 2.0, 3.0]
+test_tasks = [0.5]
+
+class Heavy(gymnasium.Wrapper):
+    def set_task(self, task):
+        self.unwrapped.model.body_mass[1] = 3.0 * task
+
+def make_env():
+    return Heavy(gymnasium.make("Hopper-v5"))
+"""
+
 
 def write(folder: Path, text: str, name: str = "module.py") -> str:
     path = folder / name

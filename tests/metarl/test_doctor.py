@@ -11,7 +11,7 @@ import pytest
 
 from metarl import doctor
 from metarl.doctor import Finding, Verdict, compiler, examine, packages, physics, rendering_with
-from metarl.rendering import backends
+from metarl.rendering import attempt, backends
 from metarl.rendering.backends import BACKENDS, Probe
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +98,16 @@ def test_a_cache_that_cannot_be_written_is_named(
     found = compiler()
     assert found.verdict is Verdict.OPTIONAL and "NUMBA_CACHE_DIR" in found.what
     assert physics().verdict is Verdict.WORKS
+
+
+def test_only_packages_that_help_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OSMesa draws without libGL, which EGL and GLFW need."""
+    monkeypatch.setattr(attempt, "loads", lambda _: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert attempt.missing("osmesa") == "libOSMesa.so.8 missing: apt-get install libosmesa6"
+    assert attempt.missing("egl").endswith("apt-get install libegl1 libgl1 libegl-mesa0")
+    monkeypatch.setattr(attempt, "loads", lambda library: library != "libGL.so.1")
+    assert attempt.missing("osmesa") == ""
 
 
 def test_a_back_end_has_its_line() -> None:

@@ -6,7 +6,9 @@ import io
 import json
 import re
 import threading
+import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -247,6 +249,16 @@ def test_live_plays_trial_after_trial(cheetah, tmp_path: Path) -> None:
             assert "run, task 1" in page.inner_text("#left")
             page.select_option("#speed", "4")
             page.wait_for_function("replay.task.task === 2", timeout=20_000)
+            # Hours later: old trials are gone, from the graphics memory too.
+            for trial in range(3, 14):
+                page.evaluate("replay.chooseTask(replay.tasks.length - 1)")
+                page.wait_for_function(f"replay.tasks.at(-1).task === {trial}")
+                page.wait_for_timeout(60)  # it is drawn, and so its meshes are loaded
+            assert page.evaluate("replay.tasks.length") == 8
+            assert page.evaluate("replay.painter.loaded.size") <= 8
+            meshes = page.evaluate("new Set(replay.task.scene.drawn.map((p) => p.mesh)).size")
+            assert page.evaluate("replay.painter.meshes.size") <= 8 * meshes
+            assert page.evaluate("replay.painter.gl.getError()") == 0
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(address + "etc/passwd")
         with pytest.raises(UserError, match=r"port \d+: .*--port"):
@@ -254,3 +266,54 @@ def test_live_plays_trial_after_trial(cheetah, tmp_path: Path) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_what_stops_a_live_agent_ends_the_server_in_one_line(capsys) -> None:
+    def next_trial() -> tuple[Scene, Recording]:
+        raise UserError("the checkpoint is gone")
+
+    server = live_server(next_trial, title="live", port=0)
+    failures: list[str] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/next")
+        except urllib.error.HTTPError as error:
+            failures.append(str(error.code))
+
+    asking = threading.Thread(target=ask)
+    with server, pytest.raises(UserError, match="the checkpoint is gone"):
+        asking.start()
+        server.serve()
+    asking.join(timeout=10)
+    assert failures == ["500"], "the page hears of it"
+    assert capsys.readouterr() == ("", ""), "no traceback"
+
+
+@needs_browser
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+def test_agents_are_shown_side_by_side(cheetah, tmp_path, size) -> None:
+    """Two agents on two tasks, and names that are too long for their half of a phone."""
+    scene, recording = cheetah
+    names = ("an_agent_with_a_name_that_goes_on_and_on_and_on", "other")
+    shown = [
+        (scene, replace(recording, task=task, agent=name)) for task in (3, 7) for name in names
+    ]
+    write_replay(tmp_path / "replay.html", shown, title="two agents")
+    with opened((tmp_path / "replay.html").as_uri(), size=size) as page:
+        settle(page, step=29)
+        left, right = (page.locator(f"#captions div:nth-child({k})") for k in (1, 2))
+        assert names[0] in left.inner_text() and names[1] in right.inner_text()
+        assert all("task 3" in one.inner_text() for one in (left, right))
+        boxes = left.bounding_box(), right.bounding_box()
+        assert boxes[0]["x"] + boxes[0]["width"] <= size[0] / 2 <= boxes[1]["x"]
+        assert fits_its_width(page)
+        assert page.inner_text("#task option:nth-child(3)") == (
+            f"HalfCheetah-vel-maml, task 7: succeeds ({names[0]})"
+        )
+        page.check("#beside")
+        settle(page, step=10)
+        assert "after 0 episodes" in left.inner_text() and names[0] in right.inner_text()
+        page.uncheck("#beside")
+        settle(page, step=11)
+        assert not right.is_visible()

@@ -3,17 +3,19 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
 from metarl.errors import UserError
 from metarl.report.adaptation import adaptation_report
-from metarl.report.blocks import Report, Table, block_from_json
+from metarl.report.blocks import HeatMap, Report, Table, block_from_json
 from metarl.report.comparison import comparison_report
-from metarl.report.figures import svg
+from metarl.report.figures import draw, svg
 from metarl.report.page import write_report
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import Evaluation
@@ -84,11 +86,12 @@ def test_speed_by_hand() -> None:
 
 
 def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
-    written = evaluation(goals=0)
+    written = replace(evaluation(goals=0), reward_version="v1")
     written.write(tmp_path / "new" / "evaluation.json")
     read = Evaluation.read(tmp_path / "new" / "evaluation.json")
     assert read.summary == written.summary and read.protocol() == written.protocol()
     assert read.goals is None and read.parameters == written.parameters
+    assert read.setting == written.setting and read.reward_version == "v1"
     (tmp_path / "bad.json").write_text('{"experiment": 1}')
     for name, message in (("bad.json", "cannot be read"), ("none.json", "no stored evaluation")):
         with pytest.raises(UserError, match=message):
@@ -120,6 +123,42 @@ def test_pictures_and_files_are_made_of_the_stored_numbers(written: Path) -> Non
     curve = next(block for block in blocks if block.name == "curve_success_any")
     expected = evaluation().summary[0].mean["success_any"]
     assert (curve.lines[0].y, curve.lines[0].low) == (expected.value, expected.low)
+
+
+def test_files_of_an_earlier_report_go_and_foreign_ones_stay(tmp_path: Path) -> None:
+    """The first has goals and two classes, the second neither."""
+    write_report(tmp_path, adaptation_report(evaluation(tasks=4, columns=2)))
+    before = {path.name for path in tmp_path.iterdir()}
+    assert {"goals_return_before.csv", "goals_return_before.png", "classes.csv"} <= before
+    (tmp_path / "notes.csv").write_text("mine")
+    report = adaptation_report(evaluation(tasks=1, columns=2, goals=0))
+    write_report(tmp_path, report)
+    blocks = [block for section in report.sections for block in section.blocks]
+    expected = {"report.html", "report.json", "notes.csv", *(f"{b.name}.csv" for b in blocks)}
+    expected |= {f"{block.name}.png" for block in blocks if block.kind != "table"}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+    (tmp_path / "report.json").write_text('{"sections": [{"blocks": [{"name": "../x"}]}, 3]}')
+    write_report(tmp_path, report)  # what is no report of ours is written over
+
+
+def test_labels_of_a_big_heat_map_do_not_lie_over_each_other() -> None:
+    values = np.zeros((1000, 100))
+    block = HeatMap(
+        name="big", title="success", x_label="episodes", columns=[str(k) for k in range(100)],
+        tasks=[f"{'a-very-long-name-of-a-task-class' * 3} {k}" for k in range(1000)],
+        values=values.tolist(), counts=["1000/1000"] * 100, percent=True,
+    )  # fmt: skip
+    figure = draw(block)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    for labels in (axes.texts, axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [label.get_window_extent() for label in labels]
+        assert len(boxes) > 9
+        for one, other in pairwise(boxes):
+            assert not one.overlaps(other)
+    assert figure.get_figheight() <= 12
+    assert axes.get_position().width > 0.5, "long names leave room for the colours"
+    plt.close(figure)
 
 
 def test_what_people_write_cannot_become_markup(tmp_path: Path) -> None:
@@ -163,6 +202,12 @@ def test_runs_that_cannot_be_compared_are_named() -> None:
         comparison_report([ours, replace(ours, split_hash="other", experiment="b")])
     with pytest.raises(UserError, match="different numbers of episodes"):
         comparison_report([ours, evaluation(seed=2, columns=4)])
+    with pytest.raises(UserError, match=r"of rl2_push has 500 steps, one of b 200; .*--tasks"):
+        comparison_report([ours, replace(ours, horizon=200, experiment="b")])
+    old, new = (replace(ours, reward_version=v, experiment=f"reward {v}") for v in ("v1", "v2"))
+    with pytest.raises(UserError, match=r"paid by v1 rewards, reward v2 by v2; .*--tasks"):
+        comparison_report([old, new])
+    comparison_report([old, ours])  # of a version that was not written down
 
 
 class FromScratch:

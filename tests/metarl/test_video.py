@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from metarl import video
 from metarl.errors import UserError
@@ -20,6 +20,7 @@ from metarl.video import (
     adaptation_video,
     caption,
     captioned,
+    fitting,
     gif,
     side_by_side,
     tensorboard_video,
@@ -170,6 +171,36 @@ def test_success_is_green(success: bool) -> None:
     assert bool((written[-30:] == GREEN).all(axis=-1).any()) is success
     assert not written[40:-40].any()  # the picture itself is not covered
     assert written[:30].max() == written[-30:].max() == 255
+
+
+@pytest.mark.parametrize("title", ["a-class-of-tasks-with-a-long-name, task 7", "long " * 30 + "7"])
+def test_a_long_title_has_a_row_of_its_own(title: str) -> None:
+    """Title and subtitle, drawn alone, are what is drawn together: nothing lies over the other."""
+    black = np.zeros((360, 480, 3), np.uint8)
+
+    def written(title: str, subtitle: str) -> np.ndarray:
+        one = Caption(title=title, subtitle=subtitle, step=1, horizon=5, total=0.0, success=False)
+        return captioned(black, one)[:60].max(2)
+
+    when = "episode 20, after adaptation"
+    both, alone = written(title, when), written(title, "x" * 60)
+    below = written("w" * 200, when)
+    rows = np.flatnonzero((both > 200).any(1))
+    gap = np.flatnonzero(np.diff(rows) > 3)
+    assert len(gap) == 1, "two rows of letters"
+    half = int(rows[gap[0]]) + 2
+    np.testing.assert_array_equal(both[:half], alone[:half])
+    np.testing.assert_array_equal(both[half:], below[half:])
+    margins = np.concatenate([both[:half, :8], both[:half, -8:]], axis=1)
+    assert not (margins > 200).any(), "the title ends before the picture does"
+
+
+def test_a_title_loses_its_middle() -> None:
+    font = ImageFont.load_default(16)
+    assert fitting("reach-v3, task 7", font, 400) == "reach-v3, task 7"
+    shown = fitting("an_agent: a-long-name-of-a-class, task 49", font, 200)
+    assert shown.startswith("an_agent: ") and shown.endswith(", task 49") and "…" in shown
+    assert font.getlength(shown) <= 200
 
 
 def test_panels_stand_side_by_side() -> None:
