@@ -67,8 +67,8 @@ from metarl.report.output import (
 from metarl.report.page import write_report
 from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
-from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, stored_file
-from metarl.run import CONFIG, environment, load_agent
+from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_published, stored_file
+from metarl.run import CONFIG, environment, is_published, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TrialShape
 from train import (
@@ -199,7 +199,8 @@ def evaluation_file(trials: Trials, config: EvaluationConfig) -> Path:
 def evaluate(
     trials: Trials, config: EvaluationConfig, console: Console, recordings: Recordings | None
 ) -> Evaluation:
-    """Plays the trials, or reads what they were when played before; prints and stores them."""
+    """Plays the trials, or reads what they were when played before; prints and stores them. What
+    was published is not replaced, but compared."""
     path = evaluation_file(trials, config)
     if config.stored:
         evaluation = Evaluation.read(path)
@@ -207,6 +208,9 @@ def evaluate(
         return evaluation
     evaluation = measure(trials, config, recordings)
     print_evaluation(evaluation, console)
+    if is_published(trials.checkpoint):
+        print(said_of_published(evaluation, path))
+        return evaluation
     evaluation.write(path)
     plot_adaptation(evaluation, path.with_suffix(".png"))
     recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced

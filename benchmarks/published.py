@@ -24,20 +24,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from scipy import stats
+from training import training_seconds
 
 from agents.rl2 import RL2Config
-from evaluate import EvaluationConfig, Trials, evaluate
+from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
 from metarl.checkpoint import checkpoints
 from metarl.comparison import Scores, interval
 from metarl.config import read_yaml
 from metarl.errors import UserError, one_line_errors
+from metarl.evaluating import Trials
 from metarl.result import Evaluation
 from metarl.run import CONFIG, METRICS, publish_checkpoint
+from train import Experiment, load_experiment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 EXPERIENCE = (0, 1, 2, 5, 10)
 """Episodes of experience before the columns of the table."""
+TRAINING = "training.json"
 KEPT_LINES = 200
 """Of metrics, the last among them."""
 ELSEWHERE = RESULTS / "published_elsewhere.md"
@@ -47,23 +51,23 @@ ELSEWHERE = RESULTS / "published_elsewhere.md"
 # -- publishing a run ------------------------------------------------------------------------------
 
 
-def publish(run: Path) -> Path:
+def publish(run: Path, results: Path) -> Path:
     """Copies what is published of a finished run, evaluated first where it is not yet.
 
     Raises:
         UserError: it is not finished, or published already.
     """
-    trials = Trials.of(run, EvaluationConfig())
-    experiment = trials.experiment
+    trials = find_trials(run, EvaluationConfig())
+    experiment = load_experiment(run / CONFIG)
     if trials.env_steps < experiment.train.env_steps:
         raise UserError(
             f"{run} stopped at {trials.env_steps:,} of {experiment.train.env_steps:,} env steps; "
             f"go on with: python train.py --resume {run}"
         )
-    target = RESULTS / experiment.name / f"seed{experiment.seed}"
+    target = results / experiment.name / f"seed{experiment.seed}"
     if target.exists():
         raise UserError(f"{target} is published already; remove it first")
-    files = [evaluated(run, config) for config in evaluations(trials)]
+    files = [evaluated(run, config) for config in evaluations(experiment, trials)]
     (target / "eval").mkdir(parents=True)
     for file in (run / CONFIG, run / "env.json"):
         shutil.copy(file, target)
@@ -72,15 +76,16 @@ def publish(run: Path) -> Path:
     lines = (run / METRICS).read_text().splitlines(keepends=True)
     every = -(-len(lines) // KEPT_LINES)
     (target / METRICS).write_text("".join(lines[::-1][::every][::-1]))
+    (target / TRAINING).write_text(json.dumps({"training_s": training_seconds(run)}))
     last = checkpoints(run / "checkpoints")[-1]
     publish_checkpoint(last, target / "checkpoints" / last.name)
     return target
 
 
-def evaluations(trials: Trials) -> list[EvaluationConfig]:
+def evaluations(experiment: Experiment, trials: Trials) -> list[EvaluationConfig]:
     """All that is evaluated of a run: held-out tasks and training tasks, with ten episodes of
     experience, and Meta-World's own protocol where it has several classes."""
-    one_by_one = isinstance(trials.experiment.agent, RL2Config)
+    one_by_one = isinstance(experiment.agent, RL2Config)
     episodes = EXPERIENCE[-1] + 1 if one_by_one else None
     asked = [EvaluationConfig(split=split, episodes=episodes) for split in ("test", "train")]
     if len({task.env_name for task in trials.tasks}) > 1:
@@ -90,10 +95,10 @@ def evaluations(trials: Trials) -> list[EvaluationConfig]:
 
 def evaluated(run: Path, config: EvaluationConfig) -> Path:
     """The file of an evaluation, which is made where there is none."""
-    trials = Trials.of(run, config)
-    path = trials.file(config)
+    trials = find_trials(run, config)
+    path = evaluation_file(trials, config)
     if not path.exists():
-        evaluate(trials, config, Console())
+        evaluate(trials, config, Console(), None)
     return path
 
 
@@ -123,17 +128,8 @@ class Published:
 
     def training_hours(self) -> float:
         """Mean over seeds."""
-        return float(np.mean([training_seconds(folder) for folder in self.folders])) / 3600
-
-
-def training_seconds(folder: Path) -> float:
-    """What training took, start-up apart: the time of an iteration times their number."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-    seconds = [
-        sum(value for key, value in line.items() if key.startswith("timing/") and key[-2:] == "_s")
-        for line in lines
-    ]
-    return float(np.mean(seconds)) * lines[-1]["iteration"]
+        taken = [json.loads((f / TRAINING).read_text())["training_s"] for f in self.folders]
+        return float(np.mean(taken)) / 3600
 
 
 def iqm_of_runs(scores: Scores) -> np.ndarray:
@@ -166,8 +162,8 @@ def success_table(experiments: Sequence[Published], measure: str, *, split: str)
     return "\n".join(lines)
 
 
-def protocol_table(experiments: Sequence[Published]) -> str:
-    """Meta-World's own protocol, of experiments with several classes of tasks."""
+def protocol_section(experiments: Sequence[Published]) -> list[str]:
+    """Meta-World's own protocol, of experiments with several classes of tasks, if there are any."""
     lines = ["| | seeds | training classes | held-out classes |", "|---|---|---|---|"]
     for each in experiments:
         cells = []
@@ -178,7 +174,12 @@ def protocol_table(experiments: Sequence[Published]) -> str:
             cells.append(f"{np.mean(means):.1%}{spread}" if means else "–")
         if cells != ["–", "–"]:
             lines.append(f"| `{each.name}` | {len(each.folders)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return [
+        "## Meta-World's documented protocol",
+        "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
+        "40 goals of each class; in brackets each seed.",
+        "\n".join(lines),
+    ] * (len(lines) > 2)
 
 
 def training_table(experiments: Sequence[Published]) -> str:
@@ -202,10 +203,10 @@ def training_table(experiments: Sequence[Published]) -> str:
     return "\n".join(lines)
 
 
-def found_experiments() -> list[Published]:
-    """All experiments under results/ with a config and an evaluation."""
+def found_experiments(results: Path) -> list[Published]:
+    """All experiments that are published there."""
     by_name: dict[str, list[Path]] = {}
-    for config in sorted(RESULTS.glob(f"*/seed*/{CONFIG}")):
+    for config in sorted(results.glob(f"*/seed*/{CONFIG}")):
         by_name.setdefault(config.parent.parent.name, []).append(config.parent)
     return [Published(folders) for folders in by_name.values()]
 
@@ -229,10 +230,7 @@ def readme(experiments: Sequence[Published]) -> str:
         success_table(experiments, "success_last", split="test"),
         "## Training tasks: success at any step",
         any_step(split="train"),
-        "## Meta-World's documented protocol",
-        "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
-        "40 goals of each class; in brackets each seed.",
-        protocol_table(experiments),
+        *protocol_section(experiments),
         "## What it took",
         training_table(experiments),
         "## Published elsewhere",
@@ -269,14 +267,16 @@ def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = command_line.parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="finished runs to publish")
-    for run in parser.parse_args(arguments).runs:
-        print(f"Published {publish(run)}")
-    experiments = found_experiments()
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where")
+    options = parser.parse_args(arguments)
+    for run in options.runs:
+        print(f"Published {publish(run, options.results)}")
+    experiments = found_experiments(options.results)
     if not experiments:
         raise UserError("nothing is published yet; name a finished run")
-    (RESULTS / "README.md").write_text(readme(experiments))
-    plot(experiments, RESULTS / "adaptation.png")
-    print(f"Made {RESULTS / 'README.md'}")
+    (options.results / "README.md").write_text(readme(experiments))
+    plot(experiments, options.results / "adaptation.png")
+    print(f"Made {options.results / 'README.md'}")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,33 @@ class Evaluation:
         return read_stored(path, parse)
 
 
+def said_of_published(evaluation: Evaluation, path: Path) -> str:
+    """Whether an evaluation is what was published of the same run, in a sentence.
+
+    Args:
+        path: of the published one, if there is one.
+    """
+    if not path.exists():
+        return f"Not stored: the run is published, and {path.name} is not a part of that"
+    published = Evaluation.read(path)
+    if evaluation.split_hash != published.split_hash:
+        return f"Published in {path} on other tasks: nothing to compare"
+    ours, theirs = evaluation.curve.scores, published.curve.scores
+    differing = {
+        measure: int((ours[measure] != theirs[measure]).any(1).sum())
+        for measure in ours
+        if not torch.equal(ours[measure], theirs[measure])
+    }
+    if not differing:
+        return f"Every score of every task is as published in {path}"
+    tasks = len(evaluation.curve.env_names)
+    return f"Not as published in {path}: " + "; ".join(
+        f"{measure} differs in {count} of {tasks} tasks (mean {float(theirs[measure].mean()):.4g} "
+        f"there, {float(ours[measure].mean()):.4g} here)"
+        for measure, count in differing.items()
+    )
+
+
 STORED = tuple(
     field.name for field in fields(Evaluation) if field.name not in ("parameters", "goals", "curve")
 )

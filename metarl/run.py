@@ -180,6 +180,11 @@ def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
     return meta
 
 
+def is_published(checkpoint: Path) -> bool:
+    """Whether `publish_checkpoint` wrote it."""
+    return bool(load_checkpoint(checkpoint)[1].get(PUBLISHED))
+
+
 def publish_checkpoint(source: Path, target: Path) -> None:
     """Copies a checkpoint but for the optimizer's part: two thirds of an agent that Adam trains."""
     tensors, meta = load_checkpoint(source)

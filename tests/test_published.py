@@ -1,0 +1,76 @@
+"""Published runs: what is left out, what can be done with them, and that the table is theirs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import evaluate
+import train
+from metarl.checkpoint import checkpoints, load_checkpoint
+from metarl.run import METRICS
+from tests.test_train import fails, tiny  # noqa: F401  a fixture
+
+ROOT = Path(train.__file__).parent
+sys.path.append(str(ROOT / "benchmarks"))
+import published  # noqa: E402
+
+
+@pytest.fixture
+def shown(tiny: Path) -> Path:  # noqa: F811
+    """A results folder with one published run of five iterations."""
+    for seed in ("1", "2"):
+        train.main([str(tiny), "--seed", seed])
+        published.main([f"runs/tiny/seed{seed}", "--results", "results"])
+    return Path("results")
+
+
+def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
+    shown: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shown / "tiny" / "seed1"
+    stored = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["500"]
+    tensors, _ = load_checkpoint(run / "checkpoints" / "500")
+    assert tensors and not [name for name in tensors if name.startswith("optimizer.")]
+    capsys.readouterr()
+    evaluate.main([str(run), "--episodes", "11"])
+    assert "Every score of every task is as published" in capsys.readouterr().out
+    evaluate.main([str(run), "--episodes", "11", "--seed", "5"])
+    assert "Not stored: the run is published" in capsys.readouterr().out
+    altered = run / "eval" / "test_500_episodes-11.json"
+    content = json.loads(altered.read_text())
+    content["per_task"]["scores"]["return"][3][0] += 1
+    altered.write_text(json.dumps(content))
+    evaluate.main([str(run), "--episodes", "11"])
+    assert "return differs in 1 of 10 tasks" in capsys.readouterr().out
+    assert "published without what training needs" in fails(capsys, train, ["--resume", str(run)])
+    for path, content in stored.items():
+        assert path == altered or path.read_bytes() == content
+    assert "is published already" in fails(
+        capsys, published, ["runs/tiny/seed1", "--results", "results"]
+    )
+
+
+def test_both_seeds_are_in_the_table_and_the_metrics_are_thin(
+    shown: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "| [`tiny`](tiny) | 2 |" in (shown / "README.md").read_text()
+    monkeypatch.setattr(published, "KEPT_LINES", 2)
+    train.main(["tiny.yaml", "--seed", "3"])
+    published.main(["runs/tiny/seed3", "--results", "results"])
+    lines = (shown / "tiny" / "seed3" / METRICS).read_text().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ['{"iteration": 2', '{"iteration": 5']
+    capsys.readouterr()
+    train.main(["tiny.yaml", "--seed", "4", "--train.env-steps", "100"])
+    config = Path("runs/tiny/seed4/config.yaml")
+    config.write_text(config.read_text().replace("env_steps: 100", "env_steps: 200"))
+    assert "stopped at 100 of 200 env steps" in fails(
+        capsys, published, ["runs/tiny/seed4", "--results", "results"]
+    )
+
+
+def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
+    experiments = published.found_experiments(published.RESULTS)
+    assert (published.RESULTS / "README.md").read_text() == published.readme(experiments)
