@@ -26,8 +26,10 @@ from metarl.run import METRICS, environment
 
 SHOTS, STEPS = 10, (0, 1, 5, 32)
 PRETRAINED = {
-    "agent": {"adapt_in_training": False, "learn_inner_learning_rate": False},
-    "train": {"tasks": 25_000},
+    "agent.adapt_in_training": False,
+    "agent.learn_inner_learning_rate": False,
+    "train.tasks": 25_000,
+    "agent.decay_updates": 1000,
 }
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "MAML": ("maml_sinusoid", {}),
