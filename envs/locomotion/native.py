@@ -16,7 +16,7 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Batch, Snapshot
-from envs.engine.compiled import compile_callback, pointer
+from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.locomotion import variants
 from envs.locomotion.robots import body, draw_start, edits
@@ -80,26 +80,18 @@ def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]
     return np.concatenate([numbers, here.weights])
 
 
-def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+@inner
+def act(action, constants, mocap_pos, ctrl):
     """The action is the controls."""
-    size = int(carray(pointer(constants_at, types.float64), NUM_CONSTANTS)[NUM_ACTIONS])
-    action = carray(pointer(action_at, types.float32), size)
-    ctrl = carray(pointer(ctrl_at, types.float64), size)
-    for k in range(size):
+    for k in range(int(constants[NUM_ACTIONS])):
         ctrl[k] = np.float64(action[k])
 
 
-def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+@inner
+def observe(readings, known, action, memory, obs, outcome):
     """Observation, reward, and whether the robot has fallen. The memory is where it was."""
-    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
     num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
     dimensions = int(known[DIMENSIONS])
-    readings = carray(pointer(readings_at, types.float64), num_obs + num_points * dimensions)
-    weights = carray(pointer(constants_at + 8 * NUM_CONSTANTS, types.float64), num_points)
-    action = carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS]))
-    memory = carray(pointer(memory_at, types.float64), 2)
-    obs = carray(pointer(obs_at, types.float64), num_obs)
-    outcome = carray(pointer(outcome_at, types.float64), len(OUTCOME))
 
     fallen = False
     for check in range(CHECKS, NUM_CONSTANTS, 4):
@@ -112,9 +104,9 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
 
     x, y = 0.0, 0.0
     for point in range(num_points):
-        x += weights[point] * readings[num_obs + point * dimensions]
+        x += known[NUM_CONSTANTS + point] * readings[num_obs + point * dimensions]
         if dimensions == 2:
-            y += weights[point] * readings[num_obs + point * dimensions + 1]
+            y += known[NUM_CONSTANTS + point] * readings[num_obs + point * dimensions + 1]
     x_velocity, y_velocity = (x - memory[0]) / known[DT], (y - memory[1]) / known[DT]
     memory[0], memory[1] = x, y
 
@@ -130,7 +122,7 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
         success = np.hypot(x - target_x, y - target_y) <= known[TOLERANCE]
 
     control, contact = 0.0, 0.0
-    for k in range(len(action)):
+    for k in range(int(known[NUM_ACTIONS])):
         control += np.float64(action[k]) ** 2
     for k in range(int(known[FORCES_FROM]), int(known[FORCES_TO])):
         contact += obs[k] ** 2
@@ -143,6 +135,32 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
     outcome[1] = 1.0 if success else 0.0
     outcome[2] = 1.0 if fallen and known[FALLS_END] > 0.0 else 0.0
     outcome[3], outcome[4], outcome[5] = x_velocity, y_velocity, term
+
+
+def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+    """`act` as a C callback."""
+    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
+    size = int(known[NUM_ACTIONS])
+    act(
+        carray(pointer(action_at, types.float32), size),
+        known,
+        carray(pointer(mocap_pos_at, types.float64), 3),
+        carray(pointer(ctrl_at, types.float64), size),
+    )
+
+
+def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+    """`observe` as a C callback."""
+    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
+    num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
+    observe(
+        carray(pointer(readings_at, types.float64), num_obs + num_points * int(known[DIMENSIONS])),
+        carray(pointer(constants_at, types.float64), NUM_CONSTANTS + num_points),
+        carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS])),
+        carray(pointer(memory_at, types.float64), 2),
+        carray(pointer(obs_at, types.float64), num_obs),
+        carray(pointer(outcome_at, types.float64), len(OUTCOME)),
+    )
 
 
 @cache
