@@ -1,0 +1,162 @@
+"""Warp kernels around MuJoCo Warp's step: starts, readings, and what has gone wrong.
+
+MuJoCo Warp computes in float32; readings are handed on as float64, as tasks compute with them.
+"""
+
+# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportInvalidTypeForm=false, reportCallIssue=false
+# Kernels are no Python: type checkers take `wp.array(...)` in a signature for a call.
+
+import warp as wp
+
+wp.set_module_options({"enable_backward": False})
+
+MOST_NEFC, MOST_NACON, MOST_COLLISIONS, NUM_NEEDS = range(4)
+TOO_LARGE = wp.constant(1.0e10)  # mjMAXVAL: where MuJoCo calls a state unstable
+
+
+@wp.kernel
+def restore(
+    mask: wp.array(dtype=bool),
+    start_qpos: wp.array2d(dtype=float),
+    start_qvel: wp.array2d(dtype=float),
+    start_warmstart: wp.array2d(dtype=float),
+    start_ctrl: wp.array2d(dtype=float),
+    start_mocap_pos: wp.array2d(dtype=wp.vec3),
+    start_mocap_quat: wp.array2d(dtype=wp.quat),
+    qpos: wp.array2d(dtype=float),
+    qvel: wp.array2d(dtype=float),
+    qacc: wp.array2d(dtype=float),
+    warmstart: wp.array2d(dtype=float),
+    ctrl: wp.array2d(dtype=float),
+    mocap_pos: wp.array2d(dtype=wp.vec3),
+    mocap_quat: wp.array2d(dtype=wp.quat),
+    cfrc_ext: wp.array2d(dtype=wp.spatial_vector),
+    time: wp.array(dtype=float),
+):
+    """Sets the worlds of the mask back to their starts."""
+    world = wp.tid()
+    if not mask[world]:
+        return
+    for k in range(qpos.shape[1]):
+        qpos[world, k] = start_qpos[world, k]
+    for k in range(qvel.shape[1]):
+        qvel[world, k] = start_qvel[world, k]
+        qacc[world, k] = float(0.0)
+        warmstart[world, k] = start_warmstart[world, k]
+    for k in range(ctrl.shape[1]):
+        ctrl[world, k] = start_ctrl[world, k]
+    for k in range(mocap_pos.shape[1]):
+        mocap_pos[world, k] = start_mocap_pos[world, k]
+        mocap_quat[world, k] = start_mocap_quat[world, k]
+    for k in range(cfrc_ext.shape[1]):
+        cfrc_ext[world, k] = wp.spatial_vector()  # forces of the last episode
+    time[world] = float(0.0)
+
+
+@wp.kernel
+def add_noise(
+    mask: wp.array(dtype=bool),
+    slots: wp.array(dtype=int),
+    seeds: wp.array(dtype=wp.uint32),
+    drawn: wp.array(dtype=int),
+    scale: float,
+    normal_velocities: bool,
+    qpos: wp.array2d(dtype=float),
+    qvel: wp.array2d(dtype=float),
+):
+    """Moves the starts of the mask's worlds: each slot's stream is its seed, and how often it drew.
+
+    Positions by uniform noise within ± scale, velocities by that or by normal noise.
+    """
+    world = wp.tid()
+    slot = slots[world]
+    if slot < 0 or not mask[world]:
+        return
+    state = wp.rand_init(int(seeds[slot]), drawn[slot])
+    drawn[slot] = drawn[slot] + 1
+    for k in range(qpos.shape[1]):
+        qpos[world, k] = qpos[world, k] + scale * wp.randf(state, -1.0, 1.0)
+    for k in range(qvel.shape[1]):
+        if normal_velocities:
+            qvel[world, k] = qvel[world, k] + scale * wp.randn(state)
+        else:
+            qvel[world, k] = qvel[world, k] + scale * wp.randf(state, -1.0, 1.0)
+
+
+@wp.kernel
+def note_needs(
+    nefc: wp.array(dtype=int),
+    nacon: wp.array(dtype=int),
+    ncollision: wp.array(dtype=int),
+    needs: wp.array(dtype=int),
+):
+    """Remembers the most constraints of a world, and the most contacts and pairs of all worlds."""
+    world = wp.tid()
+    wp.atomic_max(needs, MOST_NEFC, nefc[world])
+    if world == 0:
+        wp.atomic_max(needs, MOST_NACON, nacon[0])
+        wp.atomic_max(needs, MOST_COLLISIONS, ncollision[0])
+
+
+@wp.kernel
+def check_stable(
+    qpos: wp.array2d(dtype=float),
+    qvel: wp.array2d(dtype=float),
+    qacc: wp.array2d(dtype=float),
+    stable: wp.array(dtype=bool),
+):
+    """Whether all numbers of a world's state are finite and within MuJoCo's bound."""
+    world = wp.tid()
+    fine = bool(True)
+    for k in range(qpos.shape[1]):
+        fine = fine and wp.abs(qpos[world, k]) < TOO_LARGE  # False for NaN
+    for k in range(qvel.shape[1]):
+        fine = fine and wp.abs(qvel[world, k]) < TOO_LARGE
+        fine = fine and wp.abs(qacc[world, k]) < TOO_LARGE
+    stable[world] = fine
+
+
+@wp.kernel
+def gather(
+    source: wp.array2d(dtype=float),
+    columns: wp.array(dtype=int),
+    places: wp.array(dtype=int),
+    readings: wp.array2d(dtype=wp.float64),
+):
+    """Copies columns of one array of `mjData` to their places among the readings."""
+    world, k = wp.tid()
+    readings[world, places[k]] = wp.float64(source[world, columns[k]])
+
+
+@wp.kernel
+def clear_touches(places: wp.array(dtype=int), readings: wp.array2d(dtype=wp.float64)):
+    """Sets the readings that `add_touches` sums to zero."""
+    world, k = wp.tid()
+    readings[world, places[k]] = wp.float64(0.0)
+
+
+@wp.kernel
+def add_touches(
+    num_contacts: wp.array(dtype=int),
+    geoms: wp.array(dtype=wp.vec2i),
+    worlds: wp.array(dtype=int),
+    addresses: wp.array2d(dtype=int),
+    forces: wp.array2d(dtype=float),
+    pairs: wp.array(dtype=wp.vec2i),
+    places: wp.array(dtype=int),
+    readings: wp.array2d(dtype=wp.float64),
+):
+    """Adds each contact's first constraint force to the reading of its pair of geoms."""
+    contact, k = wp.tid()
+    if contact >= num_contacts[0]:
+        return
+    address = addresses[contact, 0]
+    if address < 0:  # it is not among the constraints: it exerts no force
+        return
+    pair, wanted = geoms[contact], pairs[k]
+    if (pair[0] == wanted[0] and pair[1] == wanted[1]) or (
+        pair[0] == wanted[1] and pair[1] == wanted[0]
+    ):
+        world = worlds[contact]
+        wp.atomic_add(readings, world, places[k], wp.float64(forces[world, address]))
