@@ -60,6 +60,7 @@ MAX_CHECKS = 4
     CHECKS,
 ) = range(20)
 NUM_CONSTANTS = CHECKS + 4 * MAX_CHECKS
+MEMORY_SIZE = 2
 MAX_CONTACT_COST = 10.0
 RUN, SPEED = int(Term.RUN), int(Term.SPEED)
 
@@ -78,6 +79,35 @@ def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]
     )  # fmt: skip
     numbers[CHECKS : CHECKS + 4 * len(here.checks)] = np.ravel(here.checks)
     return np.concatenate([numbers, here.weights])
+
+
+def task_scene(task: LocomotionTask) -> Scene:
+    """The robot with the masses and sizes of a task, seen by the camera that follows it."""
+    robot = VARIANTS[task.env_name].robot
+    model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
+    return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
+
+
+def check_task(variant: str, slot: int, task: LocomotionTask) -> None:
+    """Does nothing if a slot's task is one of the variant's.
+
+    Raises:
+        ValueError: it is not, or not finite.
+    """
+    expected = num_parameters(variant)
+    if task.env_name != variant or task.parameters.shape != (expected,):
+        raise ValueError(
+            f"slot {slot}: {task.env_name} with parameters of shape {task.parameters.shape} is "
+            f"no task of {variant}, which has {expected}"
+        )
+    if not np.isfinite(task.parameters).all():
+        raise ValueError(f"slot {slot}: the task's parameters are not finite")
+
+
+@cache
+def num_parameters(variant: str) -> int:
+    """How many numbers tell the tasks of a variant apart."""
+    return VARIANTS[variant].wanted.draw(1, np.random.default_rng(0)).shape[1]
 
 
 @inner
@@ -157,7 +187,7 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
         carray(pointer(readings_at, types.float64), num_obs + num_points * int(known[DIMENSIONS])),
         carray(pointer(constants_at, types.float64), NUM_CONSTANTS + num_points),
         carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS])),
-        carray(pointer(memory_at, types.float64), 2),
+        carray(pointer(memory_at, types.float64), MEMORY_SIZE),
         carray(pointer(obs_at, types.float64), num_obs),
         carray(pointer(outcome_at, types.float64), len(OUTCOME)),
     )
@@ -230,15 +260,11 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
             action_space=here.action_space,
         )
         self._starts = np.tile(here.start, (self.num_envs, 1))
-        example = self.variant.wanted.draw(1, np.random.default_rng(0))
-        self._num_parameters = example.shape[1]
         self._seed(0)
 
     def scene(self, task: LocomotionTask) -> Scene:
         """The robot with the masses and sizes of the task, seen by the camera that follows it."""
-        robot = self.variant.robot
-        model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
-        return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
+        return task_scene(task)
 
     def _seed(self, seed: int) -> None:
         self._rngs = slot_generators(seed, self.num_envs)
@@ -250,7 +276,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
     def _place(self, tasks: tuple[LocomotionTask, ...]) -> None:
         robot, made = self.variant.robot, {}
         for slot, task in enumerate(tasks):
-            self._check(slot, task)
+            check_task(self.variant_name, slot, task)
             key = task.parameters.tobytes()
             if key not in made:  # many slots may play one task
                 made[key] = edits(robot, multipliers(task)), constants(self.variant, task)
@@ -259,17 +285,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
                 state=self._starts[slot],
                 edits=body_edits,
                 constants=known,
-                memory=np.zeros(2),
+                memory=np.zeros(MEMORY_SIZE),
                 obs=None,
             )
             self._batch.place(slot, body(robot).scene, snapshot, compiled_act(), compiled_observe())
-
-    def _check(self, slot: int, task: LocomotionTask) -> None:
-        expected = self._num_parameters
-        if task.env_name != self.variant_name or task.parameters.shape != (expected,):
-            raise ValueError(
-                f"slot {slot}: {task.env_name} with parameters of shape {task.parameters.shape} is "
-                f"no task of {self.variant_name}, which has {expected}"
-            )
-        if not np.isfinite(task.parameters).all():
-            raise ValueError(f"slot {slot}: the task's parameters are not finite")

@@ -160,3 +160,40 @@ def add_touches(
     ):
         world = worlds[contact]
         wp.atomic_add(readings, world, places[k], wp.float64(forces[world, address]))
+
+
+@wp.kernel
+def weigh_contacts(
+    num_contacts: wp.array(dtype=int),
+    geoms: wp.array(dtype=wp.vec2i),
+    worlds: wp.array(dtype=int),
+    dimensions: wp.array(dtype=int),
+    addresses: wp.array2d(dtype=int),
+    elliptic: bool,
+    geom_bodyid: wp.array(dtype=int),
+    body_weldid: wp.array(dtype=int),
+    body_invweight0: wp.array2d(dtype=wp.vec2),
+    efc_d: wp.array2d(dtype=float),
+):
+    """Makes contacts as stiff as the inverse weights of the bodies that their geoms belong to say.
+
+    MuJoCo Warp takes those of the bodies that these are welded to.
+    """
+    contact = wp.tid()
+    if contact >= num_contacts[0] or addresses[contact, 0] < 0:
+        return
+    world, pair = worlds[contact], geoms[contact]
+    body1, body2 = geom_bodyid[pair[0]], geom_bodyid[pair[1]]
+    row = world % body_invweight0.shape[0]
+    own = body_invweight0[row, body1][0] + body_invweight0[row, body2][0]
+    taken = (
+        body_invweight0[row, body_weldid[body1]][0] + body_invweight0[row, body_weldid[body2]][0]
+    )
+    if own <= 0.0 or own == taken:
+        return
+    rows = dimensions[contact]
+    if not elliptic and rows > 1:
+        rows = 2 * (rows - 1)
+    for k in range(rows):
+        address = addresses[contact, k]
+        efc_d[world, address] = efc_d[world, address] * taken / own

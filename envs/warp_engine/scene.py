@@ -22,6 +22,7 @@ import warp as wp
 
 from envs.engine.batch import MEAN_INERTIA, STATE, Reading, Scene, Snapshot, Touch
 from envs.warp_engine import kernels
+from envs.warp_engine.contacts import weighed_contacts
 from envs.warp_engine.slots import SlotTable, compiled_view, flat_view
 from envs.warp_engine.worlds import THREADS, WorldCode, world_kernels, world_loops
 from metarl.scene import DRAWN_STATE
@@ -259,7 +260,7 @@ class DeviceScene:
         if name in self._graphs:
             wp.capture_launch(self._graphs[name], stream=self.stream)
         else:
-            with wp.ScopedDevice(self.device):
+            with wp.ScopedDevice(self.device), weighed_contacts():
                 otherwise()
 
     def _step(self) -> None:
@@ -272,14 +273,29 @@ class DeviceScene:
         for _ in range(self.spec.num_substeps):
             mjw.step(model, data)
             self._note_needs()
+        self._finish()
+        self._observe()
+        self._restore(self._broken)
+
+    def observe_present(self) -> None:
+        """Observes and rewards the present state, as a step does after its physics."""
+        with wp.ScopedDevice(self.device), weighed_contacts():
+            self._finish()
+            self._observe()
+
+    def _finish(self) -> None:
+        data = self.data
         if self.spec.finish == "positions":
-            mjw.kinematics(model, data)
+            mjw.kinematics(self.model, data)
         elif self.spec.finish == "forward":
-            mjw.forward(model, data)
+            mjw.forward(self.model, data)
             wp.copy(data.qacc_warmstart, data.qacc)  # as `mj_forward` does
             self._note_needs()
         elif self.spec.finish == "contact forces":
-            mjw.rne_postconstraint(model, data)
+            mjw.rne_postconstraint(self.model, data)
+
+    def _observe(self) -> None:
+        table, data = self._table, self.data
         wp.launch(
             kernels.check_stable,
             dim=self.num_worlds,
@@ -292,7 +308,6 @@ class DeviceScene:
             self._stable, self._broken, self.starting, table.obs, table.final_obs, table.outcome,
             table.elapsed, table.unstable_at, table.resting, table.episode_end, self._horizon,
         )  # fmt: skip
-        self._restore(self._broken)
 
     def _begin(self) -> None:
         table, noise = self._table, self.spec.noise
@@ -402,7 +417,7 @@ class DeviceScene:
 
     def _capture(self) -> None:
         """Records the calls as graphs. Each runs once before, as compiling cannot be recorded."""
-        with wp.ScopedStream(self.stream):
+        with wp.ScopedStream(self.stream), weighed_contacts():
             for name, calls in (("start", self._begin), ("step", self._step)):
                 calls()
                 wp.synchronize_stream(self.stream)
