@@ -10,7 +10,7 @@ from pydantic import Field
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
 from envs.slots import SlotEnv
-from envs.warp_engine.installed import check_installed, default_device
+from metarl.gpu_packages import check_installed, default_device
 from metarl.config import Config, Size
 from metarl.errors import UserError, nearest
 from metarl.seeding import derive_seed

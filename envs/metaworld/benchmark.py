@@ -27,7 +27,7 @@ from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
-from envs.warp_engine.installed import check_installed, default_device
+from metarl.gpu_packages import check_installed, default_device
 from metarl.config import Config
 from metarl.errors import UserError, nearest
 from metarl.tasks import TaskSet

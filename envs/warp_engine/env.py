@@ -20,7 +20,7 @@ from envs.engine.batch import Snapshot
 from envs.engine.cache import cache_folder
 from envs.slots import SlotEnv
 from envs.warp_engine import kernels
-from envs.warp_engine.installed import default_device
+from metarl.gpu_packages import default_device
 from envs.warp_engine.scene import DeviceScene, Room, SceneSpec, first_room
 from envs.warp_engine.slots import SlotTable
 from metarl.recording import Sink

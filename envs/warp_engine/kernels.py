@@ -7,6 +7,8 @@ MuJoCo Warp computes in float32; readings are handed on as float64, as tasks com
 # pyright: reportGeneralTypeIssues=false, reportInvalidTypeForm=false, reportCallIssue=false
 # Kernels are no Python: type checkers take `wp.array(...)` in a signature for a call.
 
+from typing import no_type_check  # at run time too, where tests would check calls
+
 import warp as wp
 
 wp.set_module_options({"enable_backward": False})
@@ -16,6 +18,7 @@ TOO_LARGE = wp.constant(1.0e10)  # mjMAXVAL: where MuJoCo calls a state unstable
 
 
 @wp.kernel
+@no_type_check
 def restore(
     mask: wp.array(dtype=bool),
     start_qpos: wp.array2d(dtype=float),
@@ -55,6 +58,7 @@ def restore(
 
 
 @wp.kernel
+@no_type_check
 def add_noise(
     mask: wp.array(dtype=bool),
     slots: wp.array(dtype=int),
@@ -85,6 +89,7 @@ def add_noise(
 
 
 @wp.kernel
+@no_type_check
 def note_needs(
     nefc: wp.array(dtype=int),
     nacon: wp.array(dtype=int),
@@ -100,6 +105,7 @@ def note_needs(
 
 
 @wp.kernel
+@no_type_check
 def check_stable(
     qpos: wp.array2d(dtype=float),
     qvel: wp.array2d(dtype=float),
@@ -118,6 +124,7 @@ def check_stable(
 
 
 @wp.kernel
+@no_type_check
 def gather(
     source: wp.array2d(dtype=float),
     columns: wp.array(dtype=int),
@@ -130,6 +137,7 @@ def gather(
 
 
 @wp.kernel
+@no_type_check
 def clear_touches(places: wp.array(dtype=int), readings: wp.array2d(dtype=wp.float64)):
     """Sets the readings that `add_touches` sums to zero."""
     world, k = wp.tid()
@@ -137,6 +145,7 @@ def clear_touches(places: wp.array(dtype=int), readings: wp.array2d(dtype=wp.flo
 
 
 @wp.kernel
+@no_type_check
 def add_touches(
     num_contacts: wp.array(dtype=int),
     geoms: wp.array(dtype=wp.vec2i),
@@ -163,6 +172,7 @@ def add_touches(
 
 
 @wp.kernel
+@no_type_check
 def weigh_contacts(
     num_contacts: wp.array(dtype=int),
     geoms: wp.array(dtype=wp.vec2i),

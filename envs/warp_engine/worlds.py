@@ -44,7 +44,7 @@ class WorldCode(NamedTuple):
 @inner
 def _is_finite(numbers):
     for k in range(numbers.shape[0]):
-        if not math.isfinite(numbers[k]):
+        if not math.isfinite(numbers[k]):  # noqa: SIM110 (numba takes no generators)
             return False
     return True
 

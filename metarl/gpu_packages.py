@@ -1,6 +1,6 @@
-"""Whether what the Warp engine needs is installed, and what to do where it is not.
+"""Packages that rollouts on a GPU need besides the ordinary install: which are missing.
 
-Nothing here imports Warp, so that the rest of the toolkit does without it.
+Nothing here imports them, so that the rest of the toolkit does without.
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""Agents learn on the Warp engine, and what they play never passes through the host."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("warp", reason="MuJoCo Warp is not installed: make test-gpu")
+pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make test-gpu")
+
+from agents.maml_trpo import MAMLTRPOConfig  # noqa: E402
+from agents.rl2 import RL2Config  # noqa: E402
+from envs.metaworld import MetaWorld  # noqa: E402
+from metarl.playing import play_and_learn  # noqa: E402
+from metarl.seeding import torch_generator  # noqa: E402
+from metarl.trial import run_trial  # noqa: E402
+from tests.warp.host import forbidden_on_host  # noqa: E402
+
+HORIZON, TASKS = 20, 4
+AGENTS = {
+    "rl2": RL2Config(hidden_size=16, num_minibatches=2, epochs=2),
+    "maml_trpo": MAMLTRPOConfig(episodes_per_step=3),
+}
+
+
+@pytest.mark.parametrize("kind", AGENTS)
+def test_an_agent_plays_and_learns(kind):
+    benchmark = MetaWorld("ML1-reach-v3", horizon=HORIZON, engine="warp")
+    shape = AGENTS[kind].trial_shape(2)
+    env = benchmark.make_env(TASKS * shape.slots_per_task)
+    spaces = env.single_observation_space, env.single_action_space
+    agent = AGENTS[kind].build(*spaces, seed=1, device=env.device)
+    before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
+    metrics = play_and_learn(agent, env, benchmark, shape, num_tasks=TASKS, seed=1, iteration=1)
+    assert all(np.isfinite(value) for value in metrics.values())
+    after = agent.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    tasks = benchmark.train.sample(TASKS, np.random.default_rng(0))
+    generator = torch_generator(1, env.device)
+    with forbidden_on_host():
+        run_trial(agent, env, tasks, shape=shape, seed=1, generator=generator)
+    env.close()
+
+
+def test_the_guard_sees_what_the_native_engine_does():
+    """Else the test above could not fail."""
+    benchmark = MetaWorld("ML1-reach-v3", horizon=HORIZON)
+    env = benchmark.make_env(2)
+    agent = AGENTS["rl2"].build(
+        env.single_observation_space, env.single_action_space, seed=1, device=torch.device("cpu")
+    )
+    tasks = benchmark.train.sample(2, np.random.default_rng(0))
+    shape = AGENTS["rl2"].trial_shape(1)
+    with pytest.raises(AssertionError, match="host"), forbidden_on_host():
+        run_trial(agent, env, tasks, shape=shape, seed=1, generator=torch_generator(1, agent.device))
+    env.close()
+
+
+def test_requirements_are_pinned():
+    lines = Path("requirements-gpu.txt").read_text().splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    assert packages and all("==" in line for line in packages)
