@@ -192,7 +192,7 @@ def gpu_rollouts() -> Finding:
     if missing := missing_packages(device):
         text = f"engine 'warp' needs {' and '.join(missing)}; in an environment of its own: "
         return Finding("GPU rollouts", Verdict.OPTIONAL, f"{text}{INSTALL}")
-    import warp
+    import warp  # pyright: ignore[reportMissingImports]
 
     versions = f"MuJoCo Warp {metadata.version('mujoco-warp')}, Warp {warp.config.version}"
     wrong = [

@@ -136,9 +136,7 @@ def _collect(
     return rollout, state, step
 
 
-def _executor(
-    env: TaskVectorEnv, device: torch.device
-) -> Callable[[Tensor], tuple[Any, Tensor]]:
+def _executor(env: TaskVectorEnv, device: torch.device) -> Callable[[Tensor], tuple[Any, Tensor]]:
     """How actions become what the environment takes, and what the policy sees a step later."""
     space = env.single_action_space
     if isinstance(env, DeviceVectorEnv) and isinstance(space, spaces.Box):

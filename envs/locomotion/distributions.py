@@ -10,9 +10,9 @@ from pydantic import Field
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
 from envs.slots import SlotEnv
-from metarl.gpu_packages import check_installed, default_device
 from metarl.config import Config, Size
 from metarl.errors import UserError, nearest
+from metarl.gpu_packages import check_installed, default_device
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
 

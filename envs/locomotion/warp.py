@@ -1,4 +1,4 @@
-"""The Warp engine: Gymnasium's robots on MuJoCo Warp, observation and reward the native engine's."""
+"""The Warp engine: Gymnasium's robots on MuJoCo Warp, observed and rewarded as natively."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
-from metarl.gpu_packages import check_installed, default_device
 from metarl.config import Config
 from metarl.errors import UserError, nearest
+from metarl.gpu_packages import check_installed, default_device
 from metarl.tasks import TaskSet
 
 OFFICIAL_NUM_GOALS = 50

@@ -5,6 +5,9 @@ is welded to, where MuJoCo takes that of the geom's body. Where these differ muc
 through tables: the stick of Meta-World's stick-push is a thousand times too soft.
 """
 
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# Type checkers see nothing of mujoco's C code, and Warp is not where they look.
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,5 +1,8 @@
 """A vector environment whose slots are worlds of MuJoCo Warp, with torch tensors in and out."""
 
+# pyright: reportMissingImports=false
+# Warp is not in the environment that types are checked in.
+
 from __future__ import annotations
 
 import contextlib
@@ -20,9 +23,9 @@ from envs.engine.batch import Snapshot
 from envs.engine.cache import cache_folder
 from envs.slots import SlotEnv
 from envs.warp_engine import kernels
-from metarl.gpu_packages import default_device
 from envs.warp_engine.scene import DeviceScene, Room, SceneSpec, first_room
 from envs.warp_engine.slots import SlotTable
+from metarl.gpu_packages import default_device
 from metarl.recording import Sink
 from metarl.scene import Scene
 from metarl.tasks import Task
@@ -211,6 +214,7 @@ class WarpEnv(SlotEnv[T]):
         current = wp.stream_from_torch(torch.cuda.current_stream(self.device))
         before = current.record_event()
         for scene in scenes:
+            assert scene.stream is not None
             scene.stream.wait_event(before)
             launch(scene)
             current.wait_event(scene.stream.record_event())
@@ -268,8 +272,7 @@ class WarpEnv(SlotEnv[T]):
     def _tell_of_overflow(self, name: str, scene: DeviceScene) -> None:
         needs, room = scene.needs.numpy(), scene.room
         contacts = -(
-            -int(max(needs[kernels.MOST_NACON], needs[kernels.MOST_COLLISIONS]))
-            // scene.num_worlds
+            -int(max(needs[kernels.MOST_NACON], needs[kernels.MOST_COLLISIONS])) // scene.num_worlds
         )
         constraints = int(needs[kernels.MOST_NEFC])
         if contacts <= room.contacts and constraints <= room.constraints:

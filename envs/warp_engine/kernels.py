@@ -3,8 +3,9 @@
 MuJoCo Warp computes in float32; readings are handed on as float64, as tasks compute with them.
 """
 
-# pyright: reportIndexIssue=false, reportOperatorIssue=false, reportArgumentType=false
-# pyright: reportGeneralTypeIssues=false, reportInvalidTypeForm=false, reportCallIssue=false
+# pyright: reportMissingImports=false, reportIndexIssue=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportInvalidTypeForm=false
+# pyright: reportCallIssue=false
 # Kernels are no Python: type checkers take `wp.array(...)` in a signature for a call.
 
 from typing import no_type_check  # at run time too, where tests would check calls
@@ -45,7 +46,7 @@ def restore(
         qpos[world, k] = start_qpos[world, k]
     for k in range(qvel.shape[1]):
         qvel[world, k] = start_qvel[world, k]
-        qacc[world, k] = float(0.0)
+        qacc[world, k] = 0.0
         warmstart[world, k] = start_warmstart[world, k]
     for k in range(ctrl.shape[1]):
         ctrl[world, k] = start_ctrl[world, k]
@@ -54,7 +55,7 @@ def restore(
         mocap_quat[world, k] = start_mocap_quat[world, k]
     for k in range(cfrc_ext.shape[1]):
         cfrc_ext[world, k] = wp.spatial_vector()  # forces of the last episode
-    time[world] = float(0.0)
+    time[world] = 0.0
 
 
 @wp.kernel
@@ -114,7 +115,7 @@ def check_stable(
 ):
     """Whether all numbers of a world's state are finite and within MuJoCo's bound."""
     world = wp.tid()
-    fine = bool(True)
+    fine = True
     for k in range(qpos.shape[1]):
         fine = fine and wp.abs(qpos[world, k]) < TOO_LARGE  # False for NaN
     for k in range(qvel.shape[1]):

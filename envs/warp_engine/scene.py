@@ -4,8 +4,9 @@ On a GPU a control step is one CUDA graph, launched on the scene's own stream; o
 the same calls follow one another.
 """
 
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
-# Type checkers see nothing of mujoco's C code, and less of Warp's arrays.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportMissingImports=false
+# pyright: reportCallIssue=false, reportIndexIssue=false
+# Type checkers see nothing of mujoco's C code, of Warp, and of what numba makes of functions.
 
 from __future__ import annotations
 
@@ -110,7 +111,7 @@ class DeviceScene:
         self.device = device = table.device
         self.stream = wp.Stream(device) if device.is_cuda else None
         model = spec.scene.model
-        if model.na or model.neq and not model.eq_active0.all():
+        if model.na or (model.neq and not model.eq_active0.all()):
             raise NotImplementedError("actuators with a state, or constraints that are switched")
         with wp.ScopedDevice(device):
             self.model = mjw.put_model(model)
@@ -246,7 +247,7 @@ class DeviceScene:
         """Puts all things in place, static ones too, which MuJoCo Warp places once only."""
         mjw.kinematics(self._unmoved, self.data)
 
-    # -- a step, the start of an episode -------------------------------------------------------------
+    # -- a step, the start of an episode -----------------------------------------------------------
 
     def step(self) -> None:
         """Launches a control step of all worlds."""
@@ -406,6 +407,7 @@ class DeviceScene:
     def _configure_kernels(self) -> None:
         from numba import cuda
 
+        assert self.stream is not None
         stream = cuda.external_stream(self.stream.cuda_stream)
         blocks = -(-self.num_worlds // THREADS)
         self._functions = self._functions._replace(

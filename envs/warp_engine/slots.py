@@ -3,6 +3,9 @@
 Warp's kernels, numba's compiled code and torch see the same memory; nothing is copied.
 """
 
+# pyright: reportMissingImports=false
+# Warp is not in the environment that types are checked in.
+
 from __future__ import annotations
 
 from typing import Any

@@ -43,8 +43,8 @@ class WorldCode(NamedTuple):
 
 @inner
 def _is_finite(numbers):
-    for k in range(numbers.shape[0]):
-        if not math.isfinite(numbers[k]):  # noqa: SIM110 (numba takes no generators)
+    for k in range(numbers.shape[0]):  # noqa: SIM110 - numba takes no generators
+        if not math.isfinite(numbers[k]):
             return False
     return True
 

@@ -21,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from scipy.stats import binomtest
 
 from envs.metaworld.native import NativeEnv
-from envs.metaworld.official import MetaWorldTask
+from envs.metaworld.official import MetaWorldTask, set_official_task
 from envs.metaworld.snapshots import official, snapshots
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.warp import WarpMetaWorldEnv
@@ -117,8 +118,6 @@ def _target(task: MetaWorldTask) -> np.ndarray:
     if not np.isnan(target).any():
         return target
     env = official(task.env_name).env
-    from envs.metaworld.official import set_official_task
-
     set_official_task(env, task)  # pyright: ignore[reportArgumentType]
     env.reset()  # pyright: ignore[reportAttributeAccessIssue]
     return np.array(env._target_pos)  # pyright: ignore[reportAttributeAccessIssue]
@@ -157,9 +156,7 @@ def put(scene: DeviceScene, physics: dict[str, np.ndarray]) -> None:
         getattr(scene.data, name).assign(values.astype(np.float32))
 
 
-def on_recorded_state(
-    env: WarpMetaWorldEnv, moment: Moment
-) -> tuple[np.ndarray, np.ndarray]:
+def on_recorded_state(env: WarpMetaWorldEnv, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
     """Observations and outcomes that the Warp engine computes for a moment's positions."""
     (scene,) = env._scenes.values()
     put(scene, moment.physics)
@@ -172,7 +169,7 @@ def on_recorded_state(
 
 
 def go_on(env: WarpMetaWorldEnv, moments: Sequence[Moment], start: int, ahead: int) -> list[Any]:
-    """The states that the Warp engine comes to from a recorded one: qpos and hands, step by step."""
+    """States that the Warp engine comes to from a recorded one: qpos and hands, step by step."""
     (scene,) = env._scenes.values()
     put(scene, moments[start].physics)
     env._table.elapsed.fill_(1)
@@ -302,8 +299,6 @@ def read(folder: Path) -> dict[str, Fidelity]:
 
 def main() -> None:
     """Plays the tasks named on the command line, or all, and stores what differs."""
-    from importlib.metadata import version
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASKS))
     parser.add_argument("--goals", type=int, default=20)

@@ -57,7 +57,9 @@ def test_meta_world(env_name, monkeypatch):
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=["sm_80", "sm_90"])
 @pytest.mark.parametrize("env_name", ["reach-v3", "stick-push-v3"])
 def test_gpus(env_name, capability, monkeypatch):
-    code = WorldCode(env_name.replace("-", "_"), act_in_metaworld, observe_function(TASKS[env_name]))
+    code = WorldCode(
+        env_name.replace("-", "_"), act_in_metaworld, observe_function(TASKS[env_name])
+    )
     for text in compiled(code, capability, monkeypatch):
         assert f".target sm_{capability[0]}{capability[1]}" in text
 

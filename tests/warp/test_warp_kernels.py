@@ -67,9 +67,7 @@ def test_contacts_are_weighed_by_the_bodies_of_their_geoms():
         array([3, 3], int), array([[0, 1, 2, 0], [3, 4, 0, 0]], int),
     ]  # fmt: skip
     bodies = [array([0, 2, 1], int), array([0, 1, 1], int), weights]
-    wp.launch(
-        kernels.weigh_contacts, dim=2, inputs=[*common, True, *bodies], outputs=[stiffness]
-    )
+    wp.launch(kernels.weigh_contacts, dim=2, inputs=[*common, True, *bodies], outputs=[stiffness])
     assert stiffness.numpy()[0].tolist() == [3.0, 6.0, 9.0, 4.0, 5.0]  # times 30 / 10
 
 

@@ -8,11 +8,11 @@ import torch
 pytest.importorskip("warp", reason="MuJoCo Warp is not installed: make test-gpu")
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make test-gpu")
 
-from envs.locomotion.distributions import LocomotionConfig  # noqa: E402
-from envs.locomotion.robots import ROBOTS, body, edits  # noqa: E402
-from envs.locomotion.variants import VARIANTS, multipliers  # noqa: E402
-from envs.locomotion.warp import WarpLocomotionEnv  # noqa: E402
-from envs.warp_engine.scene import UNUSED  # noqa: E402
+from envs.locomotion.distributions import LocomotionConfig
+from envs.locomotion.robots import ROBOTS, body, edits
+from envs.locomotion.variants import VARIANTS, multipliers
+from envs.locomotion.warp import WarpLocomotionEnv
+from envs.warp_engine.scene import UNUSED
 
 SLOTS = 3
 STEPPED = list(VARIANTS) if torch.cuda.is_available() else ["HalfCheetah-vel-maml"]

@@ -7,10 +7,10 @@ import torch
 pytest.importorskip("warp", reason="MuJoCo Warp is not installed: make test-gpu")
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make test-gpu")
 
-from envs.metaworld.tasks import TASKS  # noqa: E402
-from envs.metaworld.warp import WarpMetaWorldEnv  # noqa: E402
-from tests.envs.parity import official_tasks  # noqa: E402
-from tests.warp.fidelity import (  # noqa: E402
+from envs.metaworld.tasks import TASKS
+from envs.metaworld.warp import WarpMetaWorldEnv
+from tests.envs.parity import official_tasks
+from tests.warp.fidelity import (
     TOLERANCE,
     go_on,
     on_recorded_state,
