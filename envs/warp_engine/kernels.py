@@ -115,7 +115,7 @@ def check_stable(
 ):
     """Whether all numbers of a world's state are finite and within MuJoCo's bound."""
     world = wp.tid()
-    fine = True
+    fine = wp.bool(True)  # a variable, not a constant, to Warp
     for k in range(qpos.shape[1]):
         fine = fine and wp.abs(qpos[world, k]) < TOO_LARGE  # False for NaN
     for k in range(qvel.shape[1]):

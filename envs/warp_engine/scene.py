@@ -84,6 +84,21 @@ def _rounded(count: int) -> int:
     return -(-count // 16) * 16
 
 
+def _as_mujoco_places_sites(model: mujoco.MjModel, positions: np.ndarray) -> np.ndarray:
+    """(n, E) edits of `site_pos`, where MuJoCo heeds them.
+
+    It goes by flags of the compiled model: a site that was compiled in the frame of its body stays
+    there, whatever is edited. The goal of Meta-World's basketball is one; the official reward
+    looks for it there.
+    """
+    rows = positions.reshape(-1, *model.site_pos.shape).copy()
+    same = model.site_sameframe
+    rows[:, same == int(mujoco.mjtSameFrame.mjSAMEFRAME_BODY)] = 0.0
+    inertial = same == int(mujoco.mjtSameFrame.mjSAMEFRAME_INERTIA)
+    rows[:, inertial] = model.body_ipos[model.site_bodyid[inertial]]
+    return rows
+
+
 class DeviceScene:
     """A scene's worlds.
 
@@ -224,6 +239,8 @@ class DeviceScene:
                 owner, last = self._owner(name)
                 field = getattr(owner, last)
                 rows = edits[:, place : place + size].astype(np.float32)
+                if name == "site_pos":
+                    rows = _as_mujoco_places_sites(model, rows)
                 field.assign(np.ascontiguousarray(rows).reshape(field.numpy().shape))
             place += size
 
