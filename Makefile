@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
 
 test-gpu: $(VENV_GPU)/.installed-dev
-	$(BIN_GPU)/python -m pytest tests/warp
+	$(BIN_GPU)/python -m pytest -n 2 tests/warp
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
