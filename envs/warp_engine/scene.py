@@ -130,6 +130,9 @@ class DeviceScene:
             raise NotImplementedError("actuators with a state, or constraints that are switched")
         with wp.ScopedDevice(device):
             self.model = mjw.put_model(model)
+            # The touch of two boxes then has as many contacts as in MuJoCo, by the same method;
+            # else it is often one, and grips slip.
+            self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD)
             self.data = mjw.make_data(
                 model, nworld=num_worlds, nconmax=room.contacts, njmax=room.constraints
             )
