@@ -22,7 +22,6 @@ from torch import Tensor
 from envs.engine.batch import Snapshot
 from envs.engine.cache import cache_folder
 from envs.slots import SlotEnv
-from envs.warp_engine import kernels
 from envs.warp_engine.scene import DeviceScene, Room, SceneSpec, first_room
 from envs.warp_engine.slots import SlotTable
 from metarl.gpu_packages import default_device
@@ -270,22 +269,14 @@ class WarpEnv(SlotEnv[T]):
             )
 
     def _tell_of_overflow(self, name: str, scene: DeviceScene) -> None:
-        needs, room = scene.needs.numpy(), scene.room
-        contacts = -(
-            -int(max(needs[kernels.MOST_NACON], needs[kernels.MOST_COLLISIONS])) // scene.num_worlds
-        )
-        constraints = int(needs[kernels.MOST_NEFC])
-        if contacts <= room.contacts and constraints <= room.constraints:
+        needed, room = scene.needed(), scene.room
+        if room.holds(needed):
             return
-        grown = Room(
-            max(room.contacts, contacts + contacts // 2),
-            max(room.constraints, constraints + constraints // 2),
-        )
-        self._rooms[name] = grown  # the scene is made anew at the next reset
+        grown = self._rooms[name] = room.grown(needed)  # the scene is made anew at the next reset
         warnings.warn(
-            f"{name}: {contacts} contacts a world and {constraints} constraints in one, but there "
-            f"was room for {room.contacts} and {room.constraints}: some were left out. From the "
-            f"next reset on there is room for {grown.contacts} and {grown.constraints}",
+            f"{name}: {needed.contacts} contacts a world and {needed.constraints} constraints in one, "
+            f"but there was room for {room.contacts} and {room.constraints}: some were left out. "
+            f"From the next reset on there is room for {grown.contacts} and {grown.constraints}",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -174,6 +174,43 @@ def add_touches(
 
 @wp.kernel
 @no_type_check
+def align_with_capsules(
+    num_contacts: wp.array(dtype=int),
+    geoms: wp.array(dtype=wp.vec2i),
+    worlds: wp.array(dtype=int),
+    geom_type: wp.array(dtype=int),
+    plane: int,
+    capsule: int,
+    geom_xmat: wp.array2d(dtype=wp.mat33),
+    frames: wp.array(dtype=wp.mat33),
+):
+    """Turns contacts of capsules on planes so that their first tangent follows the capsule.
+
+    MuJoCo Warp does so only where the capsule lies at less than 60 degrees to the plane.
+    """
+    contact = wp.tid()
+    if contact >= num_contacts[0]:
+        return
+    pair = geoms[contact]
+    if geom_type[pair[0]] != plane or geom_type[pair[1]] != capsule:
+        return
+    turned, frame = geom_xmat[worlds[contact], pair[1]], frames[contact]
+    axis = wp.vec3(turned[0, 2], turned[1, 2], turned[2, 2])
+    normal = wp.vec3(frame[0, 0], frame[0, 1], frame[0, 2])
+    along = axis - normal * wp.dot(normal, axis)
+    if wp.length(along) < 1.0e-6:  # it stands upright
+        return
+    along = wp.normalize(along)
+    across = wp.cross(normal, along)
+    frames[contact] = wp.mat33(
+        normal[0], normal[1], normal[2],
+        along[0], along[1], along[2],
+        across[0], across[1], across[2],
+    )  # fmt: skip
+
+
+@wp.kernel
+@no_type_check
 def weigh_contacts(
     num_contacts: wp.array(dtype=int),
     geoms: wp.array(dtype=wp.vec2i),

@@ -23,7 +23,7 @@ import warp as wp
 
 from envs.engine.batch import MEAN_INERTIA, STATE, Reading, Scene, Snapshot, Touch
 from envs.warp_engine import kernels
-from envs.warp_engine.contacts import weighed_contacts
+from envs.warp_engine.contacts import mujocos_contacts
 from envs.warp_engine.slots import SlotTable, compiled_view, flat_view
 from envs.warp_engine.worlds import THREADS, WorldCode, world_kernels, world_loops
 from metarl.scene import DRAWN_STATE
@@ -42,6 +42,19 @@ class Room(NamedTuple):
     """Of a world; worlds share them, so one may have more."""
     constraints: int
     """Of a world."""
+
+    def holds(self, needed: Room) -> bool:
+        """Whether there is room for so much."""
+        return needed.contacts <= self.contacts and needed.constraints <= self.constraints
+
+    def grown(self, needed: Room) -> Room:
+        """Room for half as much again as is needed, where there is too little."""
+        return Room(
+            *(
+                have if enough <= have else enough + enough // 2
+                for have, enough in zip(self, needed, strict=True)
+            )
+        )
 
 
 class Noise(NamedTuple):
@@ -77,7 +90,7 @@ def first_room(model: mujoco.MjModel, snapshot: Snapshot) -> Room:
     simulation = mujoco.MjData(model)
     mujoco.mj_setState(model, simulation, snapshot.state, STATE)
     mujoco.mj_forward(model, simulation)
-    return Room(_rounded(32 + 2 * simulation.ncon), _rounded(64 + 2 * simulation.nefc))
+    return Room(_rounded(48 + 2 * simulation.ncon), _rounded(128 + 2 * simulation.nefc))
 
 
 def _rounded(count: int) -> int:
@@ -281,7 +294,7 @@ class DeviceScene:
         if name in self._graphs:
             wp.capture_launch(self._graphs[name], stream=self.stream)
         else:
-            with wp.ScopedDevice(self.device), weighed_contacts():
+            with wp.ScopedDevice(self.device), mujocos_contacts():
                 otherwise()
 
     def _step(self) -> None:
@@ -300,7 +313,7 @@ class DeviceScene:
 
     def observe_present(self) -> None:
         """Observes and rewards the present state, as a step does after its physics."""
-        with wp.ScopedDevice(self.device), weighed_contacts():
+        with wp.ScopedDevice(self.device), mujocos_contacts():
             self._finish()
             self._observe()
 
@@ -401,6 +414,13 @@ class DeviceScene:
                 outputs=[self._readings],
             )  # fmt: skip
 
+    def needed(self) -> Room:
+        """The most that was needed since slots got their tasks; what goes beyond the room is left
+        out of the physics."""
+        needs = self.needs.numpy()
+        shared = max(needs[kernels.MOST_NACON], needs[kernels.MOST_COLLISIONS])
+        return Room(-(-int(shared) // self.num_worlds), int(needs[kernels.MOST_NEFC]))
+
     # -- recordings --------------------------------------------------------------------------------
 
     @property
@@ -439,7 +459,7 @@ class DeviceScene:
 
     def _capture(self) -> None:
         """Records the calls as graphs. Each runs once before, as compiling cannot be recorded."""
-        with wp.ScopedStream(self.stream), weighed_contacts():
+        with wp.ScopedStream(self.stream), mujocos_contacts():
             for name, calls in (("start", self._begin), ("step", self._step)):
                 calls()
                 wp.synchronize_stream(self.stream)
