@@ -274,9 +274,10 @@ class WarpEnv(SlotEnv[T]):
             return
         grown = self._rooms[name] = room.grown(needed)  # the scene is made anew at the next reset
         warnings.warn(
-            f"{name}: {needed.contacts} contacts a world and {needed.constraints} constraints in one, "
-            f"but there was room for {room.contacts} and {room.constraints}: some were left out. "
-            f"From the next reset on there is room for {grown.contacts} and {grown.constraints}",
+            f"{name}: {needed.contacts} contacts a world and {needed.constraints} constraints in "
+            f"one, but there was room for {room.contacts} and {room.constraints}: some were left "
+            f"out. From the next reset on there is room for {grown.contacts} and "
+            f"{grown.constraints}",
             RuntimeWarning,
             stacklevel=4,
         )

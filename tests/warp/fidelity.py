@@ -203,10 +203,7 @@ def compare(env_name: str, *, goals: int = 20, horizon: int = HORIZON) -> Fideli
     env.reset()
     warp_succeeded = play_on_warp(env, horizon)
     (scene,) = env._scenes.values()
-    while (
-        scene.needs.numpy()[0] > scene.room.constraints
-        or scene.needs.numpy()[1:].max() > goals * scene.room.contacts
-    ):
+    while not scene.room.holds(scene.needed()):
         warp_succeeded = play_on_warp(env, horizon)  # the reset made more room
         (scene,) = env._scenes.values()
     env.reset()
@@ -229,7 +226,6 @@ def compare(env_name: str, *, goals: int = 20, horizon: int = HORIZON) -> Fideli
         first.append(np.abs(reached[0][0] - moments[start + 1].physics["qpos"]).max(1))
         last.append(np.abs(reached[-1][0] - moments[start + AHEAD].physics["qpos"]).max(1))
         hands.append(np.abs(reached[-1][1] - moments[start + AHEAD].obs[:, :3]).max(1))
-    needs = scene.needs.numpy()
     low, high = binomtest(int(native_succeeded.sum()), goals).proportion_ci(0.95)
     result = Fidelity(
         env_name=env_name,
@@ -244,8 +240,8 @@ def compare(env_name: str, *, goals: int = 20, horizon: int = HORIZON) -> Fideli
         native_successes=int(native_succeeded.sum()),
         warp_successes=int(warp_succeeded.sum()),
         interval=(float(low), float(high)),
-        most_contacts=-(-int(needs[1:].max()) // goals),
-        most_constraints=int(needs[0]),
+        most_contacts=scene.needed().contacts,
+        most_constraints=scene.needed().constraints,
     )
     env.close()
     return result

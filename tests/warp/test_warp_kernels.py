@@ -71,6 +71,25 @@ def test_contacts_are_weighed_by_the_bodies_of_their_geoms():
     assert stiffness.numpy()[0].tolist() == [3.0, 6.0, 9.0, 4.0, 5.0]  # times 30 / 10
 
 
+def test_contacts_of_capsules_on_planes_follow_the_capsule():
+    # a capsule along (3, 0, 4) / 5, steep on the plane z = 0; beside it a sphere, left as it is
+    turned = np.stack([np.eye(3), np.eye(3), np.eye(3)])
+    turned[1, :, 2] = 0.6, 0.0, 0.8
+    before = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=float)
+    frames = wp.array([before, before], dtype=wp.mat33)
+    wp.launch(
+        kernels.align_with_capsules,
+        dim=2,
+        inputs=[
+            array([2], int), wp.array([(0, 1), (0, 2)], dtype=wp.vec2i), array([0, 0], int),
+            array([0, 3, 2], int), 0, 3, wp.array(turned[None], dtype=wp.mat33),
+        ],
+        outputs=[frames],
+    )  # fmt: skip
+    np.testing.assert_allclose(frames.numpy()[0], [[0, 0, 1], [1, 0, 0], [0, 1, 0]], atol=1e-6)
+    np.testing.assert_array_equal(frames.numpy()[1], before)
+
+
 def test_starts_are_restored_where_the_mask_says_so():
     def state(value):
         return [
