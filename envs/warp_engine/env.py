@@ -141,6 +141,7 @@ class WarpEnv(SlotEnv[T]):
             self.tasks = self.next_tasks
         for name in self._playing:
             self._scenes[name].starting.fill_(True)
+        self._wait()
         self._each_scene(DeviceScene.start)
         self._elapsed = 0
         self._keep_record()
@@ -218,6 +219,11 @@ class WarpEnv(SlotEnv[T]):
             launch(scene)
             current.wait_event(scene.stream.record_event())
 
+    def _wait(self) -> None:
+        """Until the device has done all it was told, on whatever stream."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _place(self, tasks: tuple[T, ...]) -> None:
         """Gives every scene a world for each slot that plays in it."""
         placements = self._placements(tasks)
@@ -246,6 +252,7 @@ class WarpEnv(SlotEnv[T]):
 
     def _tell(self) -> None:
         """Looks for what went wrong since the last time, and tells it."""
+        self._wait()
         table = self._table
         for slot in np.flatnonzero(table.unstable_at.numpy()):
             warnings.warn(
@@ -260,6 +267,7 @@ class WarpEnv(SlotEnv[T]):
             self._tell_of_overflow(name, self._scenes[name])
         bad = table.bad_action_at.numpy().copy()
         table.bad_action_at.zero_()
+        self._wait()
         if bad.any():
             slot = int(np.flatnonzero(bad)[0])
             self._started = False
@@ -305,6 +313,7 @@ class WarpEnv(SlotEnv[T]):
     def _write_record(self, step: int) -> None:
         """Writes down what can be drawn; of a slot at rest, that nothing moved."""
         assert self._record is not None
+        self._wait()
         resting = self._table.resting.numpy().astype(np.bool_)
         for name, slots in self._playing.items():
             drawn = self._scenes[name].drawn_states()[: len(slots)]

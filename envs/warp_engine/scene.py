@@ -257,7 +257,8 @@ class DeviceScene:
                 rows = edits[:, place : place + size].astype(np.float32)
                 if name == "site_pos":
                     rows = _as_mujoco_places_sites(model, rows)
-                field.assign(np.ascontiguousarray(rows).reshape(field.numpy().shape))
+                shape = (*field.shape, *getattr(field.dtype, "_shape_", ()))  # of vectors
+                field.assign(np.ascontiguousarray(rows).reshape(shape))
             place += size
 
     def _place_states(self, snapshots: Sequence[Snapshot]) -> None:
@@ -459,6 +460,7 @@ class DeviceScene:
 
     def _capture(self) -> None:
         """Records the calls as graphs. Each runs once before, as compiling cannot be recorded."""
+        drawn = wp.clone(self._table.drawn)  # else starts would depend on when this happens
         with wp.ScopedStream(self.stream), mujocos_contacts():
             for name, calls in (("start", self._begin), ("step", self._step)):
                 calls()
@@ -466,6 +468,7 @@ class DeviceScene:
                 with wp.ScopedCapture(stream=self.stream) as capture:
                     calls()
                 self._graphs[name] = capture.graph
+            wp.copy(self._table.drawn, drawn)
             self.starting.fill_(True)
             self._restore(self.starting)
             self._settle()
