@@ -15,7 +15,7 @@ from envs.locomotion.warp import WarpLocomotionEnv
 from envs.warp_engine.scene import UNUSED
 
 SLOTS = 3
-STEPPED = list(VARIANTS) if torch.cuda.is_available() else ["HalfCheetah-vel-maml"]
+STEPPED = list(VARIANTS) if torch.cuda.is_available() else ["HalfCheetah-vel-maml", "Ant-dir-pearl"]
 
 
 def make(variant, *, horizon=20):
@@ -45,6 +45,7 @@ def start_alike(warp, native):
 
 @pytest.mark.parametrize("variant", STEPPED)
 def test_steps_are_the_native_engines(variant):
+    """Ant touches the ground within them, with contacts that are turned if they are left alone."""
     warp, native, actions = make(variant)
     ours, theirs = start_alike(warp, native)
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
