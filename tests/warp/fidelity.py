@@ -9,6 +9,8 @@ For each task the official scripted policy plays every goal in the native engine
 - from some of these states the Warp engine goes on with the same actions: *one step*, *50 steps*;
 - the scripted policy plays every goal in the Warp engine: *success*, at any step of an episode.
 
+What `tests.warp.scripted` stored of other versions of MuJoCo is shown beside.
+
 Both engines use the same MuJoCo for compiling scenes. Every task is stored as soon as it is done,
 and tasks that are stored are not played again; delete the JSON to start anew.
 """
@@ -18,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -28,40 +29,29 @@ from typing import Any
 import numpy as np
 import torch
 import warp as wp
-from metaworld.policies import ENV_POLICY_MAP
 from scipy.stats import binomtest
 
-from envs.metaworld.native import NativeEnv
-from envs.metaworld.official import MetaWorldTask, set_official_task
-from envs.metaworld.snapshots import official, snapshots
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.warp import WarpMetaWorldEnv
 from envs.warp_engine.scene import DeviceScene
 from metarl.files import written_whole
 from metarl.run import environment
-from tests.envs.parity import native_simulation, official_tasks
+from tests.envs.parity import official_tasks
+from tests.warp.scripted import (
+    HORIZON,
+    SEED,
+    Moment,
+    ScriptedPolicies,
+    known_successes,
+    play_natively,
+)
 
-HORIZON = 500
 TOLERANCE = 1e-4
 """Of rewards on recorded states; relative where they are above 1, as they go up to 10."""
 STARTS = (0, 40, 80)
 """Steps of the recorded episodes from which the Warp engine goes on."""
 AHEAD = 50
 SEEN_EVERY = 10
-PHYSICS = ("qpos", "qvel", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")
-
-
-@dataclass
-class Moment:
-    """All slots of the native engine at one step: the state after it, and what came of it."""
-
-    physics: dict[str, np.ndarray]
-    memory: np.ndarray
-    """What `observe` had carried here before the step."""
-    action: np.ndarray
-    """That led here."""
-    outcome: np.ndarray
-    obs: np.ndarray
 
 
 @dataclass
@@ -92,62 +82,6 @@ class Fidelity:
         """Whether success is within the interval."""
         low, high = self.interval
         return low <= self.warp_successes / self.goals <= high
-
-
-class ScriptedPolicies:
-    """The official scripted policy of each slot, which is told the goal."""
-
-    def __init__(self, tasks: Sequence[MetaWorldTask]) -> None:
-        self._policies = [ENV_POLICY_MAP[task.env_name]() for task in tasks]
-        targets = np.stack([_target(task) for task in tasks])
-        self._targets = targets
-
-    def __call__(self, obs: np.ndarray) -> np.ndarray:
-        seen = np.array(obs, dtype=np.float64)
-        seen[:, 36:39] = self._targets
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the policies' own: actions are clipped here
-            chosen = [p.get_action(o) for p, o in zip(self._policies, seen, strict=True)]
-        return np.clip(np.stack(chosen), -1.0, 1.0).astype(np.float32)
-
-
-def _target(task: MetaWorldTask) -> np.ndarray:
-    """`_target_pos` after the official reset; of a moving one, where it is then."""
-    (snapshot,) = snapshots([task])
-    target = snapshot.constants[:3]
-    if not np.isnan(target).any():
-        return target
-    env = official(task.env_name).env
-    set_official_task(env, task)  # pyright: ignore[reportArgumentType]
-    env.reset()  # pyright: ignore[reportAttributeAccessIssue]
-    return np.array(env._target_pos)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def play_natively(tasks: Sequence[MetaWorldTask], horizon: int) -> tuple[list[Moment], np.ndarray]:
-    """Every moment of an episode of the scripted policy, and which goals it reached."""
-    env, policy = NativeEnv(tasks, horizon=horizon + 1, num_threads=1), ScriptedPolicies(tasks)
-    obs, _ = env.reset()
-    slots, moments = range(len(tasks)), []
-    succeeded = np.zeros(len(tasks), dtype=np.bool_)
-    for _ in range(horizon):
-        memory = np.stack([env._batch._slots[s]._memory for s in slots])
-        action = policy(obs)
-        obs, *_, info = env.step(action)
-        succeeded |= info["success"]
-        moments.append(
-            Moment(
-                physics={
-                    name: np.stack([getattr(native_simulation(env, s), name) for s in slots])
-                    for name in PHYSICS
-                },
-                memory=memory,
-                action=action,
-                outcome=env._batch.outcome.copy(),
-                obs=obs,
-            )
-        )
-    env.close()
-    return moments, succeeded
 
 
 def put(scene: DeviceScene, physics: dict[str, np.ndarray]) -> None:
@@ -197,7 +131,7 @@ def play_on_warp(env: WarpMetaWorldEnv, horizon: int) -> np.ndarray:
 
 def compare(env_name: str, *, goals: int = 20, horizon: int = HORIZON) -> Fidelity:
     """Plays a task in both engines."""
-    tasks = official_tasks(env_name, seed=0, count=goals)
+    tasks = official_tasks(env_name, seed=SEED, count=goals)
     moments, native_succeeded = play_natively(tasks, horizon)
     env = WarpMetaWorldEnv(tasks, horizon=horizon + 1)
     env.reset()
@@ -252,12 +186,17 @@ def _median_and_most(parts: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(np.median(values)), float(values.max())
 
 
-def table(results: Sequence[Fidelity]) -> str:
-    """Markdown, a line for each task."""
+def table(results: Sequence[Fidelity], elsewhere: dict[str, dict[str, list[int]]]) -> str:
+    """Markdown, a line for each task.
+
+    Args:
+        elsewhere: what the native engine reaches with other versions of MuJoCo.
+    """
+    others = "".join(f"| native, MuJoCo {number} " for number in elsewhere)
     lines = [
         "| task | reward on recorded states | success there | one step | 50 steps | hand, 50 steps "
-        "| native | 95 % interval | Warp | within |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        f"{others}| native | 95 % interval | Warp | within |",
+        "|---|" + "---:|" * (8 + len(elsewhere)) + "---|",
     ]
     for r in results:
         low, high = r.interval
@@ -265,10 +204,18 @@ def table(results: Sequence[Fidelity]) -> str:
         lines.append(
             f"| {r.env_name} | {r.reward_error:.0e} | {r.success_disagreements} of {r.states} "
             f"| {one} | {fifty} | {1000 * r.hand_fifty_steps:.2f} mm "
-            f"| {r.native_successes}/{r.goals} | {low:.0%}–{high:.0%} "
+            f"{_elsewhere(r, elsewhere)}| {r.native_successes}/{r.goals} | {low:.0%}–{high:.0%} "
             f"| {r.warp_successes}/{r.goals} | {'yes' if r.alike() else '**no**'} |"
         )
     return "\n".join(lines)
+
+
+def _elsewhere(result: Fidelity, elsewhere: dict[str, dict[str, list[int]]]) -> str:
+    cells = ""
+    for successes in elsewhere.values():
+        reached, goals = successes.get(result.env_name, ("–", "–"))
+        cells += f"| {reached}/{goals} "
+    return cells
 
 
 def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> None:
@@ -280,8 +227,9 @@ def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> 
         partial.write_text(json.dumps(stored, indent=1) + "\n")
     with written_whole(folder / "fidelity.md") as partial:
         partial.write_text(
-            f"{table(ordered)}\n\n{len(ordered)} of {len(TASKS)} tasks, on {about['warp_device']}; "
-            f"MuJoCo {about['versions'].get('mujoco')}, MuJoCo Warp {about['mujoco_warp']}, "
+            f"{table(ordered, known_successes(folder))}\n\n"
+            f"{len(ordered)} of {len(TASKS)} tasks, on {about['warp_device']}; native and Warp with "
+            f"MuJoCo {about['versions']['mujoco']}, MuJoCo Warp {about['mujoco_warp']}, "
             f"Warp {wp.config.version}\n"
         )
 
@@ -318,7 +266,7 @@ def main() -> None:
             "warp_device": wp.get_preferred_device().name,
         }
         write(options.output, results, about)
-        print(table([results[env_name]]).splitlines()[-1], flush=True)
+        print(table([results[env_name]], {}).splitlines()[-1], flush=True)
     sys.exit(not all(result.alike() for result in results.values()))
 
 

@@ -14,9 +14,9 @@ from tests.warp.fidelity import (
     TOLERANCE,
     go_on,
     on_recorded_state,
-    play_natively,
     play_on_warp,
 )
+from tests.warp.scripted import play_natively
 
 ALL = torch.cuda.is_available()
 """Whether all tasks are stepped; on a processor each costs a quarter of a minute to compile."""
