@@ -10,7 +10,9 @@ pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make te
 from envs.metaworld.native import NativeEnv  # noqa: E402
 from envs.metaworld.snapshots import snapshots  # noqa: E402
 from envs.metaworld.warp import WarpMetaWorldEnv  # noqa: E402
+from envs.stable_baselines3 import SB3VecEnv  # noqa: E402
 from envs.warp_engine.scene import Room  # noqa: E402
+from metarl.errors import UserError  # noqa: E402
 from metarl.protocols import DeviceVectorEnv  # noqa: E402
 from metarl.recording import Recorder  # noqa: E402
 from metarl.scene import drawn_state  # noqa: E402
@@ -62,6 +64,11 @@ def test_tensors_on_the_device(env):
     names = {"success", "near_object", "grasp_reward", "in_place_reward", "obj_to_target"}
     assert info.keys() == names | {"final_obs", "unscaled_reward"}
     assert env.single_observation_space.dtype == np.float32
+
+
+def test_stable_baselines3_is_refused(env):
+    with pytest.raises(UserError, match="native"):
+        SB3VecEnv(env)
 
 
 def test_torch_and_warp_share_memory(env):
@@ -201,6 +208,7 @@ def test_an_unstable_slot_rests_and_recovers_with_the_next_episode(env):
     )
 
 
+@pytest.mark.filterwarnings("ignore:push-v3")  # of the episode that is left unfinished
 def test_too_small_a_buffer_is_told_and_grows(env):
     env._rooms["push-v3"] = Room(contacts=1, constraints=8)
     first, _ = env.reset()
