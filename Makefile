@@ -1,12 +1,15 @@
 # Two commands do everything on a machine that has Python and pip:
 #   make train    install, train the default experiment, evaluate it before and after, report on it
 #   make test     install, run the whole test suite
+#   make test-gpu install MuJoCo Warp beside it, run the tests of rollouts on a GPU, or on the processor
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_GPU := .venv-gpu
+BIN_GPU := $(VENV_GPU)/bin
 RUN := runs/maml_trpo_ml1_reach/seed1
 
-.PHONY: train test check clean
+.PHONY: train test test-gpu check clean
 
 train: $(VENV)/.installed
 	@if [ -d $(RUN) ]; then $(BIN)/python train.py --resume $(RUN); else $(BIN)/python train.py; fi
@@ -18,6 +21,9 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2
+
+test-gpu: $(VENV_GPU)/.installed-dev
+	$(BIN_GPU)/python -m pytest -n 2 tests/warp
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,5 +39,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	@touch $@
 
+# metaworld asks for an older MuJoCo than MuJoCo Warp runs on, hence an environment of its own
+$(VENV_GPU)/.installed-dev: pyproject.toml requirements-gpu.txt
+	$(PYTHON) -m venv $(VENV_GPU)
+	$(BIN_GPU)/pip install --quiet --editable ".[dev]"
+	$(BIN_GPU)/pip install --quiet --no-deps --requirement requirements-gpu.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV_GPU)

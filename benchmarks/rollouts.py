@@ -3,6 +3,7 @@
 python benchmarks/rollouts.py                                         every setting; half an hour
 python benchmarks/rollouts.py --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
 python benchmarks/rollouts.py --settings HalfCheetah-64 Ant-64        Gymnasium's robots
+python benchmarks/rollouts.py --engine warp                           on a GPU: warp_rollouts.py
 
 All contenders of a setting live in one process and are measured in turn, round after round, with
 a thread for each processor. Ratios are medians of ratios within a round, so that what else the
@@ -31,6 +32,7 @@ import command_line
 import gymnasium
 import mujoco
 import numpy as np
+import warp_rollouts
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
@@ -386,4 +388,7 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     with one_line_errors("rollouts.py"):
-        main(sys.argv[1:])
+        if sys.argv[1:3] == ["--engine", "warp"]:
+            warp_rollouts.main(sys.argv[3:])
+        else:
+            main(sys.argv[1:])

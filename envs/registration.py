@@ -26,7 +26,7 @@ def make_meta_world(
     split: Literal["train", "test"],
     env_name: str | None = None,
     seed: int = 0,
-    engine: Literal["native", "reference"] = "native",
+    engine: Literal["native", "reference", "warp"] = "native",
     num_threads: int | None = None,
     horizon: int = 500,
     num_goals: int = 50,
@@ -44,7 +44,8 @@ def make_meta_world(
         benchmark, split: what the registered name says.
         env_name: the class, such as `reach-v3`; for ML1, and needed there.
         seed: draws the goals of the benchmark, as officially, and then the tasks of the slots.
-        engine: `native` is the fast one, `reference` steps the official objects.
+        engine: `native` is the fast one, `reference` steps the official objects, `warp` takes and
+            gives torch tensors on a GPU.
         num_threads: of the native engine; None for one per processor.
         horizon: steps of an episode, at most 500.
         num_goals: per class, at most 50.

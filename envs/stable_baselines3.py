@@ -16,6 +16,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from envs.slots import SlotEnv
+from metarl.errors import UserError
+from metarl.protocols import DeviceVectorEnv
 
 
 class SB3VecEnv(VecEnv):
@@ -34,9 +36,14 @@ class SB3VecEnv(VecEnv):
 
     Args:
         env: the environment to adapt; closed with the adapter.
+
+    Raises:
+        UserError: the environment takes tensors on a device.
     """
 
     def __init__(self, env: SlotEnv[Any]) -> None:
+        if isinstance(env, DeviceVectorEnv):
+            raise UserError("Stable-Baselines3 takes NumPy arrays; use engine 'native' with it")
         self.env = env
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)

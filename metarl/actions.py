@@ -6,6 +6,7 @@ torch's own distributions do not take the random generator to draw from, these d
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,19 @@ def execute(action: Tensor, space: spaces.Box | spaces.Discrete) -> tuple[Any, T
     low, high = (torch.as_tensor(bound, device=action.device) for bound in (space.low, space.high))
     clipped = action.clamp(low, high)
     return clipped.cpu().numpy(), clipped
+
+
+def execute_on(
+    device: torch.device, space: spaces.Box
+) -> Callable[[Float[Tensor, "N A"]], tuple[Tensor, Tensor]]:
+    """`execute` for an environment that takes tensors: bounds are brought to the device once."""
+    low, high = (torch.as_tensor(bound, device=device) for bound in (space.low, space.high))
+
+    def execute(action: Float[Tensor, "N A"]) -> tuple[Tensor, Tensor]:
+        clipped = action.clamp(low, high)
+        return clipped, clipped
+
+    return execute
 
 
 @dataclass(frozen=True)

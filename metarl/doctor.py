@@ -182,6 +182,39 @@ def cuda() -> Finding:
     return Finding("CUDA", Verdict.OPTIONAL, f"{why}; agents learn on the processors")
 
 
+def gpu_rollouts() -> Finding:
+    """MuJoCo Warp, which steps thousands of worlds on a GPU."""
+    import torch
+
+    from metarl.gpu_packages import INSTALL, default_device, missing_packages
+
+    device = default_device()
+    if missing := missing_packages(device):
+        text = f"engine 'warp' needs {' and '.join(missing)}; in an environment of its own: "
+        return Finding("GPU rollouts", Verdict.OPTIONAL, f"{text}{INSTALL}")
+    import warp  # pyright: ignore[reportMissingImports]
+
+    versions = f"MuJoCo Warp {metadata.version('mujoco-warp')}, Warp {warp.config.version}"
+    wrong = [
+        problem
+        for line in metadata.requires("mujoco-warp") or []
+        if (needed := Requirement(line)).name == "mujoco" and not needed.marker
+        if (problem := _mismatch(needed))
+    ]
+    if wrong:
+        text = f"{versions}, but {'; '.join(wrong)}; try: {INSTALL}"
+        return Finding("GPU rollouts", Verdict.OPTIONAL, text)
+    if device.type != "cuda":
+        text = f"{versions}, on the processor only, as torch finds no GPU: good for tests"
+        return Finding("GPU rollouts", Verdict.OPTIONAL, text)
+    warp.config.quiet = True
+    if not warp.is_conditional_graph_supported():
+        text = f"{versions}, but the driver is older than CUDA 12.4: graphs are not captured whole"
+        return Finding("GPU rollouts", Verdict.OPTIONAL, text)
+    name = torch.cuda.get_device_name(device)
+    return Finding("GPU rollouts", Verdict.WORKS, f"{versions} on {name}")
+
+
 def disk() -> Finding:
     """Room for runs."""
     free = shutil.disk_usage(".").free / 1e9
@@ -233,7 +266,9 @@ def examine() -> Iterator[Finding]:
             "Python": python, "packages": packages, "physics": physics, "compiler": compiler,
             "processors": processors, "disk": disk,
         }  # fmt: skip
-        optional = {"CUDA": cuda, "video": encoder, "tools": tools}
+        optional = {
+            "CUDA": cuda, "GPU rollouts": gpu_rollouts, "video": encoder, "tools": tools,
+        }  # fmt: skip
         for name, look in needed.items():
             yield _looked(name, look, Verdict.FAILS)
         for name, look in optional.items():

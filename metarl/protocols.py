@@ -53,6 +53,13 @@ class TaskVectorEnv(Protocol):
 
 
 @runtime_checkable
+class DeviceVectorEnv(TaskVectorEnv, Protocol):
+    """A `TaskVectorEnv` on a device: it takes and gives torch tensors that lie there."""
+
+    device: torch.device
+
+
+@runtime_checkable
 class TaskDistribution(Protocol):
     """Training tasks, held-out tasks, and the environments that play them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.actions import action_size, execute
+from metarl.actions import action_size, execute, execute_on
 from metarl.errors import NotFiniteError
-from metarl.protocols import Agent, TaskVectorEnv
+from metarl.protocols import Agent, DeviceVectorEnv, TaskVectorEnv
 from metarl.tasks import Task
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -105,9 +105,10 @@ def _collect(
     seen, actions, log_probs = [], [], []
     rewards, episode_ends, successes = [], [], []
     next_obs: Any = None
+    executed_as = _executor(env, agent.device)
     for _ in range(num_steps):
         action, log_prob, state = agent.act(state, step, generator=generator)
-        executed, prev_action = execute(action, env.single_action_space)
+        executed, prev_action = executed_as(action)
         obs, reward, terminated, truncated, info = env.step(executed)
         episode_end = _tensor(terminated, agent.device) | _tensor(truncated, agent.device)
         seen.append(step)
@@ -133,6 +134,14 @@ def _collect(
         final_obs=_tensor(next_obs, agent.device),
     )
     return rollout, state, step
+
+
+def _executor(env: TaskVectorEnv, device: torch.device) -> Callable[[Tensor], tuple[Any, Tensor]]:
+    """How actions become what the environment takes, and what the policy sees a step later."""
+    space = env.single_action_space
+    if isinstance(env, DeviceVectorEnv) and isinstance(space, spaces.Box):
+        return execute_on(device, space)  # nothing passes through the host
+    return lambda action: execute(action, space)
 
 
 def first_step(

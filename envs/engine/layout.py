@@ -18,6 +18,7 @@ def struct_layout(name: str) -> type[ctypes.Structure]:
         "float": ctypes.c_float,
         "mjtNum": ctypes.c_double,
         "mjtByte": ctypes.c_ubyte,
+        "mjtSize": ctypes.c_int64,  # from MuJoCo 3.5 on
     }
 
     def c_type(declared):

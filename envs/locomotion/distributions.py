@@ -9,8 +9,10 @@ from pydantic import Field
 
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
+from envs.slots import SlotEnv
 from metarl.config import Config, Size
 from metarl.errors import UserError, nearest
+from metarl.gpu_packages import check_installed, default_device
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
 
@@ -36,8 +38,11 @@ class LocomotionConfig(Config):
     """Tasks held out; as many as the variant says where not given."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Draws the tasks."""
+    engine: Literal["native", "warp"] = "native"
+    """`native` calls MuJoCo from compiled threads; `warp` is MuJoCo Warp, for thousands of slots on
+    a GPU."""
     num_threads: Size | None = None
-    """Threads that step the physics; one per processor where not given."""
+    """Threads of the native engine; one per processor where not given."""
 
     def build(self) -> Locomotion:
         """The distribution.
@@ -60,6 +65,7 @@ class Locomotion:
         self.name = config.variant
         self.variant = VARIANTS[config.variant]
         self.horizon = config.horizon or self.variant.horizon
+        self.engine = config.engine
         self.num_threads = config.num_threads
         self.train = self._draw(config.num_train_tasks or self.variant.num_train, config.seed)
         # a stream of its own: how many tasks are learned on does not change what is held out
@@ -72,9 +78,20 @@ class Locomotion:
             raise UserError(f"{self.name} has {len(drawn)} tasks; leave the number of tasks out")
         return TaskSet(LocomotionTask(self.name, parameters) for parameters in drawn)
 
-    def make_env(self, num_slots: int) -> LocomotionEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
+    def make_env(self, num_slots: int) -> SlotEnv[LocomotionTask]:
+        """Slots that play training tasks until `set_tasks` says otherwise.
+
+        Raises:
+            UserError: the engine lacks packages.
+        """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
+        if self.engine == "warp":
+            device = default_device()
+            check_installed(device)
+            # here, as all else does without Warp
+            from envs.locomotion.warp import WarpLocomotionEnv
+
+            return WarpLocomotionEnv(self.name, tasks, horizon=self.horizon, device=device)
         return LocomotionEnv(self.name, tasks, horizon=self.horizon, num_threads=self.num_threads)
 
     def oracle(self) -> float | None:

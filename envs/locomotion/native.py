@@ -16,7 +16,7 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Batch, Snapshot
-from envs.engine.compiled import compile_callback, pointer
+from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.locomotion import variants
 from envs.locomotion.robots import body, draw_start, edits
@@ -60,6 +60,7 @@ MAX_CHECKS = 4
     CHECKS,
 ) = range(20)
 NUM_CONSTANTS = CHECKS + 4 * MAX_CHECKS
+MEMORY_SIZE = 2
 MAX_CONTACT_COST = 10.0
 RUN, SPEED = int(Term.RUN), int(Term.SPEED)
 
@@ -80,26 +81,47 @@ def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]
     return np.concatenate([numbers, here.weights])
 
 
-def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+def task_scene(task: LocomotionTask) -> Scene:
+    """The robot with the masses and sizes of a task, seen by the camera that follows it."""
+    robot = VARIANTS[task.env_name].robot
+    model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
+    return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
+
+
+def check_task(variant: str, slot: int, task: LocomotionTask) -> None:
+    """Does nothing if a slot's task is one of the variant's.
+
+    Raises:
+        ValueError: it is not, or not finite.
+    """
+    expected = num_parameters(variant)
+    if task.env_name != variant or task.parameters.shape != (expected,):
+        raise ValueError(
+            f"slot {slot}: {task.env_name} with parameters of shape {task.parameters.shape} is "
+            f"no task of {variant}, which has {expected}"
+        )
+    if not np.isfinite(task.parameters).all():
+        raise ValueError(f"slot {slot}: the task's parameters are not finite")
+
+
+@cache
+def num_parameters(variant: str) -> int:
+    """How many numbers tell the tasks of a variant apart."""
+    return VARIANTS[variant].wanted.draw(1, np.random.default_rng(0)).shape[1]
+
+
+@inner
+def act(action, constants, mocap_pos, ctrl):
     """The action is the controls."""
-    size = int(carray(pointer(constants_at, types.float64), NUM_CONSTANTS)[NUM_ACTIONS])
-    action = carray(pointer(action_at, types.float32), size)
-    ctrl = carray(pointer(ctrl_at, types.float64), size)
-    for k in range(size):
+    for k in range(int(constants[NUM_ACTIONS])):
         ctrl[k] = np.float64(action[k])
 
 
-def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+@inner
+def observe(readings, known, action, memory, obs, outcome):
     """Observation, reward, and whether the robot has fallen. The memory is where it was."""
-    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
     num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
     dimensions = int(known[DIMENSIONS])
-    readings = carray(pointer(readings_at, types.float64), num_obs + num_points * dimensions)
-    weights = carray(pointer(constants_at + 8 * NUM_CONSTANTS, types.float64), num_points)
-    action = carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS]))
-    memory = carray(pointer(memory_at, types.float64), 2)
-    obs = carray(pointer(obs_at, types.float64), num_obs)
-    outcome = carray(pointer(outcome_at, types.float64), len(OUTCOME))
 
     fallen = False
     for check in range(CHECKS, NUM_CONSTANTS, 4):
@@ -112,9 +134,9 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
 
     x, y = 0.0, 0.0
     for point in range(num_points):
-        x += weights[point] * readings[num_obs + point * dimensions]
+        x += known[NUM_CONSTANTS + point] * readings[num_obs + point * dimensions]
         if dimensions == 2:
-            y += weights[point] * readings[num_obs + point * dimensions + 1]
+            y += known[NUM_CONSTANTS + point] * readings[num_obs + point * dimensions + 1]
     x_velocity, y_velocity = (x - memory[0]) / known[DT], (y - memory[1]) / known[DT]
     memory[0], memory[1] = x, y
 
@@ -130,7 +152,7 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
         success = np.hypot(x - target_x, y - target_y) <= known[TOLERANCE]
 
     control, contact = 0.0, 0.0
-    for k in range(len(action)):
+    for k in range(int(known[NUM_ACTIONS])):
         control += np.float64(action[k]) ** 2
     for k in range(int(known[FORCES_FROM]), int(known[FORCES_TO])):
         contact += obs[k] ** 2
@@ -143,6 +165,32 @@ def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at
     outcome[1] = 1.0 if success else 0.0
     outcome[2] = 1.0 if fallen and known[FALLS_END] > 0.0 else 0.0
     outcome[3], outcome[4], outcome[5] = x_velocity, y_velocity, term
+
+
+def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+    """`act` as a C callback."""
+    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
+    size = int(known[NUM_ACTIONS])
+    act(
+        carray(pointer(action_at, types.float32), size),
+        known,
+        carray(pointer(mocap_pos_at, types.float64), 3),
+        carray(pointer(ctrl_at, types.float64), size),
+    )
+
+
+def _observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+    """`observe` as a C callback."""
+    known = carray(pointer(constants_at, types.float64), NUM_CONSTANTS)
+    num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
+    observe(
+        carray(pointer(readings_at, types.float64), num_obs + num_points * int(known[DIMENSIONS])),
+        carray(pointer(constants_at, types.float64), NUM_CONSTANTS + num_points),
+        carray(pointer(action_at, types.float32), int(known[NUM_ACTIONS])),
+        carray(pointer(memory_at, types.float64), MEMORY_SIZE),
+        carray(pointer(obs_at, types.float64), num_obs),
+        carray(pointer(outcome_at, types.float64), len(OUTCOME)),
+    )
 
 
 @cache
@@ -212,15 +260,11 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
             action_space=here.action_space,
         )
         self._starts = np.tile(here.start, (self.num_envs, 1))
-        example = self.variant.wanted.draw(1, np.random.default_rng(0))
-        self._num_parameters = example.shape[1]
         self._seed(0)
 
     def scene(self, task: LocomotionTask) -> Scene:
         """The robot with the masses and sizes of the task, seen by the camera that follows it."""
-        robot = self.variant.robot
-        model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
-        return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
+        return task_scene(task)
 
     def _seed(self, seed: int) -> None:
         self._rngs = slot_generators(seed, self.num_envs)
@@ -232,7 +276,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
     def _place(self, tasks: tuple[LocomotionTask, ...]) -> None:
         robot, made = self.variant.robot, {}
         for slot, task in enumerate(tasks):
-            self._check(slot, task)
+            check_task(self.variant_name, slot, task)
             key = task.parameters.tobytes()
             if key not in made:  # many slots may play one task
                 made[key] = edits(robot, multipliers(task)), constants(self.variant, task)
@@ -241,17 +285,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
                 state=self._starts[slot],
                 edits=body_edits,
                 constants=known,
-                memory=np.zeros(2),
+                memory=np.zeros(MEMORY_SIZE),
                 obs=None,
             )
             self._batch.place(slot, body(robot).scene, snapshot, compiled_act(), compiled_observe())
-
-    def _check(self, slot: int, task: LocomotionTask) -> None:
-        expected = self._num_parameters
-        if task.env_name != self.variant_name or task.parameters.shape != (expected,):
-            raise ValueError(
-                f"slot {slot}: {task.env_name} with parameters of shape {task.parameters.shape} is "
-                f"no task of {self.variant_name}, which has {expected}"
-            )
-        if not np.isfinite(task.parameters).all():
-            raise ValueError(f"slot {slot}: the task's parameters are not finite")

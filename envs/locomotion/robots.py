@@ -227,6 +227,14 @@ def edits(robot: str, multipliers: dict[str, np.ndarray]) -> Float[np.ndarray, "
     return scene.edits(model)
 
 
+def noiseless_start(robot: str) -> Float[np.ndarray, " S"]:
+    """A full state in the middle of those that episodes start from."""
+    here, env = body(robot), official(robot)
+    state = here.start.copy()
+    state[here.qpos], state[here.qvel] = env.init_qpos, env.init_qvel
+    return state
+
+
 def draw_start(robot: str, rng: np.random.Generator) -> Float[np.ndarray, " S"]:
     """A full state to start an episode from, as Gymnasium draws it."""
     here, env = body(robot), official(robot)

@@ -29,12 +29,13 @@ from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
 from metarl.config import Config
 from metarl.errors import UserError, nearest
+from metarl.gpu_packages import check_installed, default_device
 from metarl.tasks import TaskSet
 
 OFFICIAL_NUM_GOALS = 50
 """Goals that an official benchmark draws for each class."""
 BENCHMARKS = ("ML10", "ML25", "ML45", "custom", *(f"ML1-{name}" for name in CLASSES))
-Engine = Literal["native", "reference"]
+Engine = Literal["native", "reference", "warp"]
 
 
 class MetaWorldConfig(Config):
@@ -61,7 +62,7 @@ class MetaWorldConfig(Config):
     """Version of the official reward functions; v1 is for the reference engine only."""
     engine: Engine = "native"
     """`native` calls MuJoCo from compiled threads, `reference` steps the official objects; the
-    physics has the same bits."""
+    physics has the same bits. `warp` is MuJoCo Warp, for thousands of slots on a GPU."""
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of the native engine; one per processor where not given."""
     num_goals: Annotated[int, Field(ge=1, le=OFFICIAL_NUM_GOALS)] = OFFICIAL_NUM_GOALS
@@ -128,24 +129,36 @@ class MetaWorld:
         """Slots that play training tasks until `set_tasks` says otherwise.
 
         Args:
-            engine: `native` or `reference`; as the benchmark was made where not given.
+            engine: `native`, `reference` or `warp`; as the benchmark was made where not given.
             num_threads: of the native engine; as the benchmark was made where not given.
 
         Raises:
-            UserError: an unknown engine, or one that does not have these rewards.
+            UserError: an unknown engine, one that does not have these rewards, or one that lacks
+                packages.
         """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         engine = engine or self.engine
         if engine == "reference":
             return ReferenceEnv(tasks, reward_version=self.reward_version, horizon=self.horizon)
-        if engine != "native":
-            raise UserError(f"unknown engine {engine!r}; use 'native' or 'reference'")
+        if engine not in ("native", "warp"):
+            raise UserError(f"unknown engine {engine!r}; use 'native', 'reference' or 'warp'")
         if self.reward_version != "v2":
             raise UserError(
-                f"the native engine has the v2 rewards only; for {self.reward_version} use "
+                f"the {engine} engine has the v2 rewards only; for {self.reward_version} use "
                 "engine 'reference'"
             )
+        if engine == "warp":
+            return _make_warp_env(tasks, horizon=self.horizon)
         return NativeEnv(tasks, horizon=self.horizon, num_threads=num_threads or self.num_threads)
+
+
+def _make_warp_env(tasks: Sequence[MetaWorldTask], *, horizon: int) -> SlotEnv[MetaWorldTask]:
+    """Imported here, as all else does without Warp."""
+    device = default_device()
+    check_installed(device)
+    from envs.metaworld.warp import WarpMetaWorldEnv
+
+    return WarpMetaWorldEnv(tasks, horizon=horizon, device=device)
 
 
 def _check_benchmark(benchmark: str, train: tuple[str, ...], test: tuple[str, ...]) -> None:

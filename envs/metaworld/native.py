@@ -16,7 +16,7 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Batch
-from envs.engine.compiled import compile_callback, pointer
+from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.metaworld.official import ACTION_SPACE, HORIZON, MetaWorldTask, observation_space
 from envs.metaworld.snapshots import drawn_scene, official, snapshots
@@ -36,12 +36,9 @@ NUM_SUBSTEPS = 5
 ACTION_SIZE = 4
 
 
-def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+@inner
+def act(action, constants, mocap_pos, ctrl):
     """The official action: the hand's mocap body moves within its box, the fingers push."""
-    action = carray(pointer(action_at, types.float32), ACTION_SIZE)
-    constants = carray(pointer(constants_at, types.float64), EXTRA_CONSTANTS)
-    mocap_pos = carray(pointer(mocap_pos_at, types.float64), 3)
-    ctrl = carray(pointer(ctrl_at, types.float64), 2)
     scale = np.float32(constants[ACTION_SCALE])
     for k in range(3):
         delta = min(max(action[k], np.float32(-1.0)), np.float32(1.0)) * scale  # float32
@@ -49,6 +46,16 @@ def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
         mocap_pos[k] = min(max(moved, constants[MOCAP_LOW + k]), constants[MOCAP_HIGH + k])
     ctrl[0] = np.float64(action[3])  # MuJoCo clips it; the reward sees it as it is
     ctrl[1] = -np.float64(action[3])
+
+
+def _act(action_at, constants_at, mocap_pos_at, ctrl_at):
+    """`act` as a C callback."""
+    act(
+        carray(pointer(action_at, types.float32), ACTION_SIZE),
+        carray(pointer(constants_at, types.float64), EXTRA_CONSTANTS),
+        carray(pointer(mocap_pos_at, types.float64), 3),
+        carray(pointer(ctrl_at, types.float64), 2),
+    )
 
 
 @cache

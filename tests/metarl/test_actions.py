@@ -5,7 +5,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.actions import Categorical, DiagonalGaussian, action_size, execute, kl_divergence
+from metarl.actions import (
+    Categorical,
+    DiagonalGaussian,
+    action_size,
+    execute,
+    execute_on,
+    kl_divergence,
+)
 
 
 def test_gaussian_equals_torch_and_sums_over_action_dimensions() -> None:
@@ -59,6 +66,9 @@ def test_what_is_seen_is_what_was_executed() -> None:
     box = spaces.Box(-1.0, 1.0, (2,))
     executed, seen = execute(torch.tensor([[0.5, -3.0], [2.0, 0.0]]), box)
     np.testing.assert_array_equal(executed, [[0.5, -1.0], [1.0, 0.0]])
+    assert seen.tolist() == [[0.5, -1.0], [1.0, 0.0]]
+    on_device, seen = execute_on(torch.device("cpu"), box)(torch.tensor([[0.5, -3.0], [2.0, 0.0]]))
+    assert isinstance(on_device, torch.Tensor) and on_device.tolist() == seen.tolist()
     assert seen.tolist() == [[0.5, -1.0], [1.0, 0.0]]
     executed, seen = execute(torch.tensor([2, 0]), spaces.Discrete(3))
     assert executed.tolist() == [2, 0]

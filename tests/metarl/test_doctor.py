@@ -33,7 +33,8 @@ def test_it_says_what_works_and_ends_soon() -> None:
     found = found_in(run.stdout)
     assert run.returncode == 0, run.stdout + run.stderr
     needed = {"Python", "packages", "physics", "compiler", "processors", "disk"}
-    optional = {"CUDA", "video", "tools", "rendering", *(f"rendering: {b}" for b in BACKENDS)}
+    optional = {"CUDA", "GPU rollouts", "video", "tools", "rendering"}
+    optional |= {f"rendering: {backend}" for backend in BACKENDS}
     assert set(found) == needed | optional
     assert all(found[name][0] in ("works", "optional") and found[name][1] for name in found)
     assert metadata.version("mujoco") in found["packages"][1]

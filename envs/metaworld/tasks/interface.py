@@ -298,8 +298,13 @@ def _write_nothing(readings, extra, frame):
     pass
 
 
-def compile_observe(task: TaskCode) -> CFunc:
-    """The task as the `observe` callback of `envs.engine.batch`; its outcome is an `Outcome`."""
+def observe_function(task: TaskCode) -> Callable:
+    """The task as one compiled function of arrays, for other compiled code to call.
+
+    `observe(readings, constants, action, last_frame, obs, outcome)` writes the last three; the
+    outcome is an `Outcome`. It allocates nothing and knows no addresses, so it can be compiled for
+    a GPU too.
+    """
     second_at = ARM_SIZE + sum(s.size for s in task.objects[0].sources())
     size = sum(s.size for s in task.sources())
     extra_at = size - sum(s.size for s in task.readings)
@@ -310,13 +315,7 @@ def compile_observe(task: TaskCode) -> CFunc:
         write_second = _object_writer(task.objects[1], second_at, name=f"{name}_second")
     reward = task.reward
 
-    def observe(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
-        readings = carray(pointer(readings_at, types.float64), size)
-        constants = carray(pointer(constants_at, types.float64), MAX_CONSTANTS)
-        action = carray(pointer(action_at, types.float32), 4)
-        last_frame = carray(pointer(memory_at, types.float64), FRAME_SIZE)
-        obs = carray(pointer(obs_at, types.float64), OBS_SIZE)
-        outcome = carray(pointer(outcome_at, types.float64), OUTCOME_SIZE)
+    def observe(readings, constants, action, last_frame, obs, outcome):
         extra = readings[extra_at:size]
         _begin_frame(readings, last_frame, obs)
         write_first(readings, extra, obs[FIRST_OBJECT:SECOND_OBJECT])
@@ -330,9 +329,32 @@ def compile_observe(task: TaskCode) -> CFunc:
         outcome[4] = result.in_place_reward
         outcome[5] = result.obj_to_target
 
+    return inner(renamed(inspect.unwrap(observe), f"{name}_arrays"))
+
+
+def observe_sources(task: TaskCode) -> list[str]:
+    """The files that a task's code comes from."""
+    return [__file__, shared.__file__, task.reward.__code__.co_filename]
+
+
+def compile_observe(task: TaskCode) -> CFunc:
+    """The task as the `observe` callback of `envs.engine.batch`; its outcome is an `Outcome`."""
+    size = sum(s.size for s in task.sources())
+    observe = observe_function(task)
+
+    def observe_addresses(readings_at, constants_at, action_at, memory_at, obs_at, outcome_at):
+        observe(
+            carray(pointer(readings_at, types.float64), size),
+            carray(pointer(constants_at, types.float64), MAX_CONSTANTS),
+            carray(pointer(action_at, types.float32), 4),
+            carray(pointer(memory_at, types.float64), FRAME_SIZE),
+            carray(pointer(obs_at, types.float64), OBS_SIZE),
+            carray(pointer(outcome_at, types.float64), OUTCOME_SIZE),
+        )
+
     return compile_callback(
-        observe,
+        observe_addresses,
         types.void(*[types.int64] * 6),
-        name=name,
-        sources=[__file__, shared.__file__, reward.__code__.co_filename],
+        name=f"observe_{task.env_name}",
+        sources=observe_sources(task),
     )

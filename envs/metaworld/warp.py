@@ -1,0 +1,83 @@
+"""The Warp engine: Meta-World's scenes on MuJoCo Warp, observation and reward the native engine's.
+
+V2 rewards. Physics in float32 by another solver, so the same actions do not give the same bits;
+the tasks are the same: official scenes, goals, resets, and one definition of what is rewarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from envs.metaworld.native import NUM_SUBSTEPS, act
+from envs.metaworld.official import ACTION_SPACE, HORIZON, MetaWorldTask, observation_space
+from envs.metaworld.snapshots import drawn_scene, official, snapshots
+from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks.interface import FRAME_SIZE, Outcome, TouchForce, observe_function
+from envs.warp_engine.env import Placement, WarpEnv
+from envs.warp_engine.scene import SceneSpec
+from envs.warp_engine.worlds import WorldCode
+from metarl.scene import Scene
+
+
+@cache
+def scene_spec(env_name: str) -> SceneSpec:
+    """A class of tasks as the engine needs it."""
+    code = TASKS[env_name]
+    touches = any(isinstance(source, TouchForce) for source in code.readings)
+    return SceneSpec(
+        scene=official(env_name).scene,
+        code=WorldCode(env_name.replace("-", "_"), act, observe_function(code)),
+        memory_size=FRAME_SIZE,
+        num_substeps=NUM_SUBSTEPS,
+        # forces cost a whole forward pass; elsewhere the places of things are enough
+        finish="forward" if touches else "positions",
+    )
+
+
+class WarpMetaWorldEnv(WarpEnv[MetaWorldTask]):
+    """A vector environment with one Meta-World task in each slot, on a device.
+
+    The official environments' `info` but for `grasp_success`, as the native engine gives it.
+
+    Args:
+        tasks: one for each slot, in any mixture. The slots of one class share a scene.
+        horizon: steps in an episode.
+        device: None for the current GPU, or for the processor where there is none.
+
+    Raises:
+        ValueError: no task, an unknown one, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[MetaWorldTask],
+        *,
+        horizon: int = HORIZON,
+        device: torch.device | None = None,
+    ) -> None:
+        bounds = observation_space()
+        super().__init__(
+            tasks,
+            outcome=("unscaled_reward", *Outcome._fields[1:]),
+            horizon=horizon,
+            observation_space=spaces.Box(
+                bounds.low.astype(np.float32), bounds.high.astype(np.float32), dtype=np.float32
+            ),
+            action_space=ACTION_SPACE,
+            device=device,
+        )
+
+    def scene(self, task: MetaWorldTask) -> Scene:
+        """The official scene, with what the task moves where the task has it."""
+        return drawn_scene(task)
+
+    def _placements(self, tasks: tuple[MetaWorldTask, ...]) -> list[Placement]:
+        return [
+            Placement(task.env_name, scene_spec(task.env_name), snapshot)
+            for task, snapshot in zip(tasks, snapshots(tasks), strict=True)
+        ]

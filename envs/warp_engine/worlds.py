@@ -1,0 +1,241 @@
+"""What happens to one world between actions and physics, and between physics and observations.
+
+The functions of a task (`act`, `observe`) are the native engine's own. Here they get their rows of
+the arrays, and the few rules of episodes are kept: the same code for a loop on the processor and
+for a kernel in which every world has a thread.
+
+A world is a row of a scene; a slot is a row of the environment. A world that no slot needs at
+present has the slot -1.
+"""
+
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# Type checkers see nothing of numba's compiled functions.
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numba
+
+from envs.engine.compiled import inner, renamed
+
+THREADS = 64  # of a block; a world's code is long and branches much
+
+
+class WorldCode(NamedTuple):
+    """The code of a scene's worlds.
+
+    Attributes:
+        name: unique among the scenes of a process; symbols carry it.
+        act: `act(action, constants, mocap_pos, ctrl)`, an `inner` function.
+        observe: `observe(readings, constants, action, memory, obs, outcome)`, another.
+        over: which number of the outcome puts a slot to rest when it is above 0; 0 for none.
+    """
+
+    name: str
+    act: Callable
+    observe: Callable
+    over: int = 0
+
+
+@inner
+def _is_finite(numbers):
+    for k in range(numbers.shape[0]):  # noqa: SIM110 - numba takes no generators
+        if not math.isfinite(numbers[k]):
+            return False
+    return True
+
+
+def act_in_world(code: WorldCode) -> Callable:
+    """A compiled function: a world begins a step. An action that is not finite does nothing."""
+    act = code.act
+
+    def act_in_world(
+        world, slots, actions, constants, mocap_pos, ctrl,
+        obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
+    ):  # fmt: skip
+        slot = slots[world]
+        if slot < 0:
+            return
+        if elapsed[slot] == 0:
+            unstable_at[slot] = 0
+            bad_action_at[slot] = 0
+            resting[slot] = False
+            for k in range(obs.shape[1]):
+                final_obs[slot, k] = obs[slot, k]
+        elapsed[slot] += 1
+        if _is_finite(actions[slot]):
+            act(actions[slot], constants[world], mocap_pos[world], ctrl[world])
+        elif not resting[slot]:
+            bad_action_at[slot] = elapsed[slot]
+            resting[slot] = True
+
+    return inner(renamed(inspect.unwrap(act_in_world), f"act_in_world_{code.name}"))
+
+
+def observe_in_world(code: WorldCode) -> Callable:
+    """A compiled function: a world ends a step. `broken` asks for its state to be restored, and
+    `starting` for a new episode."""
+    observe, over = code.observe, code.over
+
+    def observe_in_world(
+        world, slots, readings, constants, actions, memory, stable, broken, starting,
+        obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
+    ):  # fmt: skip
+        slot = slots[world]
+        broken[world] = not stable[world]
+        starting[world] = False
+        if slot < 0:
+            return
+        if not stable[world] and not resting[slot]:
+            unstable_at[slot] = elapsed[slot]
+            resting[slot] = True
+        if resting[slot]:  # with the last observation that there was
+            for k in range(outcome.shape[1]):
+                outcome[slot, k] = 0.0
+        else:
+            observe(
+                readings[world], constants[world], actions[slot], memory[world],
+                final_obs[slot], outcome[slot],
+            )  # fmt: skip
+            if over > 0 and outcome[slot, over] > 0.0:
+                resting[slot] = True  # from the next step on
+        for k in range(obs.shape[1]):
+            obs[slot, k] = final_obs[slot, k]
+        episode_end[slot] = starting[world] = elapsed[slot] == horizon
+
+    return inner(renamed(inspect.unwrap(observe_in_world), f"observe_in_world_{code.name}"))
+
+
+def start_in_world(code: WorldCode, *, observed: bool) -> Callable:
+    """A compiled function: an episode starts, where `starting` says so.
+
+    Args:
+        observed: whether the start is observed; else the observation of the snapshot is taken.
+    """
+    observe = code.observe
+
+    def start_in_world(
+        world, slots, starting, readings, constants, actions, memory, start_memory, start_obs,
+        start_outcome, obs, elapsed,
+    ):  # fmt: skip
+        slot = slots[world]
+        if slot < 0 or not starting[world]:
+            return
+        for k in range(memory.shape[1]):
+            memory[world, k] = start_memory[world, k]
+        if observed:
+            observe(
+                readings[world], constants[world], actions[slot], memory[world],
+                obs[slot], start_outcome[world],
+            )  # fmt: skip
+        else:
+            for k in range(obs.shape[1]):
+                obs[slot, k] = start_obs[world, k]
+        elapsed[slot] = 0
+
+    return inner(renamed(inspect.unwrap(start_in_world), f"start_in_world_{code.name}"))
+
+
+class WorldFunctions(NamedTuple):
+    """The three functions over all worlds of a scene, as loops or as kernels.
+
+    The first argument is the number of worlds; the others are those of the functions above but
+    `world`. A kernel is to be configured with blocks, threads and a stream before it is called.
+    """
+
+    act: Callable
+    observe: Callable
+    start: Callable
+
+
+def world_loops(code: WorldCode, *, observed: bool) -> WorldFunctions:
+    """Loops over the worlds, for the processor."""
+    act_one, observe_one = act_in_world(code), observe_in_world(code)
+    start_one = start_in_world(code, observed=observed)
+
+    def act(
+        count, slots, actions, constants, mocap_pos, ctrl,
+        obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
+    ):  # fmt: skip
+        for world in range(count):
+            act_one(
+                world, slots, actions, constants, mocap_pos, ctrl,
+                obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
+            )  # fmt: skip
+
+    def observe(
+        count, slots, readings, constants, actions, memory, stable, broken, starting,
+        obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
+    ):  # fmt: skip
+        for world in range(count):
+            observe_one(
+                world, slots, readings, constants, actions, memory, stable, broken, starting,
+                obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
+            )  # fmt: skip
+
+    def start(
+        count, slots, starting, readings, constants, actions, memory, start_memory, start_obs,
+        start_outcome, obs, elapsed,
+    ):  # fmt: skip
+        for world in range(count):
+            start_one(
+                world, slots, starting, readings, constants, actions, memory, start_memory,
+                start_obs, start_outcome, obs, elapsed,
+            )  # fmt: skip
+
+    loops = (
+        numba.njit(renamed(inspect.unwrap(loop), f"{loop.__name__}_worlds_{code.name}"))
+        for loop in (act, observe, start)
+    )
+    return WorldFunctions(*loops)
+
+
+def world_kernels(code: WorldCode, *, observed: bool) -> WorldFunctions:
+    """Kernels with a thread for every world, as plain functions of numba's CUDA target."""
+    from numba import cuda
+
+    act_one, observe_one = act_in_world(code), observe_in_world(code)
+    start_one = start_in_world(code, observed=observed)
+
+    def act(
+        count, slots, actions, constants, mocap_pos, ctrl,
+        obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
+    ):  # fmt: skip
+        world = cuda.grid(1)
+        if world < count:
+            act_one(
+                world, slots, actions, constants, mocap_pos, ctrl,
+                obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
+            )  # fmt: skip
+
+    def observe(
+        count, slots, readings, constants, actions, memory, stable, broken, starting,
+        obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
+    ):  # fmt: skip
+        world = cuda.grid(1)
+        if world < count:
+            observe_one(
+                world, slots, readings, constants, actions, memory, stable, broken, starting,
+                obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
+            )  # fmt: skip
+
+    def start(
+        count, slots, starting, readings, constants, actions, memory, start_memory, start_obs,
+        start_outcome, obs, elapsed,
+    ):  # fmt: skip
+        world = cuda.grid(1)
+        if world < count:
+            start_one(
+                world, slots, starting, readings, constants, actions, memory, start_memory,
+                start_obs, start_outcome, obs, elapsed,
+            )  # fmt: skip
+
+    kernels = (
+        renamed(inspect.unwrap(kernel), f"{kernel.__name__}_worlds_{code.name}")
+        for kernel in (act, observe, start)
+    )
+    return WorldFunctions(*kernels)

@@ -1,0 +1,25 @@
+"""A guard that lets no tensor pass to the host."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+
+WAYS = ("cpu", "numpy", "tolist", "item", "__array__", "__float__", "__int__")
+
+
+@contextmanager
+def forbidden_on_host() -> Iterator[None]:
+    """While this lasts, what would bring a tensor's numbers to the host fails."""
+
+    def forbid(way):
+        def fail(*_, **__):
+            raise AssertionError(f"Tensor.{way} passes through the host")
+
+        return fail
+
+    with ExitStack() as stack:
+        for way in WAYS:
+            stack.enter_context(patch.object(torch.Tensor, way, forbid(way)))
+        yield
