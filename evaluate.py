@@ -27,6 +27,7 @@ import tyro
 from pydantic import BeforeValidator, Field
 from rich.console import Console
 
+from envs.few_shot.images import EpisodeConfig
 from envs.gymnasium_tasks.adapted import Adapted, adapt_agent, check_spaces
 from envs.metaworld import MetaWorld
 from envs.worker.player import FlatSpaces
@@ -236,7 +237,7 @@ def evaluate_one(trials: Trials, config: EvaluationConfig, console: Console) -> 
         return
     folder = trials.folder / "report" / path.stem
     rollouts = None
-    if file.exists() or not config.report:
+    if file.exists() or config.replay or config.video:
         rollouts = write_rollouts(
             folder,
             with_scenes(trials.distribution, trials.tasks, read_recordings(file)),
@@ -287,13 +288,14 @@ def yardstick_sections(
     """What else plays the same tasks; nothing where it was not asked for."""
     if not config.yardstick:
         return []
-    yardsticks = measure_yardsticks(
-        trials[0].distribution, config.yardsticks, trials[0].folder / "yardsticks", print
-    )
     new = config.model_copy(
         update={"checkpoint": 0, "report": False, "replay": False, "video": False}
     )
+    # First, as a checkpoint may be missing, and the others take minutes.
     untrained = [measure(find_trials(t.folder, new), new, None) for t in trials]
+    yardsticks = measure_yardsticks(
+        trials[0].distribution, config.yardsticks, trials[0].folder / "yardsticks", print
+    )
     return [yardstick_section(evaluations, untrained, yardsticks)]
 
 
@@ -342,7 +344,10 @@ def measure_few_shot(
 ) -> FewShotEvaluation:
     """Judges the learner of a checkpoint on the tasks of a split."""
     experiment = experiment.model_copy(update={"device": config.device})
-    distribution = experiment.env.build()
+    env = experiment.env
+    if isinstance(env, EpisodeConfig):  # training classes are judged with as many ways as others
+        env = env.model_copy(update={"train_ways": None})
+    distribution = env.build()
     shape = distribution.shape
     learner = build_learner(experiment, shape)
     load_agent(learner, checkpoint)
@@ -541,6 +546,13 @@ def main(arguments: list[str]) -> None:
         watch(folders[0], config)
         return
     trials = [find_trials(folder, config) for folder in folders]
+    if config.report or config.replay or config.video or config.compare:
+        for each in trials:
+            if is_published(each.checkpoint):
+                raise UserError(
+                    f"{each.folder} is published and stays as it is: nothing but its table can be "
+                    "played again; reports are for runs of your own"
+                )
     if config.replay or config.video:
         check_shows(trials[0].distribution, trials[0].tasks, camera=config.camera)
     if config.compare:

@@ -1,6 +1,6 @@
 """Squared error of MAML and Reptile on held-out sinusoids, beside a network without meta-learning.
 
-python benchmarks/few_shot_sinusoids.py          about ten minutes on 2 cores
+python benchmarks/few_shot_sinusoids.py          about five minutes on 2 cores
 
 Each is trained once as its file in configs/ says; the network without meta-learning is trained on
 the points of all sinusoids, with MAML's network. Then all take gradient steps on the same 10 points

@@ -68,6 +68,8 @@ def publish(run: Path, results: Path) -> Path:
     if target.exists():
         raise UserError(f"{target} is published already; remove it first")
     files = [evaluated(run, config) for config in evaluations(experiment, trials)]
+    whole, target = target, target.with_name(f".partial-{target.name}")
+    shutil.rmtree(target, ignore_errors=True)
     (target / "eval").mkdir(parents=True)
     for file in (run / CONFIG, run / "env.json"):
         shutil.copy(file, target)
@@ -79,7 +81,7 @@ def publish(run: Path, results: Path) -> Path:
     (target / TRAINING).write_text(json.dumps({"training_s": training_seconds(run)}))
     last = checkpoints(run / "checkpoints")[-1]
     publish_checkpoint(last, target / "checkpoints" / last.name)
-    return target
+    return target.rename(whole)
 
 
 def evaluations(experiment: Experiment, trials: Trials) -> list[EvaluationConfig]:

@@ -49,14 +49,17 @@ def judge(
         one = draw(sampler, 1, shots[-1], seed=seed, first=0)
     except UserError as error:
         raise UserError(f"{error}, or choose --shots for this evaluation") from None
-    asked: dict[str, int] = {"episodes": episodes, "seed": seed}
     curves = [
-        few_shot_curve(learner, sampler, axis="gradient steps", shots=[number], **asked)
+        few_shot_curve(
+            learner, sampler, axis="gradient steps", shots=[number], episodes=episodes, seed=seed
+        )
         for number in shots
     ]
     pixels = None
     if shape.classification and len(shape.input_shape) == 3:  # images
-        curve = nearest_neighbour_curve(sampler, shape.num_outputs, shots=shots, **asked)
+        curve = nearest_neighbour_curve(
+            sampler, shape.num_outputs, shots=shots, episodes=episodes, seed=seed
+        )
         pixels = curve.scores["accuracy"]
     scores = {
         measure: torch.stack([curve.scores[measure] for curve in curves], 1)

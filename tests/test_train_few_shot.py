@@ -77,8 +77,10 @@ def test_learners_without_an_output_for_each_class_take_more_ways(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([str(tiny), "--env.train-ways", "6"])
-    evaluate.main(["runs/tiny/seed1", "--episodes", "3"])
-    assert "5-way" in capsys.readouterr().out  # held-out tasks are as they were
+    for split in ("test", "train"):  # both are judged with five ways
+        evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--split", split])
+        printed = capsys.readouterr().out
+        assert "of each of 5 classes, 10 query examples a task" in " ".join(printed.split())
 
 
 def test_what_is_not_finite_stops_the_run_or_is_skipped(
@@ -118,6 +120,7 @@ def test_what_is_not_finite_stops_the_run_or_is_skipped(
             "env: {kind: glyphs, train_ways: 6}\nagent: {kind: maml}",
             "env.train_ways 6 needs agent.kind prototypical or matching",
         ),
+        ("env: {kind: glyphs, train_ways: 3}\nagent: {kind: matching}", "is below ways 5"),
         ("env: {kind: glyphs, shots: 9}\nagent: {kind: maml}", "has 20 images; 9 shots"),
         ("env: {kind: glyphs}\nagent: {kind: maml}\ntrain: {env_steps: 3}", "unknown key"),
     ],

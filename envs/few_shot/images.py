@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from pydantic import model_validator
 
 from metarl.config import Config, Size
 from metarl.errors import UserError
@@ -36,6 +37,14 @@ class EpisodeConfig(Config):
     """Query images of each class in training."""
     test_queries: Size = 15
     """Query images of each class in held-out episodes."""
+
+    @model_validator(mode="after")
+    def _no_fewer_ways(self) -> EpisodeConfig:
+        if self.train_ways is not None and self.train_ways < self.ways:
+            raise ValueError(
+                f"train_ways {self.train_ways} is below ways {self.ways}; leave it out"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class ImageSampler:
         if self.num_classes < self.ways:
             raise UserError(
                 f"{self.ways} ways need as many classes; a split has {self.num_classes}: "
-                f"{', '.join(classes.names[:5])}…"
+                f"{', '.join(classes.names[:5])}…; lower env.ways or env.train_ways"
             )
         height, width = classes.images.shape[2:]
         if symmetries > 1 and height != width:

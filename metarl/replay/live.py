@@ -101,7 +101,8 @@ def live_server(next_trial: NextTrial, *, title: str, port: int) -> LiveServer:
                     content = contents([next_trial()])
             except UserError as error:
                 server.failure = error
-                self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+                with suppress(ConnectionError):
+                    self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
                 server.shutdown()
                 return
             # Who asked may have closed the page meanwhile.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.errors import UserError
 from metarl.evaluating import Trials
 from metarl.recording import Recording, Recordings, read_recordings, write_recordings
 from metarl.result import Evaluation, count
@@ -68,6 +69,8 @@ class Beside:
             UserError: there is nothing, or it is damaged.
         """
         played = {label: read_recordings(files[name]) for name, label in self.labels.items()}
+        if len({tuple(each.task for each in rows) for rows in played.values()}) > 1:
+            raise UserError("stored rollouts are of different tasks; leave --stored out")
         return [
             replace(recording, agent=label)
             for row in zip(*played.values(), strict=True)

@@ -143,7 +143,8 @@ def thinned(count: int, *, room: float, each: float) -> range:
         room: for all of them, in inches.
         each: what a label takes, in inches.
     """
-    return range(0, count, max(1, math.ceil(count * each / max(room, each))))
+    rounding = 1e-9  # what just fits must not be thinned for an error in the last digit
+    return range(0, count, max(1, math.ceil(count * each / max(room, each) - rounding)))
 
 
 def shortened(text: str) -> str:
