@@ -120,7 +120,7 @@ def test_what_is_not_finite_stops_the_run_or_is_skipped(
             "env: {kind: glyphs, train_ways: 6}\nagent: {kind: maml}",
             "env.train_ways 6 needs agent.kind prototypical or matching",
         ),
-        ("env: {kind: glyphs, train_ways: 3}\nagent: {kind: matching}", "is below ways 5"),
+        ("env: {kind: glyphs, train_ways: 3}\nagent: {kind: matching}", "is below env.ways 5"),
         ("env: {kind: glyphs, shots: 9}\nagent: {kind: maml}", "has 20 images; 9 shots"),
         ("env: {kind: glyphs}\nagent: {kind: maml}\ntrain: {env_steps: 3}", "unknown key"),
     ],

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from pydantic import model_validator
 
 from metarl.config import Config, Size
 from metarl.errors import UserError
@@ -37,14 +36,6 @@ class EpisodeConfig(Config):
     """Query images of each class in training."""
     test_queries: Size = 15
     """Query images of each class in held-out episodes."""
-
-    @model_validator(mode="after")
-    def _no_fewer_ways(self) -> EpisodeConfig:
-        if self.train_ways is not None and self.train_ways < self.ways:
-            raise ValueError(
-                f"train_ways {self.train_ways} is below ways {self.ways}; leave it out"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,11 @@ class ImageDistribution:
         shared = set(train.names) & set(test.names)
         if shared:
             raise UserError(f"{what}: class {min(shared)} is in both splits; keep it in one")
+        train_ways = episodes.train_ways or episodes.ways
+        if train_ways < episodes.ways:
+            raise UserError(
+                f"env.train_ways {train_ways} is below env.ways {episodes.ways}; leave it out"
+            )
         self.name = f"{episodes.ways}-way {episodes.shots}-shot classification of {what}"
         self.shape = FewShotShape(
             input_shape=train.images.shape[1:],
@@ -106,7 +102,7 @@ class ImageDistribution:
             train_ways=episodes.train_ways,
         )
         self.shots = episodes.shots
-        learned_from = episodes.model_copy(update={"ways": episodes.train_ways or episodes.ways})
+        learned_from = episodes.model_copy(update={"ways": train_ways})
         self.train = ImageSampler(train, learned_from, symmetries=symmetries)
         held_out = episodes.model_copy(update={"queries": episodes.test_queries})
         self.test = ImageSampler(test, held_out, symmetries=test_symmetries)
