@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import command_line
 import matplotlib.pyplot as plt
@@ -68,20 +69,34 @@ def publish(run: Path, results: Path) -> Path:
     if target.exists():
         raise UserError(f"{target} is published already; remove it first")
     files = [evaluated(run, config) for config in evaluations(experiment, trials)]
-    whole, target = target, target.with_name(f".partial-{target.name}")
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "eval").mkdir(parents=True)
-    for file in (run / CONFIG, run / "env.json"):
-        shutil.copy(file, target)
+    partial_target = target.with_name(f".partial-{target.name}")
+    shutil.rmtree(partial_target, ignore_errors=True)
+    (partial_target / "eval").mkdir(parents=True)
+    shutil.copy(run / CONFIG, partial_target)
+    starts = json.loads((run / "env.json").read_text())
+    (partial_target / "env.json").write_text(json.dumps(without_places(starts), indent=1))
     for file in files:
-        shutil.copy(file, target / "eval")
+        evaluation = json.loads(file.read_text())
+        (evaluation["environment"],) = without_places([evaluation["environment"]])
+        (partial_target / "eval" / file.name).write_text(json.dumps(evaluation, indent=1))
     lines = (run / METRICS).read_text().splitlines(keepends=True)
     every = -(-len(lines) // KEPT_LINES)
-    (target / METRICS).write_text("".join(lines[::-1][::every][::-1]))
-    (target / TRAINING).write_text(json.dumps({"training_s": training_seconds(run)}))
+    (partial_target / METRICS).write_text("".join(lines[::-1][::every][::-1]))
+    (partial_target / TRAINING).write_text(json.dumps({"training_s": training_seconds(run)}))
     last = checkpoints(run / "checkpoints")[-1]
-    publish_checkpoint(last, target / "checkpoints" / last.name)
-    return target.rename(whole)
+    publish_checkpoint(last, partial_target / "checkpoints" / last.name)
+    return partial_target.rename(target)
+
+
+def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, but for where on the machine the command's files lay."""
+    return [
+        {**each, "command": " ".join(
+            Path(word).name if Path(word).is_absolute() else word
+            for word in each["command"].split(" ")
+        )}
+        for each in environments
+    ]  # fmt: skip
 
 
 def evaluations(experiment: Experiment, trials: Trials) -> list[EvaluationConfig]:

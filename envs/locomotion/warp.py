@@ -23,7 +23,7 @@ from envs.locomotion.native import (
 from envs.locomotion.robots import ROBOTS, body, edits, noiseless_start
 from envs.locomotion.variants import VARIANTS, LocomotionTask, multipliers
 from envs.warp_engine.env import Placement, WarpEnv
-from envs.warp_engine.scene import Finish, Noise, SceneSpec
+from envs.warp_engine.spec import Finish, Noise, SceneSpec
 from envs.warp_engine.worlds import WorldCode
 from metarl.scene import Scene
 

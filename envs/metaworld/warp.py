@@ -19,7 +19,7 @@ from envs.metaworld.snapshots import drawn_scene, official, snapshots
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.tasks.interface import FRAME_SIZE, Outcome, TouchForce, observe_function
 from envs.warp_engine.env import Placement, WarpEnv
-from envs.warp_engine.scene import SceneSpec
+from envs.warp_engine.spec import SceneSpec
 from envs.warp_engine.worlds import WorldCode
 from metarl.scene import Scene
 

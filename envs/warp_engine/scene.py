@@ -12,89 +12,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import mujoco
 import mujoco_warp as mjw
 import numpy as np
 import warp as wp
 
-from envs.engine.batch import MEAN_INERTIA, STATE, Reading, Scene, Snapshot, Touch
+from envs.engine.batch import MEAN_INERTIA, STATE, Reading, Snapshot, Touch
 from envs.warp_engine import kernels
 from envs.warp_engine.contacts import mujocos_contacts
 from envs.warp_engine.slots import SlotTable, compiled_view, flat_view
-from envs.warp_engine.worlds import THREADS, WorldCode, world_kernels, world_loops
+from envs.warp_engine.spec import Room, SceneSpec
+from envs.warp_engine.worlds import THREADS, world_kernels, world_loops
+from metarl.errors import UserError
 from metarl.scene import DRAWN_STATE
-
-Finish = Literal["positions", "forward", "contact forces", "nothing"]
-"""What follows the substeps: the places of all things, all of `mj_forward`, forces, or nothing."""
 
 UNUSED = frozenset({"dof_M0"})
 """Arrays of `mjModel` that tasks edit and MuJoCo Warp does without."""
-
-
-class Room(NamedTuple):
-    """How much fits into a scene's buffers."""
-
-    contacts: int
-    """Of a world; worlds share them, so one may have more."""
-    constraints: int
-    """Of a world."""
-
-    def holds(self, needed: Room) -> bool:
-        """Whether there is room for so much."""
-        return needed.contacts <= self.contacts and needed.constraints <= self.constraints
-
-    def grown(self, needed: Room) -> Room:
-        """Room for half as much again as is needed, where there is too little."""
-        return Room(
-            *(
-                have if enough <= have else enough + enough // 2
-                for have, enough in zip(self, needed, strict=True)
-            )
-        )
-
-
-class Noise(NamedTuple):
-    """How starts differ from their snapshot: noise on positions and velocities."""
-
-    scale: float
-    normal_velocities: bool
-
-
-@dataclass(frozen=True)
-class SceneSpec:
-    """What a scene is, whatever the number of its worlds.
-
-    Attributes:
-        scene: the compiled model, what tasks edit in it, and what is read.
-        code: of its worlds.
-        memory_size: numbers that `observe` carries from step to step.
-        num_substeps: physics steps in a control step.
-        finish: what follows them.
-        noise: of starts, which are observed then; None where the snapshot's own observation is.
-    """
-
-    scene: Scene
-    code: WorldCode
-    memory_size: int
-    num_substeps: int
-    finish: Finish
-    noise: Noise | None = None
-
-
-def first_room(model: mujoco.MjModel, snapshot: Snapshot) -> Room:
-    """A guess from the start of an episode; what turns out too small grows."""
-    simulation = mujoco.MjData(model)
-    mujoco.mj_setState(model, simulation, snapshot.state, STATE)
-    mujoco.mj_forward(model, simulation)
-    return Room(_rounded(48 + 2 * simulation.ncon), _rounded(128 + 2 * simulation.nefc))
-
-
-def _rounded(count: int) -> int:
-    return -(-count // 16) * 16
 
 
 def _as_mujoco_places_sites(model: mujoco.MjModel, positions: np.ndarray) -> np.ndarray:
@@ -140,7 +76,10 @@ class DeviceScene:
         self.stream = wp.Stream(device) if device.is_cuda else None
         model = spec.scene.model
         if model.na or (model.neq and not model.eq_active0.all()):
-            raise NotImplementedError("actuators with a state, or constraints that are switched")
+            raise UserError(
+                f"engine 'warp' takes no actuators with a state and no switched constraints, which "
+                f"{spec.code.name} has; use engine 'native'"
+            )
         with wp.ScopedDevice(device):
             self.model = mjw.put_model(model)
             # The touch of two boxes then has as many contacts as in MuJoCo, by the same method;

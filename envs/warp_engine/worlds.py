@@ -154,44 +154,20 @@ class WorldFunctions(NamedTuple):
 
 def world_loops(code: WorldCode, *, observed: bool) -> WorldFunctions:
     """Loops over the worlds, for the processor."""
-    act_one, observe_one = act_in_world(code), observe_in_world(code)
-    start_one = start_in_world(code, observed=observed)
+    functions = (
+        act_in_world(code), observe_in_world(code), start_in_world(code, observed=observed)
+    )  # fmt: skip
+    return WorldFunctions(*(_loop(function) for function in functions))
 
-    def act(
-        count, slots, actions, constants, mocap_pos, ctrl,
-        obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
-    ):  # fmt: skip
+
+def _loop(function: Callable) -> Callable:
+    """A compiled loop that does the same in every world."""
+
+    def loop(count, *arguments):
         for world in range(count):
-            act_one(
-                world, slots, actions, constants, mocap_pos, ctrl,
-                obs, final_obs, elapsed, unstable_at, bad_action_at, resting,
-            )  # fmt: skip
+            function(world, *arguments)
 
-    def observe(
-        count, slots, readings, constants, actions, memory, stable, broken, starting,
-        obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
-    ):  # fmt: skip
-        for world in range(count):
-            observe_one(
-                world, slots, readings, constants, actions, memory, stable, broken, starting,
-                obs, final_obs, outcome, elapsed, unstable_at, resting, episode_end, horizon,
-            )  # fmt: skip
-
-    def start(
-        count, slots, starting, readings, constants, actions, memory, start_memory, start_obs,
-        start_outcome, obs, elapsed,
-    ):  # fmt: skip
-        for world in range(count):
-            start_one(
-                world, slots, starting, readings, constants, actions, memory, start_memory,
-                start_obs, start_outcome, obs, elapsed,
-            )  # fmt: skip
-
-    loops = (
-        numba.njit(renamed(inspect.unwrap(loop), f"{loop.__name__}_worlds_{code.name}"))
-        for loop in (act, observe, start)
-    )
-    return WorldFunctions(*loops)
+    return numba.njit(renamed(inspect.unwrap(loop), f"each_{function.__name__}"))
 
 
 def world_kernels(code: WorldCode, *, observed: bool) -> WorldFunctions:

@@ -11,7 +11,7 @@ from envs.metaworld.native import NativeEnv  # noqa: E402
 from envs.metaworld.snapshots import snapshots  # noqa: E402
 from envs.metaworld.warp import WarpMetaWorldEnv  # noqa: E402
 from envs.stable_baselines3 import SB3VecEnv  # noqa: E402
-from envs.warp_engine.scene import Room  # noqa: E402
+from envs.warp_engine.spec import Room  # noqa: E402
 from metarl.errors import UserError  # noqa: E402
 from metarl.protocols import DeviceVectorEnv  # noqa: E402
 from metarl.recording import Recorder  # noqa: E402
