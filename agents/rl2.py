@@ -41,6 +41,9 @@ class RL2Config(Config):
     """Tanh layers between the inputs and the memory; may be empty."""
     normalize_inputs: bool = True
     """Scale everything the agent sees by its running mean and standard deviation."""
+    normalize_obs: bool = True
+    """Scale observations among it. Not where something that hardly varies, but differs from task to
+    task, would become large: the agent then learns the training tasks by heart."""
 
     learn_std: bool = True
     """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`."""
@@ -143,6 +146,7 @@ class RL2:
                 min_std=config.min_std,
                 learn_std=config.learn_std,
                 normalize_inputs=config.normalize_inputs,
+                normalize_obs=config.normalize_obs,
             ).to(device)
         self.return_normalizer = RunningNormalizer(1, clip=float("inf")).to(device)
         self.optimizer = torch.optim.Adam(
@@ -218,8 +222,7 @@ class RL2:
 
         # Only now: until here the policy had to be the one that played the rollout.
         self.return_normalizer.update(returns[..., None])
-        if self.network.normalizer is not None:
-            self.network.normalizer.update(self.network.features(rollout.seen))
+        self.network.update_normalizer(rollout.seen)
         self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
         return metrics
 

@@ -81,11 +81,16 @@ class RecurrentActorCritic(nn.Module):
         min_std: float,
         learn_std: bool,
         normalize_inputs: bool,
+        normalize_obs: bool,
     ) -> None:
         super().__init__()
         num_actions = action_size(action_space)
-        input_size = int(observation_space.shape[0]) + num_actions + 2
-        self.normalizer = RunningNormalizer(input_size) if normalize_inputs else None
+        obs_size = int(observation_space.shape[0])
+        input_size = obs_size + num_actions + 2
+        self.first_normalized = 0 if normalize_obs else obs_size
+        self.normalizer = (
+            RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
+        )
         layers: list[nn.Module] = []
         for size in encoder_sizes:
             layers += [nn.Linear(input_size, size), nn.Tanh()]
@@ -126,13 +131,20 @@ class RecurrentActorCritic(nn.Module):
         reward, start = step.prev_reward[..., None], step.episode_start[..., None]
         return torch.cat([step.obs, step.prev_action, reward, start.to(step.obs.dtype)], dim=-1)
 
+    def update_normalizer(self, step: TimeStep) -> None:
+        """Takes in what was seen, where inputs are normalized."""
+        if self.normalizer is not None:
+            self.normalizer.update(self.features(step)[..., self.first_normalized :])
+
     def forward(
         self, step: TimeStep, state: Float[Tensor, "N S"]
     ) -> tuple[ActionDistribution, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
         """Policy and value at each of T steps (`step` is `N T …`), and the state after the last."""
         features = self.features(step)
         if self.normalizer is not None:
-            features = self.normalizer(features)
+            raw = features[..., : self.first_normalized]
+            scaled = self.normalizer(features[..., self.first_normalized :])
+            features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
         state = state[None].contiguous()
         if isinstance(self.memory, nn.LSTM):
             halves = tuple(half.contiguous() for half in state.chunk(2, dim=-1))

@@ -192,6 +192,7 @@ VARIANTS = [
     {"baseline": "linear"},
     {"memory": "lstm"},
     {"normalize_inputs": False, "normalize_values": False},
+    {"normalize_obs": False},
 ]
 
 

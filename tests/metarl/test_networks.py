@@ -10,11 +10,12 @@ from metarl.networks import RecurrentActorCritic, RunningNormalizer
 from metarl.types import TimeStep
 
 
-def network(memory: Literal["gru", "lstm"]) -> RecurrentActorCritic:
+def network(memory: Literal["gru", "lstm"], *, normalize_obs: bool = True) -> RecurrentActorCritic:
     torch.manual_seed(0)
     return RecurrentActorCritic(
         spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory, hidden_size=8,
         encoder_sizes=(6,), initial_std=0.5, min_std=0.1, learn_std=True, normalize_inputs=True,
+        normalize_obs=normalize_obs,
     )  # fmt: skip
 
 
@@ -44,6 +45,18 @@ def test_a_feature_that_never_changes_stays_finite() -> None:
     normalizer = RunningNormalizer(1)
     normalizer.update(torch.full((10, 1), 5.0))
     assert normalizer(torch.tensor([[5.0]])).item() == 0.0
+
+
+def test_observations_can_be_left_as_they_are_and_the_rest_is_scaled() -> None:
+    net, sequence = network("gru", normalize_obs=False), steps(slots=4, length=9)
+    seen: list[torch.Tensor] = []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.update_normalizer(sequence)
+    net(sequence, torch.zeros(4, net.state_size))
+    torch.testing.assert_close(seen[0][..., :3], sequence.obs)
+    rest = seen[0][..., 3:].flatten(0, 1)  # two actions, the reward, the flag
+    torch.testing.assert_close(rest.mean(0), torch.zeros(4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rest.var(0, correction=0), torch.ones(4))
 
 
 @pytest.mark.parametrize("memory", ["gru", "lstm"])

@@ -1,0 +1,167 @@
+"""Measures what training takes end to end: env steps a second, split into physics, policy, update.
+
+python benchmarks/training_speed.py                                   both ML10 experiments, twice
+python benchmarks/training_speed.py maml_trpo_ml10 --rounds 3         one of configs/
+
+Whole iterations as `train.py` plays them, on the native engine and on the official environment
+objects in turn, from the same seeds. Physics is all that the environment does between getting
+actions and giving observations, rewards too; policy is the rest of the rollout: acting, adapting,
+putting the rollout together. Numbers are medians over rounds; the first iteration, which compiles,
+is not counted.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
+
+import command_line
+
+from envs.metaworld import MetaWorldConfig
+from metarl.errors import UserError, one_line_errors
+from metarl.playing import play_and_learn
+from metarl.protocols import TaskVectorEnv
+from metarl.run import environment
+from train import DEFAULT_CONFIG, Experiment, build_agent, load_experiment, training_shape
+
+ENGINES = ("native", "reference")
+EXPERIMENTS = ("maml_trpo_ml10", "rl2_ml10")
+
+
+class Clock:
+    """An environment that counts the seconds spent in it."""
+
+    def __init__(self, env: TaskVectorEnv) -> None:
+        self.env = env
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """As the environment's own."""
+        started = time.perf_counter()
+        answer = self.env.reset(seed=seed)
+        self.seconds += time.perf_counter() - started
+        return answer
+
+    def step(self, actions: Any) -> Any:
+        """As the environment's own."""
+        started = time.perf_counter()
+        answer = self.env.step(actions)
+        self.seconds += time.perf_counter() - started
+        return answer
+
+
+@dataclass
+class Contender:
+    """An experiment on one engine, iteration after iteration."""
+
+    experiment: Experiment
+    engine: str
+
+    def __post_init__(self) -> None:
+        plan = self.experiment.train
+        env = self.experiment.env.model_copy(update={"engine": self.engine})
+        self.distribution = env.build()
+        self.shape = training_shape(self.experiment, self.distribution)
+        num_slots = plan.tasks_per_trial * self.shape.slots_per_task
+        self.env = Clock(self.distribution.make_env(num_slots))
+        self.agent = build_agent(self.experiment, self.env)
+        self.iteration = 0
+
+    def iterate(self) -> dict[str, float]:
+        """Seconds of one iteration, by what they were spent on, and its env steps."""
+        self.env.seconds = 0.0
+        metrics = play_and_learn(
+            self.agent, self.env, self.distribution, self.shape,
+            num_tasks=self.experiment.train.tasks_per_trial,
+            seed=self.experiment.seed, iteration=self.iteration,
+        )  # fmt: skip
+        self.iteration += 1
+        rollout, update = metrics["timing/rollout_s"], metrics["timing/update_s"]
+        return {
+            "env_steps": metrics["timing/env_steps_per_s"] * (rollout + update),
+            "physics_s": self.env.seconds,
+            "policy_s": rollout - self.env.seconds,
+            "update_s": update,
+        }
+
+
+def measure(name: str, *, rounds: int) -> dict[str, Any]:
+    """Both engines in turn; the native one has a first iteration to compile in."""
+    experiment = load_experiment(DEFAULT_CONFIG.parent / f"{name}.yaml")
+    if not isinstance(experiment.env, MetaWorldConfig):
+        raise UserError(f"{name} is not on Meta-World; there is no official engine to compare with")
+    contenders = {engine: Contender(experiment, engine) for engine in ENGINES}
+    contenders["native"].iterate()
+    contenders["native"].iteration = 0
+    taken = {engine: [] for engine in ENGINES}
+    for number in range(rounds):
+        for engine, contender in contenders.items():
+            taken[engine].append(contender.iterate())
+            print(f"{name} {engine} {number + 1}/{rounds}: {summary(taken[engine][-1:])}")
+    speed = {engine: [rate(one) for one in taken[engine]] for engine in ENGINES}
+    ratios = [a / b for a, b in zip(speed["native"], speed["reference"], strict=True)]
+    return {"taken": taken, "native_to_reference": round(median(ratios), 2)}
+
+
+def rate(one: dict[str, float]) -> float:
+    """Env steps a second."""
+    return one["env_steps"] / (one["physics_s"] + one["policy_s"] + one["update_s"])
+
+
+def shares(taken: Sequence[dict[str, float]]) -> list[float]:
+    """Of an iteration's time: physics, policy, update; medians."""
+    parts = ("physics_s", "policy_s", "update_s")
+    return [median(one[p] / sum(one[q] for q in parts) for one in taken) for p in parts]
+
+
+def summary(taken: Sequence[dict[str, float]]) -> str:
+    """In a line."""
+    split = ", ".join(
+        f"{part} {share:.0%}"
+        for part, share in zip(("physics", "policy", "update"), shares(taken), strict=True)
+    )
+    return f"{median(map(rate, taken)):,.0f} env steps/s, {split}"
+
+
+def table(measured: dict[str, Any]) -> str:
+    """As Markdown."""
+    lines = [
+        "| | engine | env steps/s | physics | policy | update |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, result in measured.items():
+        for engine, taken in result["taken"].items():
+            cells = " | ".join(f"{share:.0%}" for share in shares(taken))
+            lines.append(f"| `{name}` | {engine} | {median(map(rate, taken)):,.0f} | {cells} |")
+        lines.append(f"| | **ratio** | **{result['native_to_reference']}** | | | |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS, help="of configs/")
+    parser.add_argument("--rounds", type=int, default=2, help="iterations of each")
+    parser.add_argument("--out", type=Path, help="where the raw numbers go")
+    options = parser.parse_args(arguments)
+    measured = {name: measure(name, rounds=options.rounds) for name in options.experiments}
+    print(table(measured))
+    if options.out:
+        options.out.write_text(
+            json.dumps({"environment": environment(), "experiments": measured}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    with one_line_errors(Path(sys.argv[0]).name):
+        main(sys.argv[1:])
