@@ -1,12 +1,14 @@
-"""Publishes finished runs under results/, and makes results/README.md of all that lies there.
+"""Publishes runs under results/, and makes results/README.md of all that lies there.
 
-python benchmarks/published.py                                  the table and the picture alone
-python benchmarks/published.py runs/rl2_ml1_reach/seed1 …       these runs first
+python benchmarks/published.py                                  the tables and the picture alone
+python benchmarks/published.py runs/rl2_ml1_reach/seed1 …       these finished runs first
+python benchmarks/published.py --unfinished runs/…              runs that were stopped, as they are
 
-What is published of a run is a run folder again: config, environment, metrics (thinned), the final
-checkpoint without its optimizer, and its evaluations with every score of every task. So
-`python evaluate.py results/EXPERIMENT/SEED` plays it again. The last checkpoint is taken, whichever
-was best. Nothing in the table is written by hand but what others published.
+The table that opens README.md is made here too. What is published of a run is a run folder again:
+config, environment, metrics (thinned), the final checkpoint without its optimizer, and its
+evaluations with every score of every task. So `python evaluate.py results/EXPERIMENT/SEED` plays it
+again. The last checkpoint is taken, whichever was best. Nothing in the table is written by hand but
+what others published.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,9 +42,12 @@ from train import Experiment, load_experiment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
+README = ROOT / "README.md"
 EXPERIENCE = (0, 1, 2, 5, 10)
 """Episodes of experience before the columns of the table."""
 TRAINING = "training.json"
+OPENS, CLOSES = "<!-- made by benchmarks/published.py -->", "<!-- end -->"
+"""Around the table in README.md."""
 KEPT_LINES = 200
 """Of metrics, the last among them."""
 ELSEWHERE = RESULTS / "published_elsewhere.md"
@@ -52,18 +57,21 @@ ELSEWHERE = RESULTS / "published_elsewhere.md"
 # -- publishing a run ------------------------------------------------------------------------------
 
 
-def publish(run: Path, results: Path) -> Path:
-    """Copies what is published of a finished run, evaluated first where it is not yet.
+def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
+    """Copies what is published of a run, evaluated first where it is not yet.
+
+    Args:
+        unfinished: also where its budget is not used up; the tables say so.
 
     Raises:
         UserError: it is not finished, or published already.
     """
     trials = find_trials(run, EvaluationConfig())
     experiment = load_experiment(run / CONFIG)
-    if trials.env_steps < experiment.train.env_steps:
+    if trials.env_steps < experiment.train.env_steps and not unfinished:
         raise UserError(
             f"{run} stopped at {trials.env_steps:,} of {experiment.train.env_steps:,} env steps; "
-            f"go on with: python train.py --resume {run}"
+            f"go on with: python train.py --resume {run}, or publish it as it is: --unfinished"
         )
     target = results / experiment.name / f"seed{experiment.seed}"
     if target.exists():
@@ -148,35 +156,64 @@ class Published:
         taken = [json.loads((f / TRAINING).read_text())["training_s"] for f in self.folders]
         return float(np.mean(taken)) / 3600
 
+    def env_steps(self) -> str:
+        """Trained for, in millions; of a budget, where that was not used up."""
+        said = []
+        for folder in self.folders:
+            done = int(checkpoints(folder / "checkpoints")[-1].name)
+            budget = read_yaml(folder / CONFIG)["train"]["env_steps"]
+            left = f" of {budget / 1e6:g}" if done < budget else ""
+            said.append(f"{done / 1e6:g}{left} M")
+        return ", ".join(dict.fromkeys(said))
 
-def iqm_of_runs(scores: Scores) -> np.ndarray:
-    """Interquartile mean over runs and tasks."""
-    return np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, axis=-1))
+
+@dataclass(frozen=True)
+class Statistic:
+    """Of the scores of all seeds and tasks."""
+
+    name: str
+    of: Callable[[Scores], np.ndarray]
 
 
-def with_interval(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
-    """IQM over seeds and tasks after so much experience, with its interval; a dash where that was
-    not evaluated."""
+MEAN = Statistic("mean", lambda scores: scores.mean((-2, -1)))
+IQM = Statistic(
+    "interquartile mean",
+    lambda scores: np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, -1)),
+)
+
+
+def with_interval(
+    evaluations: Sequence[Evaluation], measure: str, experience: int, statistic: Statistic
+) -> str:
+    """A statistic after so much experience, with its interval; a dash where that was not
+    evaluated."""
     curve = evaluations[0].curve
     if experience not in curve.experience:
         return "–"
     column = curve.experience.index(experience)
     scores = np.stack([e.curve.scores[measure][:, column].numpy() for e in evaluations])
     low, high = interval(
-        iqm_of_runs, scores, classes=curve.env_names, rng=np.random.default_rng(0), over="both"
+        statistic.of, scores, classes=curve.env_names, rng=np.random.default_rng(0), over="both"
     )
-    return f"{iqm_of_runs(scores):.0%} [{low:.0%}, {high:.0%}]"
+    return f"{statistic.of(scores):.0%} [{low:.0%}, {high:.0%}]"
 
 
-def success_table(experiments: Sequence[Published], measure: str, *, split: str) -> str:
+def success_table(
+    experiments: Sequence[Published], measure: str, *, split: str, statistic: Statistic
+) -> str:
     """A line for each experiment, a column for each amount of experience."""
-    heads = [f"{n} episodes" if n != 1 else "1 episode" for n in EXPERIENCE]
-    lines = [f"| | seeds | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    lines = [f"| | seeds | {' | '.join(map(said, EXPERIENCE))} |"]
+    lines.append("|---" * (len(EXPERIENCE) + 2) + "|")
     for each in experiments:
         found = each.read(split)
-        cells = [with_interval(found, measure, n) for n in EXPERIENCE]
+        cells = [with_interval(found, measure, n, statistic) for n in EXPERIENCE]
         lines.append(f"| [`{each.name}`]({each.name}) | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def said(experience: int) -> str:
+    """The head of a column."""
+    return f"{experience} episode{'s' * (experience != 1)}"
 
 
 def protocol_section(experiments: Sequence[Published]) -> list[str]:
@@ -209,9 +246,8 @@ def training_table(experiments: Sequence[Published]) -> str:
         starts = [json.loads((f / "env.json").read_text()) for f in each.folders]
         machines = {f"{s[-1]['cpus']} × {s[-1]['cpu']}" for s in starts}
         revisions = dict.fromkeys(one["git"] for s in starts for one in s)
-        steps = {int(checkpoints(f / "checkpoints")[-1].name) for f in each.folders}
         cells = [
-            ", ".join(f"{n / 1e6:.1f} M" for n in sorted(steps)),
+            each.env_steps(),
             f"{each.training_hours():.2f}",
             ", ".join(sorted(machines)),
             ", ".join(f"`{r}`" for r in revisions),
@@ -228,25 +264,26 @@ def found_experiments(results: Path) -> list[Published]:
     return [Published(folders) for folders in by_name.values()]
 
 
-def readme(experiments: Sequence[Published]) -> str:
+def results_page(experiments: Sequence[Published]) -> str:
     """All tables, as Markdown."""
-    any_step = partial(success_table, experiments, "success_any")
-    budgets = {read_yaml(f / CONFIG)["train"]["env_steps"] for e in experiments for f in e.folders}
+    table = partial(success_table, experiments)
     sections = [
         "# Results",
-        "Made by `python benchmarks/published.py` of the raw files beside it; the final checkpoint "
-        f"of every seed, with a budget of {', '.join(f'{b / 1e6:.0f} M' for b in sorted(budgets))} "
-        "env steps. `python evaluate.py results/EXPERIMENT/SEED` plays one again; RL² with "
-        "`--episodes 11`. Cells are the interquartile mean over seeds and tasks with its 95 % "
-        "bootstrap interval (seeds, and tasks within their class, are resampled). MAML-TRPO plays "
-        "ten episodes side by side before it adapts, so there is nothing between 0 and 10.",
+        "Made by `python benchmarks/published.py` of the raw files beside it; the last checkpoint "
+        "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays one "
+        "again; RL² with `--episodes 11`. Cells are over seeds and tasks, with 95 % bootstrap "
+        "intervals (seeds, and tasks within their class, are resampled). MAML-TRPO plays ten "
+        "episodes side by side before it adapts, so there is nothing between 0 and 10.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
-        any_step(split="test"),
-        "## Held-out tasks: success at the last step",
-        success_table(experiments, "success_last", split="test"),
-        "## Training tasks: success at any step",
-        any_step(split="train"),
+        "Mean:",
+        table("success_any", split="test", statistic=MEAN),
+        "Interquartile mean, which tells less where most episodes succeed or fail outright:",
+        table("success_any", split="test", statistic=IQM),
+        "## Held-out tasks: success at the last step, mean",
+        table("success_last", split="test", statistic=MEAN),
+        "## Training tasks: success at any step, mean",
+        table("success_any", split="train", statistic=MEAN),
         *protocol_section(experiments),
         "## What it took",
         training_table(experiments),
@@ -254,6 +291,36 @@ def readme(experiments: Sequence[Published]) -> str:
         ELSEWHERE.read_text().strip(),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def opening_table(experiments: Sequence[Published]) -> str:
+    """What README.md opens with: held-out success at any step, before and after experience."""
+    columns = (EXPERIENCE[0], EXPERIENCE[1], EXPERIENCE[-1])
+    heads = [f"after {said(n)}" for n in columns]
+    lines = [
+        f"| held-out success | seeds | {' | '.join(heads)} | training |",
+        "|---|---:|" + "---:|" * len(columns) + "---|",
+    ]
+    for each in experiments:
+        found = each.read("test")
+        cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
+        cost = f"{each.env_steps()} env steps, {60 * each.training_hours():.0f} min"
+        name = f"[`{each.name}`](results/{each.name})"
+        lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} | {cost} |")
+    return "\n".join(lines)
+
+
+def with_opening_table(page: str, table: str) -> str:
+    """README.md with this table in place of the one it had.
+
+    Raises:
+        UserError: the place for it is gone.
+    """
+    before, start, rest = page.partition(OPENS)
+    _, end, after = rest.partition(CLOSES)
+    if not (start and end):
+        raise UserError(f"README.md has no {OPENS} … {CLOSES} for the table")
+    return f"{before}{start}\n{table}\n{end}{after}"
 
 
 def plot(experiments: Sequence[Published], path: Path) -> None:
@@ -283,17 +350,22 @@ def plot(experiments: Sequence[Published], path: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, help="finished runs to publish")
+    parser.add_argument("runs", nargs="*", type=Path, help="runs to publish")
+    parser.add_argument("--unfinished", action="store_true", help="also those that were stopped")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where")
     options = parser.parse_args(arguments)
     for run in options.runs:
-        print(f"Published {publish(run, options.results)}")
+        print(f"Published {publish(run, options.results, unfinished=options.unfinished)}")
     experiments = found_experiments(options.results)
     if not experiments:
         raise UserError("nothing is published yet; name a finished run")
-    (options.results / "README.md").write_text(readme(experiments))
+    (options.results / "README.md").write_text(results_page(experiments))
     plot(experiments, options.results / "adaptation.png")
     print(f"Made {options.results / 'README.md'}")
+    if options.results == RESULTS:
+        opened = with_opening_table(README.read_text(), opening_table(experiments))
+        README.write_text(opened)
+        print(f"Made the table that opens {README.name}")
 
 
 if __name__ == "__main__":

@@ -66,11 +66,17 @@ def test_both_seeds_are_in_the_table_and_the_metrics_are_thin(
     train.main(["tiny.yaml", "--seed", "4", "--train.env-steps", "100"])
     config = Path("runs/tiny/seed4/config.yaml")
     config.write_text(config.read_text().replace("env_steps: 100", "env_steps: 200"))
-    assert "stopped at 100 of 200 env steps" in fails(
-        capsys, published, ["runs/tiny/seed4", "--results", "results"]
-    )
+    stopped = ["runs/tiny/seed4", "--results", "results"]
+    assert "stopped at 100 of 200 env steps" in fails(capsys, published, stopped)
+    published.main([*stopped, "--unfinished"])
+    budgets = published.found_experiments(Path("results"))[0].env_steps()
+    assert budgets == "0.0005 M, 0.0001 of 0.0002 M"
 
 
 def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
     experiments = published.found_experiments(published.RESULTS)
-    assert (published.RESULTS / "README.md").read_text() == published.readme(experiments)
+    assert (published.RESULTS / "README.md").read_text() == published.results_page(experiments)
+    opening = published.opening_table(experiments)
+    assert published.with_opening_table(published.README.read_text(), opening) == (
+        published.README.read_text()
+    )
