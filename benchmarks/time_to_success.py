@@ -1,0 +1,74 @@
+"""Measures how long training takes until held-out tasks succeed: time, env steps, success.
+
+python benchmarks/time_to_success.py rl2_ml1_reach                       4 minutes
+python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1
+
+Trains an experiment of configs/ with checkpoints close together, and then plays each of them on all
+held-out tasks as in training. Success is that of the last episodes of a trial, at any step. Time is
+that of rollouts and updates until the checkpoint; evaluation is not counted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import command_line
+from training import train_to_the_end
+
+from evaluate import EvaluationConfig, find_trials, measure
+from metarl.checkpoint import checkpoints
+from metarl.errors import one_line_errors
+from metarl.run import METRICS, environment
+from train import DEFAULT_CONFIG, load_experiment
+
+
+def seconds_until(folder: Path) -> dict[int, float]:
+    """Spent in rollouts and updates, by env steps."""
+    seconds, until = 0.0, {0: 0.0}
+    for line in map(json.loads, (folder / METRICS).read_text().splitlines()):
+        seconds += line["timing/rollout_s"] + line["timing/update_s"]
+        until[line["env_steps"]] = round(seconds, 1)
+    return until
+
+
+def success_of_checkpoints(folder: Path, *, until: float) -> list[dict[str, Any]]:
+    """Each checkpoint from the first on, up to the one whose success is enough."""
+    seconds, rows = seconds_until(folder), []
+    for checkpoint in checkpoints(folder / "checkpoints"):
+        config = EvaluationConfig(checkpoint=int(checkpoint.name))
+        evaluation = measure(find_trials(folder, config), config, None)
+        success = float(evaluation.curve.scores["success_any"][:, -1].mean())
+        taken = seconds[int(checkpoint.name)]
+        rows.append({"env_steps": int(checkpoint.name), "seconds": taken, "success": success})
+        print(f"{taken:6.0f} s {rows[-1]['env_steps']:>10,} env steps {success:6.1%}")
+        if success >= until:
+            break
+    return rows
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("experiment", help="of configs/")
+    parser.add_argument("--env-steps", type=int, default=2_000_000, help="to train for")
+    parser.add_argument("--every", type=int, default=4, help="iterations between checkpoints")
+    parser.add_argument("--until", type=float, default=0.8, help="success that is enough")
+    parser.add_argument("--runs", type=Path, default=Path("runs/time_to_success"), help="where")
+    parser.add_argument("--out", type=Path, help="where the raw numbers go")
+    options = parser.parse_args(arguments)
+    experiment = load_experiment(
+        DEFAULT_CONFIG.parent / f"{options.experiment}.yaml",
+        {"train.env_steps": options.env_steps, "train.checkpoint_every": options.every},
+    )
+    folder = options.runs / options.experiment
+    train_to_the_end(experiment, folder)
+    rows = success_of_checkpoints(folder, until=options.until)
+    if options.out:
+        options.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    with one_line_errors(Path(sys.argv[0]).name):
+        main(sys.argv[1:])
