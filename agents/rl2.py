@@ -56,12 +56,18 @@ class RL2Config(Config):
     """Per step, over the whole trial: episode boundaries do not cut it."""
     gae_lambda: Fraction = 0.95
     """λ of generalised advantage estimation."""
+    normalize_advantages: Literal["batch", "trial"] = "batch"
+    """Bring advantages to zero mean and unit deviation, those of all trials together, or those of
+    each trial by themselves: where some tasks are paid far less than others, they count as much."""
     baseline: Literal["value", "linear"] = "value"
     """A value head on the memory, or a linear fit on each trial's observations and time."""
     reward_scale: Positive = 1.0
     """Rewards are multiplied by this before returns are computed."""
     normalize_values: bool = True
     """The value head predicts returns in units of their running mean and deviation."""
+    root_values: bool = False
+    """The value head predicts their signed square roots, before that: where some tasks are paid far
+    less than others, its error is too (Pohlen et al. 2018, arXiv:1805.11593, section 3.2)."""
 
     learning_rate: Positive = 5e-4
     """Adam's step size."""
@@ -194,7 +200,7 @@ class RL2:
             memory=memory.flatten(0, 1),
             action=cut(rollout.action, chunk_length),
             log_prob=cut(rollout.log_prob, chunk_length),
-            advantage=cut((advantage - advantage.mean()) / (advantage.std() + 1e-8), chunk_length),
+            advantage=cut(self._normalized(advantage), chunk_length),
             returns=cut(returns, chunk_length),
         )
 
@@ -221,7 +227,7 @@ class RL2:
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
 
         # Only now: until here the policy had to be the one that played the rollout.
-        self.return_normalizer.update(returns[..., None])
+        self.return_normalizer.update(self._rooted(returns)[..., None])
         self.network.update_normalizer(rollout.seen)
         self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
         return metrics
@@ -243,10 +249,7 @@ class RL2:
             piece = rollout.seen.map(lambda x, s=start: x[:, s : s + chunk_length])
             _, value, state = self.network(piece, state)
             values.append(value)
-        value = torch.cat(values, dim=1)
-        if self.config.normalize_values:
-            value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
-        return torch.stack(states, dim=1), value
+        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1))
 
     def _advantages(
         self, rollout: Rollout, value: Float[Tensor, "N T"]
@@ -275,6 +278,33 @@ class RL2:
         )
         return advantage, advantage + value
 
+    def _normalized(self, advantage: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+        """Advantages of zero mean and unit deviation."""
+        over = (0, 1) if self.config.normalize_advantages == "batch" else 1
+        mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
+        return (advantage - mean) / (std + 1e-8)
+
+    def _values_of(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What the value head should say where these returns follow."""
+        value = self._rooted(returns)
+        if self.config.normalize_values:
+            value = self.return_normalizer(value[..., None]).squeeze(-1)
+        return value
+
+    def _returns_of(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The returns that the value head means."""
+        if self.config.normalize_values:
+            value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
+        if self.config.root_values:
+            value = value.sign() * ((value.abs() + 1).square() - 1)
+        return value
+
+    def _rooted(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Signed square roots, if the value head is to predict those."""
+        if not self.config.root_values:
+            return returns
+        return returns.sign() * ((returns.abs() + 1).sqrt() - 1)
+
     def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
         """PPO's clipped surrogate (eq. 7), with entropy bonus and value error (eq. 9)."""
         config = self.config
@@ -287,10 +317,7 @@ class RL2:
         loss = policy_loss - config.entropy_coef * entropy
         metrics = {"policy_loss": policy_loss, "entropy": entropy}
         if config.baseline == "value":
-            target = chunks.returns
-            if config.normalize_values:
-                target = self.return_normalizer(target[..., None]).squeeze(-1)
-            value_loss = 0.5 * (value - target).square().mean()
+            value_loss = 0.5 * (value - self._values_of(chunks.returns)).square().mean()
             loss = loss + config.value_coef * value_loss
             metrics["value_loss"] = value_loss
         metrics["kl"] = (ratio - 1 - log_ratio).mean()

@@ -50,6 +50,7 @@ OPENS, CLOSES = "<!-- made by benchmarks/published.py -->", "<!-- end -->"
 """Around the table in README.md."""
 KEPT_LINES = 200
 """Of metrics, the last among them."""
+PLOTS_IN_A_ROW = 4
 ELSEWHERE = RESULTS / "published_elsewhere.md"
 """The one part that is written by hand."""
 
@@ -109,13 +110,15 @@ def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def evaluations(experiment: Experiment, trials: Trials) -> list[EvaluationConfig]:
     """All that is evaluated of a run: held-out tasks and training tasks, with ten episodes of
-    experience, and Meta-World's own protocol where it has several classes."""
+    experience; where there are several classes, both by Meta-World's own protocol, which for the
+    many training tasks has to do."""
     one_by_one = isinstance(experiment.agent, RL2Config)
     episodes = EXPERIENCE[-1] + 1 if one_by_one else None
-    asked = [EvaluationConfig(split=split, episodes=episodes) for split in ("test", "train")]
+    held_out = EvaluationConfig(episodes=episodes)
     if len({task.env_name for task in trials.tasks}) > 1:
-        asked += [EvaluationConfig(split=s, protocol="metaworld") for s in ("test", "train")]
-    return asked
+        protocol = [EvaluationConfig(split=s, protocol="metaworld") for s in ("test", "train")]
+        return [held_out, *protocol]
+    return [held_out, EvaluationConfig(split="train", episodes=episodes)]
 
 
 def evaluated(run: Path, config: EvaluationConfig) -> Path:
@@ -150,6 +153,10 @@ class Published:
                 if evaluation.options["protocol"] == protocol:
                     found.append(evaluation)
         return found
+
+    def curves(self, split: str) -> list[Evaluation]:
+        """Of each seed; from Meta-World's protocol where nothing else was played."""
+        return self.read(split) or self.read(split, protocol="metaworld")
 
     def training_hours(self) -> float:
         """Mean over seeds."""
@@ -205,7 +212,7 @@ def success_table(
     lines = [f"| | seeds | {' | '.join(map(said, EXPERIENCE))} |"]
     lines.append("|---" * (len(EXPERIENCE) + 2) + "|")
     for each in experiments:
-        found = each.read(split)
+        found = each.curves(split)
         cells = [with_interval(found, measure, n, statistic) for n in EXPERIENCE]
         lines.append(f"| [`{each.name}`]({each.name}) | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -234,6 +241,40 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
         "40 goals of each class; in brackets each seed.",
         "\n".join(lines),
     ] * (len(lines) > 2)
+
+
+def class_sections(experiments: Sequence[Published]) -> list[str]:
+    """Success on each class of those experiments that have several, one table for each split of
+    classes, if there are any."""
+    by_split: dict[tuple[str, ...], dict[str, list[Evaluation]]] = {}
+    for each in experiments:
+        for split in ("train", "test"):
+            found = each.read(split, protocol="metaworld")
+            if found:
+                classes = tuple(dict.fromkeys(found[0].curve.env_names))
+                by_split.setdefault(classes, {})[each.name] = found
+    sections = []
+    for classes, of_experiments in by_split.items():
+        lines = ["| | " + " | ".join(f"`{name}`" for name in of_experiments) + " |"]
+        lines.append("|---" * (len(of_experiments) + 1) + "|")
+        for name in classes:
+            cells = [first_and_last(found, name) for found in of_experiments.values()]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        split = next(iter(of_experiments.values()))[0].split
+        kind = {"train": "Training", "test": "Held-out"}[split]
+        sections += [f"### {kind} classes, one by one: before → after ten episodes"]
+        sections += ["\n".join(lines)]
+    return sections
+
+
+def first_and_last(evaluations: Sequence[Evaluation], env_name: str) -> str:
+    """Success at any step on a class, mean over seeds, before and after ten episodes."""
+    curve = evaluations[0].curve
+    rows = [i for i, name in enumerate(curve.env_names) if name == env_name]
+    columns = [curve.experience.index(n) for n in (EXPERIENCE[0], EXPERIENCE[-1])]
+    scores = [e.curve.scores["success_any"][rows][:, columns].numpy() for e in evaluations]
+    first, last = np.mean(scores, (0, 1))
+    return f"{first:.0%} → {last:.0%}"
 
 
 def training_table(experiments: Sequence[Published]) -> str:
@@ -283,8 +324,10 @@ def results_page(experiments: Sequence[Published]) -> str:
         "## Held-out tasks: success at the last step, mean",
         table("success_last", split="test", statistic=MEAN),
         "## Training tasks: success at any step, mean",
+        "Where there are several classes: of 40 goals of each.",
         table("success_any", split="train", statistic=MEAN),
         *protocol_section(experiments),
+        *class_sections(experiments),
         "## What it took",
         training_table(experiments),
         "## Published elsewhere",
@@ -302,7 +345,7 @@ def opening_table(experiments: Sequence[Published]) -> str:
         "|---|---:|" + "---:|" * len(columns) + "---|",
     ]
     for each in experiments:
-        found = each.read("test")
+        found = each.curves("test")
         cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
         cost = f"{each.env_steps()} env steps, {60 * each.training_hours():.0f} min"
         name = f"[`{each.name}`](results/{each.name})"
@@ -325,23 +368,29 @@ def with_opening_table(page: str, table: str) -> str:
 
 def plot(experiments: Sequence[Published], path: Path) -> None:
     """Adaptation curves: mean success at any step, of each seed and over seeds."""
+    columns = min(len(experiments), PLOTS_IN_A_ROW)
+    rows = -(-len(experiments) // columns)
     figure, axes = plt.subplots(
-        1, len(experiments), figsize=(2.6 * len(experiments), 2.6), sharey=True, squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=(2.6 * columns, 2.6 * rows), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
     )  # fmt: skip
-    for axis, each in zip(axes[0], experiments, strict=True):
+    for axis in axes.flat[len(experiments) :]:
+        axis.remove()
+    for axis, each in zip(axes.flat, experiments, strict=False):
         for split, color in (("test", "tab:blue"), ("train", "0.6")):
-            found = each.read(split)
+            found = each.curves(split)
             curves = [100 * e.curve.scores["success_any"].mean(0).numpy() for e in found]
             experience = found[0].curve.experience
             label = {"test": "held-out", "train": "training"}[split]
             axis.plot(experience, np.mean(curves, 0), "o-", color=color, ms=3, label=label)
             for curve in curves:
                 axis.plot(experience, curve, color=color, alpha=0.4, lw=0.7)
-        axis.set(title=each.name, xlabel="episodes of experience", ylim=(-3, 103))
+        axis.set(title=each.name, ylim=(-3, 103))
         axis.title.set_fontsize(9)
+        axis.tick_params(labelbottom=True)
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("success at any step, %")
+    figure.supxlabel("episodes of experience", fontsize=9)
+    figure.supylabel("success at any step, %", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,15 +1,19 @@
 """Published runs: what is left out, what can be done with them, and that the table is theirs."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import evaluate
 import train
 from metarl.checkpoint import checkpoints, load_checkpoint
 from metarl.run import METRICS
+from metarl.types import AdaptationCurve
 from tests.test_train import fails, tiny  # noqa: F401  a fixture
 
 ROOT = Path(train.__file__).parent
@@ -80,3 +84,19 @@ def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
     assert published.with_opening_table(published.README.read_text(), opening) == (
         published.README.read_text()
     )
+
+
+def test_a_class_is_scored_by_its_own_tasks_before_and_after_ten_episodes() -> None:
+    scores = torch.zeros(3, 12)  # tasks × episodes of experience
+    scores[0, 0], scores[2, 10] = 1, 1
+    curve = AdaptationCurve(
+        env_names=["push", "reach", "push"],
+        experience=list(range(12)),
+        scores={"success_any": scores},
+    )
+    other = dataclasses.replace(curve, scores={"success_any": torch.zeros(3, 12)})
+    seeds = [SimpleNamespace(curve=curve), SimpleNamespace(curve=other)]
+    assert published.first_and_last(seeds, "push") == "25% → 25%"
+    assert published.first_and_last(seeds, "reach") == "0% → 0%"
+    scores[1, 10] = 1
+    assert published.first_and_last(seeds, "reach") == "0% → 50%"

@@ -163,6 +163,27 @@ def test_advantages_are_divided_by_the_standard_deviation() -> None:
     torch.testing.assert_close(given[0].flatten().sort().values, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_advantages_of_a_trial_can_count_as_much_as_those_of_any_other() -> None:
+    advantage = torch.tensor([[1.0, 2.0, 3.0], [100.0, 200.0, 300.0]])
+    each = new_agent(normalize_advantages="trial")._normalized(advantage)
+    torch.testing.assert_close(each, torch.tensor([[-1.0, 0.0, 1.0]] * 2))
+    together = new_agent()._normalized(advantage)
+    assert together[0].std().item() == pytest.approx(0.01 * together[1].std().item(), rel=1e-4)
+
+
+def test_the_value_head_may_predict_signed_square_roots() -> None:
+    agent = new_agent(root_values=True, normalize_values=False)
+    returns = torch.tensor([-8.0, 0.0, 3.0, 99.0])
+    roots = agent._values_of(returns)
+    torch.testing.assert_close(roots, torch.tensor([-2.0, 0.0, 1.0, 9.0]))
+    torch.testing.assert_close(agent._returns_of(roots), returns)
+    normalized = new_agent(root_values=True)
+    normalized.return_normalizer.update(roots[:, None])  # mean 2, variance 17.5
+    expected = (roots - 2) / 17.5**0.5
+    torch.testing.assert_close(normalized._values_of(returns), expected)
+    torch.testing.assert_close(normalized._returns_of(expected), returns)
+
+
 def test_normalizers_move_only_after_the_update() -> None:
     agent = new_agent(epochs=1, num_minibatches=1)
     rollout = play(agent)
@@ -193,6 +214,7 @@ VARIANTS = [
     {"memory": "lstm"},
     {"normalize_inputs": False, "normalize_values": False},
     {"normalize_obs": False},
+    {"normalize_advantages": "trial", "root_values": True},
 ]
 
 
