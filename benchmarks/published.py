@@ -387,6 +387,7 @@ def plot(experiments: Sequence[Published], path: Path) -> None:
                 axis.plot(experience, curve, color=color, alpha=0.4, lw=0.7)
         axis.set(title=each.name, ylim=(-3, 103))
         axis.title.set_fontsize(9)
+        axis.set_xticks(range(0, EXPERIENCE[-1] + 1, 2))
         axis.tick_params(labelbottom=True)
         axis.grid(alpha=0.3)
     figure.supxlabel("episodes of experience", fontsize=9)
