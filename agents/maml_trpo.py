@@ -184,6 +184,7 @@ class MAMLTRPO:
         if not math.isfinite(after) or not math.isfinite(kl):
             raise NotFiniteError("the KL or the surrogate, however short the step,")
         inner_loop.set_meta_parameters(meta)
+        inner_loop.update_normalizer(trial)
         return {
             "surrogate_before": surrogate,
             "surrogate_after": after if fraction else surrogate,

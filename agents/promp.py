@@ -113,6 +113,7 @@ class ProMP:
             if epoch < self.config.epochs:
                 inner_loop.set_gradient(-gradient)
                 self.optimizer.step()
+        inner_loop.update_normalizer(trial)
         before, after = passes[0], passes[-1]
         return {
             "surrogate_before": before["surrogate"],

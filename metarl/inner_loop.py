@@ -23,7 +23,7 @@ from metarl.advantages import discounted_returns, gae, linear_baseline
 from metarl.config import Config, Fraction, Positive, Size
 from metarl.errors import UserError
 from metarl.experience import Chunk, Experience, check_finite, ratio
-from metarl.networks import MLPPolicy
+from metarl.networks import MLPPolicy, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
 from metarl.unrolled import Unrolled
 
@@ -37,6 +37,9 @@ class InnerLoopConfig(Config):
 
     hidden_sizes: tuple[Size, ...] = (128, 128)
     """Tanh layers of the policy."""
+    normalize_obs: bool = False
+    """Scale observations by their running mean and standard deviation. Where what matters hardly
+    varies, as the place of an object on a table, a policy does not see it otherwise."""
     initial_std: Positive = 1.0
     """Standard deviation of continuous actions at the start."""
     min_std: Positive = 1e-6
@@ -142,6 +145,8 @@ class InnerLoop(nn.Module):
             min_std=config.min_std,
             learn_std=config.learn_std,
         )
+        obs_size = int(observation_space.shape[0])
+        self.normalizer = RunningNormalizer(obs_size) if config.normalize_obs else None
         self._adapted = {n: p for n, p in self.policy.named_parameters() if p.requires_grad}
         rate = torch.full((len(self.start()),), config.inner_learning_rate)
         if config.learn_inner_learning_rate:
@@ -208,7 +213,7 @@ class InnerLoop(nn.Module):
 
         The slots are those of `G` tasks side by side, however many each has.
         """
-        policy = self.distribution(state, step.obs.unflatten(0, (len(state), -1)))
+        policy = self.distribution(state, self._seen(step).unflatten(0, (len(state), -1)))
         action = policy.mode() if generator is None else policy.sample(generator)
         return action.flatten(0, 1), policy.log_prob(action).flatten(0, 1), state
 
@@ -264,7 +269,7 @@ class InnerLoop(nn.Module):
         )
         spread = advantage.std(1, keepdim=True) + 1e-8
         experience = Experience(
-            obs=self._rows(rollout.seen.obs),
+            obs=self._rows(self._seen(rollout.seen)),
             action=self._rows(rollout.action),
             log_prob=self._rows(rollout.log_prob),
             advantage=(advantage - advantage.mean(1, keepdim=True)) / spread,
@@ -340,10 +345,21 @@ class InnerLoop(nn.Module):
             metrics["std"] = float(log_std.exp().mean())
         return metrics
 
+    def update_normalizer(self, trial: Sequence[Rollout]) -> None:
+        """Takes in what was seen, where observations are normalized; the policies that played the
+        trial are no longer the same afterwards."""
+        if self.normalizer is not None:
+            for rollout in trial:
+                self.normalizer.update(rollout.seen.obs)
+
     def chunk_size(self, experience: Experience) -> int:
         """How many tasks to work on at once."""
         per_task = experience.advantage.shape[1] * max(self.config.hidden_sizes, default=1)
         return max(1, CHUNK_ELEMENTS[experience.obs.device.type] // per_task)
+
+    def _seen(self, step: TimeStep) -> Float[Tensor, "*batch O"]:
+        """Observations as the policy sees them."""
+        return step.obs if self.normalizer is None else self.normalizer(step.obs)
 
     def _by_task(self, values: Shaped[Tensor, " N *F"]) -> Shaped[Tensor, " G K *F"]:
         return values.unflatten(0, (-1, self.config.episodes_per_step))

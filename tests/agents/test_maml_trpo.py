@@ -283,9 +283,13 @@ def test_a_broken_update_names_the_task_and_leaves_the_parameters(
 
 
 def test_a_loaded_agent_acts_and_learns_as_the_saved_one() -> None:
-    agent, twin = new_agent(), new_agent(initial_std=0.5)
+    agent, twin = (new_agent(normalize_obs=True, initial_std=std) for std in (0.1, 0.5))
     agent.meta_update(play(agent), generator=torch_generator(0, CPU))
     twin.load_state_dict({name: t.clone() for name, t in agent.state_dict().items()})
     for each in (agent, twin):
         each.meta_update(play(each), generator=torch_generator(1, CPU))
-    assert torch.equal(agent.inner_loop.meta_parameters(), twin.inner_loop.meta_parameters())
+    ours, theirs = agent.state_dict(), twin.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    # two updates, each of two rollouts
+    assert ours["inner_loop.normalizer.count"] == 2 * 2 * TASKS * EPISODES * HORIZON

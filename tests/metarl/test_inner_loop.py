@@ -335,6 +335,23 @@ def test_log_probabilities_are_summed_over_action_dimensions() -> None:
     assert (log_prob - theirs.mean(-1)).abs().max() > 0.1
 
 
+def test_normalized_observations_are_acted_and_learned_on_alike() -> None:
+    """What acts and what gradients are taken of is one policy: the ratio of the two is 1."""
+    rollout = new_rollout()
+    rollout.seen.obs.mul_(0.01).add_(3.0)
+    loop = new_loop(normalize_obs=True)
+    loop.update_normalizer([rollout, rollout])
+    seen = rollout.seen.obs.flatten(0, 1)
+    step = rollout.seen.map(lambda x: x[:, 0])
+    action, log_prob, _ = loop.act(loop.begin_trial(TASKS * EPISODES), step, generator=None)
+    mean, _ = loop.policy((step.obs - seen.mean(0)) / seen.std(0, correction=0))
+    torch.testing.assert_close(action, mean)
+    experience, _ = loop.experience(rollout)
+    again = loop.distribution(loop.start().repeat(TASKS, 1), experience.obs[:, ::HORIZON])
+    by_task = action.view(TASKS, EPISODES, ACTIONS)
+    torch.testing.assert_close(again.log_prob(by_task).flatten(), log_prob)
+
+
 def test_adapting_is_the_unrolled_step_and_keeps_no_graph() -> None:
     loop, rollout = new_loop(learn_inner_learning_rate=True), new_rollout()
     state = loop.begin_trial(TASKS * EPISODES)
