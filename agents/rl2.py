@@ -66,8 +66,9 @@ class RL2Config(Config):
     normalize_values: bool = True
     """The value head predicts returns in units of their running mean and deviation."""
     root_values: bool = False
-    """The value head predicts their signed square roots, before that: where some tasks are paid far
-    less than others, its error is too (Pohlen et al. 2018, arXiv:1805.11593, section 3.2)."""
+    """The value head predicts signed square roots of returns, normalized after that if they are:
+    where some tasks are paid far less than others, its error on them is smaller too (Pohlen et al.
+    2018, arXiv:1805.11593, section 3.2, without the linear term)."""
 
     learning_rate: Positive = 5e-4
     """Adam's step size."""

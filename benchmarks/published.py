@@ -329,6 +329,8 @@ def results_page(experiments: Sequence[Published]) -> str:
         *protocol_section(experiments),
         *class_sections(experiments),
         "## What it took",
+        "Hours of rollouts and updates by the clock, a mean over seeds. Trainings were run side by "
+        "side, a core for each or less, so an otherwise idle machine takes fewer.",
         training_table(experiments),
         "## Published elsewhere",
         ELSEWHERE.read_text().strip(),
