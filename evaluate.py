@@ -99,8 +99,8 @@ class EvaluationConfig(Config):
     split: Literal["train", "test"] = "test"
     """Held-out tasks, or those that the agent learned on."""
     episodes: Annotated[int, Field(ge=1)] | None = None
-    """Episodes of experience with each task; as in training where not given. Of few-shot learning,
-    tasks to be judged on; 600 where not given."""
+    """Episodes of experience with each task; where not given as in training, and of a published run
+    as it is published. Of few-shot learning, tasks to be judged on; 600 where not given."""
     shots: ShotCounts | None = None
     """Of few-shot learning: numbers of support examples; 1, 5 (of functions: 5, 10) and as many as
     in training where not given."""
@@ -189,6 +189,17 @@ def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
         tasks=find_tasks(distribution, config),
         shape=find_shape(experiment, config),
     )
+
+
+def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
+    """The options; of a published run with as many episodes as it is published with."""
+    checkpoint = find_checkpoint(folder, config)
+    if config.episodes is None and is_published(checkpoint):
+        for path in sorted((folder / "eval").glob(f"{config.split}_{checkpoint.name}*.json")):
+            options = Evaluation.read(path).options
+            if options["protocol"] == config.protocol:
+                return config.model_copy(update={"episodes": options["episodes"]})
+    return config
 
 
 def evaluation_file(trials: Trials, config: EvaluationConfig) -> Path:
@@ -542,6 +553,8 @@ def main(arguments: list[str]) -> None:
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)
         return
+    if not config.compare:
+        config = as_published(folders[0], config)
     if config.live:
         watch(folders[0], config)
         return

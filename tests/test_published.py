@@ -19,6 +19,7 @@ from tests.test_train import fails, tiny  # noqa: F401  a fixture
 ROOT = Path(train.__file__).parent
 sys.path.append(str(ROOT / "benchmarks"))
 import published  # noqa: E402
+import published_tables as tables  # noqa: E402
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
     tensors, _ = load_checkpoint(run / "checkpoints" / "500")
     assert tensors and not [name for name in tensors if name.startswith("optimizer.")]
     capsys.readouterr()
-    evaluate.main([str(run), "--episodes", "11"])
+    evaluate.main([str(run)])
     assert "Every score of every task is as published" in capsys.readouterr().out
-    evaluate.main([str(run), "--episodes", "11", "--seed", "5"])
+    evaluate.main([str(run), "--seed", "5"])
     assert "Not stored: the run is published" in capsys.readouterr().out
     altered = run / "eval" / "test_500_episodes-11.json"
     content = json.loads(altered.read_text())
@@ -73,16 +74,16 @@ def test_both_seeds_are_in_the_table_and_the_metrics_are_thin(
     stopped = ["runs/tiny/seed4", "--results", "results"]
     assert "stopped at 100 of 200 env steps" in fails(capsys, published, stopped)
     published.main([*stopped, "--unfinished"])
-    budgets = published.found_experiments(Path("results"))[0].env_steps()
+    budgets = tables.found_experiments(Path("results"))[0].env_steps()
     assert budgets == "0.0005 M, 0.0001 of 0.0002 M"
 
 
 def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
-    experiments = published.found_experiments(published.RESULTS)
-    assert (published.RESULTS / "README.md").read_text() == published.results_page(experiments)
-    opening = published.opening_table(experiments)
-    assert published.with_opening_table(published.README.read_text(), opening) == (
-        published.README.read_text()
+    experiments = tables.found_experiments(tables.RESULTS)
+    assert (tables.RESULTS / "README.md").read_text() == tables.results_page(experiments)
+    opening = tables.opening_table(experiments)
+    assert tables.with_opening_table(tables.README.read_text(), opening) == (
+        tables.README.read_text()
     )
 
 
@@ -96,7 +97,7 @@ def test_a_class_is_scored_by_its_own_tasks_before_and_after_ten_episodes() -> N
     )
     other = dataclasses.replace(curve, scores={"success_any": torch.zeros(3, 12)})
     seeds = [SimpleNamespace(curve=curve), SimpleNamespace(curve=other)]
-    assert published.first_and_last(seeds, "push") == "25% → 25%"
-    assert published.first_and_last(seeds, "reach") == "0% → 0%"
+    assert tables.first_and_last(seeds, "push") == "25% → 25%"
+    assert tables.first_and_last(seeds, "reach") == "0% → 0%"
     scores[1, 10] = 1
-    assert published.first_and_last(seeds, "reach") == "0% → 50%"
+    assert tables.first_and_last(seeds, "reach") == "0% → 50%"

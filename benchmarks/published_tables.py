@@ -1,0 +1,302 @@
+"""The tables and the picture of all that is published under results/.
+
+Nothing in them is written by hand but what others published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import stats
+
+from metarl.checkpoint import checkpoints
+from metarl.comparison import Scores, interval
+from metarl.config import read_yaml
+from metarl.errors import UserError
+from metarl.result import Evaluation
+from metarl.run import CONFIG
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+ELSEWHERE = RESULTS / "published_elsewhere.md"
+"""The one part that is written by hand."""
+TRAINING = "training.json"
+"""What a training took, in the folder of each published run."""
+EXPERIENCE = (0, 1, 2, 5, 10)
+"""Episodes of experience before the columns of the table."""
+OPENS, CLOSES = "<!-- made by benchmarks/published.py -->", "<!-- end -->"
+"""Around the table in README.md."""
+PLOTS_IN_A_ROW = 4
+
+
+@dataclass(frozen=True)
+class Published:
+    """All seeds of an experiment, as they lie under results/."""
+
+    folders: Sequence[Path]
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        return self.folders[0].parent.name
+
+    def read(self, split: str, *, protocol: str = "curve") -> list[Evaluation]:
+        """The evaluation of each seed by a protocol; none where there is none."""
+        found = []
+        for folder in self.folders:
+            for path in sorted((folder / "eval").glob(f"{split}_*.json")):
+                evaluation = Evaluation.read(path)
+                if evaluation.options["protocol"] == protocol:
+                    found.append(evaluation)
+        return found
+
+    def curves(self, split: str) -> list[Evaluation]:
+        """Of each seed; from Meta-World's protocol where nothing else was played."""
+        return self.read(split) or self.read(split, protocol="metaworld")
+
+    def training_hours(self) -> float:
+        """Mean over seeds."""
+        taken = [json.loads((f / TRAINING).read_text())["training_s"] for f in self.folders]
+        return float(np.mean(taken)) / 3600
+
+    def env_steps(self) -> str:
+        """Trained for, in millions; of a budget, where that was not used up."""
+        said = []
+        for folder in self.folders:
+            done = int(checkpoints(folder / "checkpoints")[-1].name)
+            budget = read_yaml(folder / CONFIG)["train"]["env_steps"]
+            left = f" of {budget / 1e6:g}" if done < budget else ""
+            said.append(f"{done / 1e6:g}{left} M")
+        return ", ".join(dict.fromkeys(said))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Of the scores of all seeds and tasks."""
+
+    name: str
+    of: Callable[[Scores], np.ndarray]
+
+
+MEAN = Statistic("mean", lambda scores: scores.mean((-2, -1)))
+IQM = Statistic(
+    "interquartile mean",
+    lambda scores: np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, -1)),
+)
+
+
+def with_interval(
+    evaluations: Sequence[Evaluation], measure: str, experience: int, statistic: Statistic
+) -> str:
+    """A statistic after so much experience, with its interval; a dash where that was not
+    evaluated."""
+    curve = evaluations[0].curve
+    if experience not in curve.experience:
+        return "–"
+    column = curve.experience.index(experience)
+    scores = np.stack([e.curve.scores[measure][:, column].numpy() for e in evaluations])
+    low, high = interval(
+        statistic.of, scores, classes=curve.env_names, rng=np.random.default_rng(0), over="both"
+    )
+    return f"{statistic.of(scores):.0%} [{low:.0%}, {high:.0%}]"
+
+
+def success_table(
+    experiments: Sequence[Published], measure: str, *, split: str, statistic: Statistic
+) -> str:
+    """A line for each experiment, a column for each amount of experience."""
+    lines = [f"| | seeds | {' | '.join(map(said, EXPERIENCE))} |"]
+    lines.append("|---" * (len(EXPERIENCE) + 2) + "|")
+    for each in experiments:
+        found = each.curves(split)
+        cells = [with_interval(found, measure, n, statistic) for n in EXPERIENCE]
+        lines.append(f"| [`{each.name}`]({each.name}) | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def said(experience: int) -> str:
+    """The head of a column."""
+    return f"{experience} episode{'s' * (experience != 1)}"
+
+
+def protocol_section(experiments: Sequence[Published]) -> list[str]:
+    """Meta-World's own protocol, of experiments with several classes of tasks, if there are any."""
+    lines = ["| | seeds | training classes | held-out classes |", "|---|---|---|---|"]
+    for each in experiments:
+        cells = []
+        for split in ("train", "test"):
+            found = each.read(split, protocol="metaworld")
+            means = [s[0].value[0] for e in found if (s := e.test_success())]
+            spread = f" ({', '.join(f'{m:.1%}' for m in means)})" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.1%}{spread}" if means else "–")
+        if cells != ["–", "–"]:
+            lines.append(f"| `{each.name}` | {len(each.folders)} | {' | '.join(cells)} |")
+    return [
+        "## Meta-World's documented protocol",
+        "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
+        "40 goals of each class; in brackets each seed.",
+        "\n".join(lines),
+    ] * (len(lines) > 2)
+
+
+def class_sections(experiments: Sequence[Published]) -> list[str]:
+    """Success on each class of those experiments that have several, one table for each split of
+    classes, if there are any."""
+    by_split: dict[tuple[str, ...], dict[str, list[Evaluation]]] = {}
+    for each in experiments:
+        for split in ("train", "test"):
+            found = each.read(split, protocol="metaworld")
+            if found:
+                classes = tuple(dict.fromkeys(found[0].curve.env_names))
+                by_split.setdefault(classes, {})[each.name] = found
+    sections = []
+    for classes, of_experiments in by_split.items():
+        lines = ["| | " + " | ".join(f"`{name}`" for name in of_experiments) + " |"]
+        lines.append("|---" * (len(of_experiments) + 1) + "|")
+        for name in classes:
+            cells = [first_and_last(found, name) for found in of_experiments.values()]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        split = next(iter(of_experiments.values()))[0].split
+        kind = {"train": "Training", "test": "Held-out"}[split]
+        sections += [f"### {kind} classes, one by one: before → after ten episodes"]
+        sections += ["\n".join(lines)]
+    return sections
+
+
+def first_and_last(evaluations: Sequence[Evaluation], env_name: str) -> str:
+    """Success at any step on a class, mean over seeds, before and after ten episodes."""
+    curve = evaluations[0].curve
+    rows = [i for i, name in enumerate(curve.env_names) if name == env_name]
+    columns = [curve.experience.index(n) for n in (EXPERIENCE[0], EXPERIENCE[-1])]
+    scores = [e.curve.scores["success_any"][rows][:, columns].numpy() for e in evaluations]
+    first, last = np.mean(scores, (0, 1))
+    return f"{first:.0%} → {last:.0%}"
+
+
+def training_table(experiments: Sequence[Published]) -> str:
+    """What each took."""
+    lines = [
+        "| | env steps | training, hours | machine | revisions |",
+        "|---|---:|---:|---|---|",
+    ]
+    for each in experiments:
+        starts = [json.loads((f / "env.json").read_text()) for f in each.folders]
+        machines = {f"{s[-1]['cpus']} × {s[-1]['cpu']}" for s in starts}
+        revisions = dict.fromkeys(one["git"] for s in starts for one in s)
+        cells = [
+            each.env_steps(),
+            f"{each.training_hours():.2f}",
+            ", ".join(sorted(machines)),
+            ", ".join(f"`{r}`" for r in revisions),
+        ]
+        lines.append(f"| `{each.name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def found_experiments(results: Path) -> list[Published]:
+    """All experiments that are published there."""
+    by_name: dict[str, list[Path]] = {}
+    for config in sorted(results.glob(f"*/seed*/{CONFIG}")):
+        by_name.setdefault(config.parent.parent.name, []).append(config.parent)
+    return [Published(folders) for folders in by_name.values()]
+
+
+def results_page(experiments: Sequence[Published]) -> str:
+    """All tables, as Markdown."""
+    table = partial(success_table, experiments)
+    sections = [
+        "# Results",
+        "Made by `python benchmarks/published.py` of the raw files beside it; the last checkpoint "
+        "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays one "
+        "again. Cells are over seeds and tasks, with 95 % bootstrap "
+        "intervals (seeds, and tasks within their class, are resampled). MAML-TRPO plays ten "
+        "episodes side by side before it adapts, so there is nothing between 0 and 10.",
+        "![Adaptation](adaptation.png)",
+        "## Held-out tasks: success at any step, after so much experience",
+        "Mean:",
+        table("success_any", split="test", statistic=MEAN),
+        "Interquartile mean, which tells less where most episodes succeed or fail outright:",
+        table("success_any", split="test", statistic=IQM),
+        "## Held-out tasks: success at the last step, mean",
+        table("success_last", split="test", statistic=MEAN),
+        "## Training tasks: success at any step, mean",
+        "Where there are several classes: of 40 goals of each.",
+        table("success_any", split="train", statistic=MEAN),
+        *protocol_section(experiments),
+        *class_sections(experiments),
+        "## What it took",
+        "Hours of rollouts and updates by the clock, a mean over seeds. Trainings were run side by "
+        "side, a core for each or less, so an otherwise idle machine takes fewer.",
+        training_table(experiments),
+        "## Published elsewhere",
+        ELSEWHERE.read_text().strip(),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def opening_table(experiments: Sequence[Published]) -> str:
+    """What README.md opens with: held-out success at any step, before and after experience."""
+    columns = (EXPERIENCE[0], EXPERIENCE[1], EXPERIENCE[-1])
+    heads = [f"after {said(n)}" for n in columns]
+    lines = [
+        f"| held-out success | seeds | {' | '.join(heads)} | training |",
+        "|---|---:|" + "---:|" * len(columns) + "---|",
+    ]
+    for each in experiments:
+        found = each.curves("test")
+        cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
+        cost = f"{each.env_steps()} env steps, {60 * each.training_hours():.0f} min"
+        name = f"[`{each.name}`](results/{each.name})"
+        lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} | {cost} |")
+    return "\n".join(lines)
+
+
+def with_opening_table(page: str, table: str) -> str:
+    """README.md with this table in place of the one it had.
+
+    Raises:
+        UserError: the place for it is gone.
+    """
+    before, start, rest = page.partition(OPENS)
+    _, end, after = rest.partition(CLOSES)
+    if not (start and end):
+        raise UserError(f"README.md has no {OPENS} … {CLOSES} for the table")
+    return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def plot(experiments: Sequence[Published], path: Path) -> None:
+    """Adaptation curves: mean success at any step, of each seed and over seeds."""
+    columns = min(len(experiments), PLOTS_IN_A_ROW)
+    rows = -(-len(experiments) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.6 * rows), sharex=True, sharey=True,
+        squeeze=False, layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat[len(experiments) :]:
+        axis.remove()
+    for axis, each in zip(axes.flat, experiments, strict=False):
+        for split, color in (("test", "tab:blue"), ("train", "0.6")):
+            found = each.curves(split)
+            curves = [100 * e.curve.scores["success_any"].mean(0).numpy() for e in found]
+            experience = found[0].curve.experience
+            label = {"test": "held-out", "train": "training"}[split]
+            axis.plot(experience, np.mean(curves, 0), "o-", color=color, ms=3, label=label)
+            for curve in curves:
+                axis.plot(experience, curve, color=color, alpha=0.4, lw=0.7)
+        axis.set(title=each.name, ylim=(-3, 103))
+        axis.title.set_fontsize(9)
+        axis.set_xticks(range(0, EXPERIENCE[-1] + 1, 2))
+        axis.tick_params(labelbottom=True)
+        axis.grid(alpha=0.3)
+    figure.supxlabel("episodes of experience", fontsize=9)
+    figure.supylabel("success at any step, %", fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
