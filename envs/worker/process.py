@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from os import _exit
 from types import ModuleType
@@ -161,7 +162,8 @@ class Worker:
             target=serve, args=(theirs, self._note, make_env, horizon, first_slot), daemon=True
         )
         try:
-            with _no_main_program() if isinstance(make_env, UserModule) else nullcontext():
+            light = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
+            with light, _ctrl_c_blocked():
                 self._process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise UserError(
@@ -232,6 +234,8 @@ def serve(
 ) -> None:
     """What a worker does: answers until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # what environments start may be interrupted
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
     try:
@@ -283,3 +287,18 @@ def _no_main_program() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """A process that is started here does not notice Ctrl-C while it imports; this one does
+    afterwards. Not on Windows, which has no such mask."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which unblocks it, where a process is the first of all
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

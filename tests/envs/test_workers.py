@@ -240,6 +240,27 @@ def test_ctrl_c_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path) -> None
     assert len(children) >= 1 and gone([int(pid) for pid in children])
 
 
+def test_ctrl_c_while_workers_start_leaves_them_deaf_and_silent(tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, signal\n"
+        "from envs.worker.process import Worker\n"
+        "def make_env(task):\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "    raise RuntimeError('heard nothing')\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "    worker = Worker(make_env, horizon=1, first_slot=0)\n"
+        "    os.killpg(0, signal.SIGINT)\n"
+        "    worker.ask('reset', [0], [0], False)\n"
+        "    print(worker.answer(60).what)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "early.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, start_new_session=True,
+    )  # fmt: skip
+    assert ("heard nothing" in done.stdout, done.stderr) == (True, "")
+
+
 @pytest.mark.parametrize(
     ("env", "message"),
     [
