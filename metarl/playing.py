@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -31,10 +32,11 @@ def play_and_learn(
     started = time.perf_counter()
     task_rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
     generator = torch_generator(derive_seed(seed, "agent", iteration), agent.device)
+    tasks = distribution.train.sample(num_tasks, task_rng)
     trial = run_trial(
         agent,
         env,
-        distribution.train.sample(num_tasks, task_rng),
+        tasks,
         shape=shape,
         seed=derive_seed(seed, "env", iteration),
         generator=generator,
@@ -43,7 +45,7 @@ def play_and_learn(
     learned = agent.meta_update(trial, generator=generator)
     finished = time.perf_counter()
     return {
-        **episode_metrics(trial, shape),
+        **episode_metrics(trial, [task.env_name for task in tasks], shape),
         **{f"update/{name}": value for name, value in learned.items()},
         "timing/rollout_s": played - started,
         "timing/update_s": finished - played,
@@ -51,22 +53,22 @@ def play_and_learn(
     }
 
 
-def episode_metrics(trial: list[Rollout], shape: TrialShape) -> dict[str, float]:
+def episode_metrics(
+    trial: list[Rollout], env_names: Sequence[str], shape: TrialShape
+) -> dict[str, float]:
     """Return and success, of all episodes, and of the first and the last of a trial: the gap is
-    what was adapted."""
-    num_tasks = len(trial[0].reward) // shape.slots_per_task
-    curve = adaptation_curve(trial, [""] * num_tasks, slots_per_task=shape.slots_per_task)
-    return {
-        "train/return": float(curve.scores["return"].mean()),
-        "train/success": float(curve.scores["success_any"].mean()),
-    } | {
-        f"{measure}/{when}_episode": float(scores[:, column].mean())
-        for measure, scores in (
-            ("return", curve.scores["return"]),
-            ("success", curve.scores["success_any"]),
-        )
-        for when, column in (("first", 0), ("last", -1))
-    }
+    what was adapted. Where there are several classes of tasks, also of the last on each class."""
+    curve = adaptation_curve(trial, env_names, slots_per_task=shape.slots_per_task)
+    measures = {"return": curve.scores["return"], "success": curve.scores["success_any"]}
+    metrics = {f"train/{measure}": float(scores.mean()) for measure, scores in measures.items()}
+    classes = dict.fromkeys(env_names)
+    for measure, scores in measures.items():
+        metrics[f"{measure}/first_episode"] = float(scores[:, 0].mean())
+        metrics[f"{measure}/last_episode"] = float(scores[:, -1].mean())
+        for name in classes if len(classes) > 1 else ():
+            rows = [row for row, of_row in enumerate(env_names) if of_row == name]
+            metrics[f"{measure}/{name}"] = float(scores[rows, -1].mean())
+    return metrics
 
 
 def play(
