@@ -192,9 +192,10 @@ def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
 
 
 def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
-    """The options; of a published run with as many episodes as it is published with."""
+    """The options; on the tasks of a published run, with as many episodes as it is published
+    with."""
     checkpoint = find_checkpoint(folder, config)
-    if config.episodes is None and is_published(checkpoint):
+    if config.episodes is None and config.tasks is None and is_published(checkpoint):
         for path in sorted((folder / "eval").glob(f"{config.split}_{checkpoint.name}*.json")):
             options = Evaluation.read(path).options
             if options["protocol"] == config.protocol:

@@ -1,4 +1,5 @@
-"""What TensorBoard shows of a run: train, adaptation, update, timing, hyperparameters, videos."""
+"""What TensorBoard shows of a run: train, adaptation, classes, update, timing, hyperparameters and
+videos."""
 
 from __future__ import annotations
 

@@ -45,7 +45,12 @@ def play_and_learn(
     learned = agent.meta_update(trial, generator=generator)
     finished = time.perf_counter()
     return {
-        **episode_metrics(trial, [task.env_name for task in tasks], shape),
+        **episode_metrics(
+            trial,
+            [task.env_name for task in tasks],
+            shape,
+            by_class=len(distribution.train.classes) > 1,
+        ),
         **{f"update/{name}": value for name, value in learned.items()},
         "timing/rollout_s": played - started,
         "timing/update_s": finished - played,
@@ -54,20 +59,24 @@ def play_and_learn(
 
 
 def episode_metrics(
-    trial: list[Rollout], env_names: Sequence[str], shape: TrialShape
+    trial: list[Rollout], env_names: Sequence[str], shape: TrialShape, *, by_class: bool
 ) -> dict[str, float]:
     """Return and success, of all episodes, and of the first and the last of a trial: the gap is
-    what was adapted. Where there are several classes of tasks, also of the last on each class."""
+    what was adapted.
+
+    Args:
+        env_names: the class of each task.
+        by_class: also of the last episode on each class that was played.
+    """
     curve = adaptation_curve(trial, env_names, slots_per_task=shape.slots_per_task)
     measures = {"return": curve.scores["return"], "success": curve.scores["success_any"]}
     metrics = {f"train/{measure}": float(scores.mean()) for measure, scores in measures.items()}
-    classes = dict.fromkeys(env_names)
     for measure, scores in measures.items():
         metrics[f"{measure}/first_episode"] = float(scores[:, 0].mean())
         metrics[f"{measure}/last_episode"] = float(scores[:, -1].mean())
-        for name in classes if len(classes) > 1 else ():
+        for name in dict.fromkeys(env_names) if by_class else ():
             rows = [row for row, of_row in enumerate(env_names) if of_row == name]
-            metrics[f"{measure}/{name}"] = float(scores[rows, -1].mean())
+            metrics[f"classes/{measure}/{name}"] = float(scores[rows, -1].mean())
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,8 @@ def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
     capsys.readouterr()
     evaluate.main([str(run)])
     assert "Every score of every task is as published" in capsys.readouterr().out
+    evaluate.main([str(run), "--stored"])
+    assert "11 episodes" in capsys.readouterr().out
     evaluate.main([str(run), "--seed", "5"])
     assert "Not stored: the run is published" in capsys.readouterr().out
     altered = run / "eval" / "test_500_episodes-11.json"
@@ -56,6 +59,16 @@ def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
     assert "is published already" in fails(
         capsys, published, ["runs/tiny/seed1", "--results", "results"]
     )
+
+
+def test_what_is_stored_is_read_without_the_agent(
+    shown: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main(["runs/tiny/seed1"])
+    shutil.rmtree("runs/tiny/seed1/checkpoints/500")
+    capsys.readouterr()
+    evaluate.main(["runs/tiny/seed1", "--checkpoint", "500", "--stored"])
+    assert "after 500 env steps" in " ".join(capsys.readouterr().out.split())
 
 
 def test_both_seeds_are_in_the_table_and_the_metrics_are_thin(

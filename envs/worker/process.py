@@ -162,8 +162,8 @@ class Worker:
             target=serve, args=(theirs, self._note, make_env, horizon, first_slot), daemon=True
         )
         try:
-            light = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
-            with light, _ctrl_c_blocked():
+            main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
+            with main, _ctrl_c_blocked():
                 self._process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise UserError(
@@ -234,7 +234,7 @@ def serve(
 ) -> None:
     """What a worker does: answers until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):  # what environments start may be interrupted
+    if hasattr(signal, "pthread_sigmask"):  # by now what was blocked is ignored
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
@@ -291,8 +291,8 @@ def _no_main_program() -> Iterator[None]:
 
 @contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """A process that is started here does not notice Ctrl-C while it imports; this one does
-    afterwards. Not on Windows, which has no such mask."""
+    """A process that is started here does not notice Ctrl-C while it imports; the thread that
+    starts it does afterwards. Without effect on Windows, which has no such mask."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -14,21 +14,16 @@ SHAPE = TrialShape(slots_per_task=1, rollouts=2)
 
 
 def test_each_class_is_logged_as_it_is_after_adaptation() -> None:
-    metrics = episode_metrics([BEFORE, AFTER], ["push", "push", "reach"], SHAPE)
+    metrics = episode_metrics([BEFORE, AFTER], ["push", "push", "reach"], SHAPE, by_class=True)
     assert metrics == {
         "train/return": pytest.approx(120 / 6),
         "train/success": pytest.approx(2 / 6),
         "return/first_episode": 16,
         "return/last_episode": 24,
-        "return/push": 6,
-        "return/reach": 60,
+        "classes/return/push": 6,
+        "classes/return/reach": 60,
         "success/first_episode": 0,
         "success/last_episode": pytest.approx(2 / 3),
-        "success/push": 0.5,
-        "success/reach": 1,
+        "classes/success/push": 0.5,
+        "classes/success/reach": 1,
     }
-
-
-def test_a_single_class_is_not_logged_twice() -> None:
-    metrics = episode_metrics([BEFORE, AFTER], ["push"] * 3, SHAPE)
-    assert "success/last_episode" in metrics and "success/push" not in metrics
