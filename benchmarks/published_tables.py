@@ -214,10 +214,11 @@ def results_page(experiments: Sequence[Published]) -> str:
     sections = [
         "# Results",
         "Made by `python benchmarks/published.py` of the raw files beside it; the last checkpoint "
-        "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays one "
-        "again. Cells are over seeds and tasks, with 95 % bootstrap "
-        "intervals (seeds, and tasks within their class, are resampled). MAML-TRPO plays ten "
-        "episodes side by side before it adapts, so there is nothing between 0 and 10.",
+        "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays "
+        "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. Cells are "
+        "over seeds and tasks, with 95 % bootstrap intervals (seeds, and tasks within their class, "
+        "are resampled). MAML-TRPO plays ten episodes side by side before it adapts, so there is "
+        "nothing between 0 and 10.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
