@@ -220,13 +220,18 @@ def test_lost_trials_only_end_the_run(tiny, capsys) -> None:
     )
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background, these tests perhaps, ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path) -> None:
     """The whole process group gets the signal, as from a terminal; workers do not complain."""
     config = tiny([0], "stop")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), config, "--train.env-steps", "100000000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     log = tmp_path / "runs/tiny/seed1/metrics.jsonl"
     deadline = time.monotonic() + 60
