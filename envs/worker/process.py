@@ -162,8 +162,8 @@ class Worker:
             target=serve, args=(theirs, self._note, make_env, horizon, first_slot), daemon=True
         )
         try:
-            main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
-            with main, _ctrl_c_blocked():
+            without_main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
+            with without_main, _ctrl_c_blocked():
                 self._process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise UserError(

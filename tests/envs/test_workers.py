@@ -221,7 +221,7 @@ def test_lost_trials_only_end_the_run(tiny, capsys) -> None:
 
 
 def heed_ctrl_c() -> None:
-    """What a shell starts in the background, these tests perhaps, ignores it."""
+    """Undoes that what a shell starts in the background, these tests perhaps, ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
