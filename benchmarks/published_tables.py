@@ -215,7 +215,10 @@ def results_page(experiments: Sequence[Published]) -> str:
         "# Results",
         "Made by `python benchmarks/published.py` of the raw files beside it; the last checkpoint "
         "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays "
-        "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. Cells are "
+        "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. It says "
+        "whether every score is the same. Where processor or number of threads is another, sums "
+        "are rounded otherwise and returns differ a little; MAML-TRPO on push and pick-place was "
+        "evaluated with `OMP_NUM_THREADS=1`. Cells are "
         "over seeds and tasks, with 95 % bootstrap intervals (seeds, and tasks within their class, "
         "are resampled). MAML-TRPO plays ten episodes side by side before it adapts, so there is "
         "nothing between 0 and 10.",
