@@ -2,10 +2,12 @@
 
 python benchmarks/time_to_success.py rl2_ml1_reach                       4 minutes
 python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1
+python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1 --engine reference
 
 Trains an experiment of configs/ with checkpoints close together, and then plays each of them on all
 held-out tasks as in training. Success is that of the last episodes of a trial, at any step. Time is
-that of rollouts and updates until the checkpoint; evaluation is not counted.
+that of rollouts and updates until the checkpoint; evaluation is not counted. With `--engine
+reference` training goes on the official environment objects.
 """
 
 import json
@@ -55,13 +57,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--env-steps", type=int, default=2_000_000, help="to train for")
     parser.add_argument("--every", type=int, default=4, help="iterations between checkpoints")
     parser.add_argument("--until", type=float, default=0.8, help="success that is enough")
+    parser.add_argument("--engine", choices=("native", "reference"), help="to train on")
     parser.add_argument("--runs", type=Path, default=Path("runs/time_to_success"), help="where")
     parser.add_argument("--out", type=Path, help="where the raw numbers go")
     options = parser.parse_args(arguments)
-    experiment = load_experiment(
-        DEFAULT_CONFIG.parent / f"{options.experiment}.yaml",
-        {"train.env_steps": options.env_steps, "train.checkpoint_every": options.every},
-    )
+    changes = {"train.env_steps": options.env_steps, "train.checkpoint_every": options.every}
+    if options.engine:
+        changes["env.engine"] = options.engine
+    experiment = load_experiment(DEFAULT_CONFIG.parent / f"{options.experiment}.yaml", changes)
     folder = options.runs / options.experiment
     train_to_the_end(experiment, folder)
     rows = success_of_checkpoints(folder, until=options.until)
