@@ -1,0 +1,194 @@
+"""Judges trained agents by Meta-World's own evaluation, as published results were.
+
+python benchmarks/official_evaluation.py results/rl2_ml10/seed1 …        10 minutes each
+
+Calls `metaworld.evaluation.metalearning_evaluation` of the installed package on the official
+environments of the held-out classes: 10 episodes of adaptation with each of 40 goals a class, four
+goals at a time; then episodes end with their first success, and the first three of a class to end
+are counted. A success ends early, so that failures are counted less often than they happen. How
+much less is the difference to `evaluate.py --protocol metaworld`, where all episodes count. Stored
+beside the run's other evaluations.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import command_line
+import numpy as np
+import torch
+from gymnasium.vector import SyncVectorEnv, VectorWrapper
+from metaworld import make_ml_envs_test
+from metaworld.evaluation import Timestep, metalearning_evaluation
+from published_tables import OFFICIAL
+
+from envs.metaworld import MetaWorldConfig
+from envs.metaworld.official import ACTION_SPACE
+from evaluate import METAWORLD_GOALS, EvaluationConfig, find_trials
+from metarl.actions import execute
+from metarl.errors import UserError, one_line_errors
+from metarl.protocols import Agent
+from metarl.result import METAWORLD_ADAPTATION_EPISODES
+from metarl.run import CONFIG, environment
+from metarl.seeding import derive_seed, torch_generator
+from metarl.trial import first_step
+from metarl.types import Rollout, TimeStep, TrialShape
+from train import load_experiment
+
+BENCHMARKS = ("ML10", "ML25", "ML45")
+SLOTS_PER_CLASS = 4
+"""As the official evaluation's numbers assume."""
+SEED = 0
+"""Of the actions."""
+
+
+class Watched(VectorWrapper):
+    """Remembers what came of the last step: the official evaluation tells an agent of rewards in
+    adaptation only."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.call = env.call
+        self.get_attr = env.get_attr
+        self.reward = np.zeros(env.num_envs)
+        self.episode_end = np.zeros(env.num_envs, dtype=bool)
+
+    def step(self, actions: Any) -> Any:
+        """As the environment's own."""
+        answer = self.env.step(actions)
+        _, self.reward, terminated, truncated, _ = answer
+        self.episode_end = terminated | truncated
+        return answer
+
+
+class OfficialAgent:
+    """An agent as the official evaluation calls it (`metaworld.evaluation.MetaLearningAgent`)."""
+
+    def __init__(self, agent: Agent[Any], env: Watched, shape: TrialShape) -> None:
+        self.agent = agent
+        self.env = env
+        self.shape = shape
+        self.generator = torch_generator(derive_seed(SEED, "agent", 0), agent.device)
+
+    def init(self) -> None:
+        """A trial begins."""
+        self.state = self.agent.begin_trial(self.env.num_envs * self.shape.slots_per_task)
+        self.executed: torch.Tensor | None = None
+        self.acted: list[tuple[TimeStep, torch.Tensor, torch.Tensor]] = []
+        self.experience: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def adapt_action(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Drawn from the policy."""
+        seen, action, log_prob, executed = self._act(observations)
+        self.acted.append((seen, action, log_prob))
+        return executed, {}
+
+    def step(self, timestep: Timestep) -> None:
+        """What came of it."""
+        self.experience.append(self._outcome())
+
+    def adapt(self) -> None:
+        """Learns from the episodes of adaptation, where the agent learns from whole rollouts."""
+        if self.shape.slots_per_task > 1:
+            self.state = self.agent.adapt(self.state, self._rollout())
+
+    def eval_action(self, observations: np.ndarray) -> np.ndarray:
+        """In test episodes, likewise."""
+        return self._act(observations)[-1]
+
+    def reset(self, env_mask: np.ndarray) -> None:
+        """Episodes ended, which `Watched` knows; what was learned stays."""
+
+    def _act(self, obs: np.ndarray) -> tuple[Any, ...]:
+        seen = first_step(obs, ACTION_SPACE, self.agent.device)
+        if self.executed is not None:
+            reward, episode_end = self._outcome()
+            seen = TimeStep(
+                obs=seen.obs,
+                prev_action=self.executed,
+                prev_reward=reward,
+                episode_start=episode_end,
+            )
+        action, log_prob, self.state = self.agent.act(self.state, seen, generator=self.generator)
+        executed, self.executed = execute(action, ACTION_SPACE)
+        return seen, action, log_prob, executed
+
+    def _outcome(self) -> tuple[torch.Tensor, torch.Tensor]:
+        reward = torch.as_tensor(self.env.reward).to(torch.get_default_dtype())
+        return reward, torch.as_tensor(self.env.episode_end)
+
+    def _rollout(self) -> Rollout:
+        """The experience of each task, its consecutive episodes as if they were played side by
+        side."""
+        episodes = self.shape.slots_per_task
+
+        def rows(values: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.stack(list(values), 1).unflatten(1, (episodes, -1)).flatten(0, 1)
+
+        seen, action, log_prob = zip(*self.acted, strict=True)
+        reward, episode_end = map(rows, zip(*self.experience, strict=True))
+        of_all = TimeStep.stack(list(seen))
+        seen = of_all.map(lambda x: x.unflatten(1, (episodes, -1)).flatten(0, 1))
+        return Rollout(
+            seen=seen,
+            action=rows(action),
+            log_prob=rows(log_prob),
+            reward=reward,
+            episode_end=episode_end,
+            success=torch.zeros_like(episode_end),
+            final_obs=seen.obs[:, -1],
+        )
+
+
+def judge(folder: Path) -> dict[str, Any]:
+    """Success as the official evaluation counts it, a mean over classes and of each."""
+    config = load_experiment(folder / CONFIG).env
+    if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
+        raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")
+    trials = find_trials(folder, EvaluationConfig())
+    if trials.shape.slots_per_task not in (1, METAWORLD_ADAPTATION_EPISODES):
+        raise UserError(
+            f"{folder} adapts after {trials.shape.slots_per_task} episodes, the official "
+            f"evaluation after {METAWORLD_ADAPTATION_EPISODES}"
+        )
+    with closing(trials.distribution.make_env(trials.shape.slots_per_task)) as env:
+        agent = trials.trained_agent(env)
+    official = make_ml_envs_test(
+        config.benchmark,
+        seed=config.seed,
+        meta_batch_size=SLOTS_PER_CLASS * len(trials.distribution.test.classes),
+        total_tasks_per_cls=METAWORLD_GOALS,
+        reward_function_version=config.reward_version,
+    )
+    with closing(Watched(official)) as watched:
+        success, _, by_class = metalearning_evaluation(
+            OfficialAgent(agent, watched, trials.shape),
+            cast(SyncVectorEnv, watched),
+            num_evals=METAWORLD_GOALS // SLOTS_PER_CLASS,
+            adaptation_episodes=METAWORLD_ADAPTATION_EPISODES,
+        )
+    return {"success": success, "by_class": {name: float(s) for name, s in by_class.items()}}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command line."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="runs on ML10, ML25 or ML45")
+    for folder in parser.parse_args(arguments).folders:
+        path = folder / OFFICIAL
+        if path.exists():
+            raise UserError(f"{path} exists; move it away to evaluate again")
+        judged = judge(folder)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"environment": environment(), **judged}, indent=1) + "\n")
+        print(f"{judged['success']:.1%} of held-out tasks, stored in {path}")
+
+
+if __name__ == "__main__":
+    with one_line_errors(Path(sys.argv[0]).name):
+        main(sys.argv[1:])
