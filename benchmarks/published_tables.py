@@ -237,7 +237,7 @@ def results_page(experiments: Sequence[Published]) -> str:
         "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays "
         "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. It says "
         "whether every score is the same. Where processor or number of threads is another, sums "
-        "are rounded otherwise and returns differ a little; MAML-TRPO on push and pick-place was "
+        "are rounded otherwise and returns differ a little; MAML-TRPO was, except on reach, "
         "evaluated with `OMP_NUM_THREADS=1`. Cells are "
         "over seeds and tasks, with 95 % bootstrap intervals (seeds, and tasks within their class, "
         "are resampled). MAML-TRPO plays ten episodes side by side before it adapts, so there is "
