@@ -1,4 +1,4 @@
-"""Judges trained agents by Meta-World's own evaluation, as published results were.
+"""Judges trained agents by the evaluation of the official Meta-World package.
 
 python benchmarks/official_evaluation.py results/rl2_ml10/seed1 …        10 minutes each
 
@@ -127,17 +127,19 @@ class OfficialAgent:
         side."""
         episodes = self.shape.slots_per_task
 
-        def rows(values: Sequence[torch.Tensor]) -> torch.Tensor:
-            return torch.stack(list(values), 1).unflatten(1, (episodes, -1)).flatten(0, 1)
+        def apart(values: torch.Tensor) -> torch.Tensor:
+            return values.unflatten(1, (episodes, -1)).flatten(0, 1)
 
-        seen, action, log_prob = zip(*self.acted, strict=True)
-        reward, episode_end = map(rows, zip(*self.experience, strict=True))
-        of_all = TimeStep.stack(list(seen))
-        seen = of_all.map(lambda x: x.unflatten(1, (episodes, -1)).flatten(0, 1))
+        steps, action, log_prob = zip(*self.acted, strict=True)
+        reward, episode_end = zip(*self.experience, strict=True)
+        seen = TimeStep.stack(list(steps)).map(apart)
+        action, log_prob, reward, episode_end = (
+            apart(torch.stack(values, 1)) for values in (action, log_prob, reward, episode_end)
+        )
         return Rollout(
             seen=seen,
-            action=rows(action),
-            log_prob=rows(log_prob),
+            action=action,
+            log_prob=log_prob,
             reward=reward,
             episode_end=episode_end,
             success=torch.zeros_like(episode_end),
