@@ -6,6 +6,7 @@
 <run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.board`
 <run>/checkpoints/<env_steps>/    see `metarl.checkpoint`
 <run>/eval/                       written by evaluate.py
+<run>/.lock                       held while the run is trained
 
 Few-shot learners play no environment: there `tasks` are counted in place of `env_steps`.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from metarl import optim
@@ -53,6 +55,9 @@ class Run:
         folder: of the run.
         agent: what is trained and saved.
         unit: the name under which `env_steps` are written: `tasks` of few-shot learning.
+
+    Raises:
+        UserError: it is being trained already, or its newest checkpoint cannot be gone on from.
     """
 
     def __init__(self, folder: Path, agent: Learner, *, unit: str = "env_steps") -> None:
@@ -63,6 +68,7 @@ class Run:
         self.env_steps = 0
         self.skipped = 0
         self.metrics: dict[str, float] = {}
+        self._lock = _locked(folder)
         self._load_newest()
         self._finished = self._snapshot()
         self._cut_metrics()
@@ -129,9 +135,10 @@ class Run:
         return folder
 
     def close(self) -> None:
-        """Flushes what was logged."""
+        """Flushes what was logged; others may train the run."""
         self._metrics_file.close()
         self.board.close()
+        self._lock.release()
 
     def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
@@ -164,6 +171,20 @@ class Run:
         ]
         with written_whole(path) as partial:
             partial.write_text("".join(kept))
+
+
+def _locked(folder: Path) -> FileLock:
+    """The lock of a run's folder; the system frees it with the process, however that ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being trained already; wait for that to end, or stop it"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"cannot lock {folder}: {error}") from None
+    return lock
 
 
 def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:

@@ -99,6 +99,25 @@ def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
     assert len(json.loads(Path("parts/env.json").read_text())) == 2
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Run.finish_iteration
+
+    def trained_twice(run: Run, *args, **kwargs):
+        message = fails(capsys, train, ["--resume", str(run.folder)])
+        assert "a is being trained already" in message
+        finish(run, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish_iteration", trained_twice)
+        train.main([str(tiny), "--run-dir", "a"])
+    train.main([str(tiny), "--run-dir", "b"])
+    assert metrics(Path("a")) == metrics(Path("b"))
+    assert final_bytes(Path("a")) == final_bytes(Path("b"))
+    train.main(["--resume", "a"])  # free again
+
+
 def test_resuming_a_finished_run_changes_nothing(tiny: Path) -> None:
     train.main([str(tiny), "--run-dir", "done"])
     before = final_bytes(Path("done")), metrics(Path("done"))
