@@ -7,7 +7,8 @@ python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1 --engine refe
 Trains an experiment of configs/ with checkpoints close together, and then plays each of them on all
 held-out tasks as in training. Success is that of the last episodes of a trial, at any step. Time is
 that of rollouts and updates until the checkpoint; evaluation is not counted. With `--engine
-reference` training goes on the official environment objects.
+reference` the official environment objects are trained on; the native engine, which plays the same
+to the bit, judges that training too.
 """
 
 import json
@@ -35,11 +36,12 @@ def seconds_until(folder: Path) -> dict[int, float]:
     return until
 
 
-def success_of_checkpoints(folder: Path, *, until: float) -> list[dict[str, Any]]:
-    """Each checkpoint from the first on, up to the one whose success is enough."""
+def success_of_checkpoints(folder: Path, *, tasks: Path, until: float) -> list[dict[str, Any]]:
+    """Each checkpoint from the first on, up to the one whose success on the held-out tasks of a
+    config file is enough."""
     seconds, rows = seconds_until(folder), []
     for checkpoint in checkpoints(folder / "checkpoints"):
-        config = EvaluationConfig(checkpoint=int(checkpoint.name))
+        config = EvaluationConfig(checkpoint=int(checkpoint.name), tasks=str(tasks))
         evaluation = measure(find_trials(folder, config), config, None)
         success = float(evaluation.curve.scores["success_any"][:, -1].mean())
         taken = seconds[int(checkpoint.name)]
@@ -64,10 +66,11 @@ def main(arguments: Sequence[str]) -> None:
     changes = {"train.env_steps": options.env_steps, "train.checkpoint_every": options.every}
     if options.engine:
         changes["env.engine"] = options.engine
-    experiment = load_experiment(DEFAULT_CONFIG.parent / f"{options.experiment}.yaml", changes)
+    config = DEFAULT_CONFIG.parent / f"{options.experiment}.yaml"
+    experiment = load_experiment(config, changes)
     folder = options.runs / options.experiment
     train_to_the_end(experiment, folder)
-    rows = success_of_checkpoints(folder, until=options.until)
+    rows = success_of_checkpoints(folder, tasks=config, until=options.until)
     if options.out:
         options.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
 
