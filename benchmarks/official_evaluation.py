@@ -28,7 +28,7 @@ from metaworld.evaluation import Timestep, metalearning_evaluation
 from published_tables import OFFICIAL
 
 from envs.metaworld import MetaWorldConfig
-from envs.metaworld.official import ACTION_SPACE
+from envs.metaworld.official import ACTION_SPACE, HORIZON
 from evaluate import METAWORLD_GOALS, EvaluationConfig, find_trials
 from metarl.actions import execute
 from metarl.errors import UserError, one_line_errors
@@ -152,6 +152,10 @@ def judge(folder: Path) -> dict[str, Any]:
     config = load_experiment(folder / CONFIG).env
     if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
         raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")
+    if config.horizon < HORIZON or config.num_goals < METAWORLD_GOALS:
+        raise UserError(
+            f"{folder} was trained with shorter episodes or fewer goals than officially"
+        )
     trials = find_trials(folder, EvaluationConfig())
     if trials.shape.slots_per_task not in (1, METAWORLD_ADAPTATION_EPISODES):
         raise UserError(

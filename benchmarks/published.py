@@ -22,6 +22,7 @@ from typing import Any
 import command_line
 from published_tables import (
     EXPERIENCE,
+    OFFICIAL,
     README,
     RESULTS,
     TRAINING,
@@ -66,6 +67,8 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     if target.exists():
         raise UserError(f"{target} is published already; remove it first")
     files = [evaluated(run, config) for config in evaluations(experiment, trials)]
+    if (run / OFFICIAL).exists():
+        files.append(run / OFFICIAL)
     partial_target = target.with_name(f".partial-{target.name}")
     shutil.rmtree(partial_target, ignore_errors=True)
     (partial_target / "eval").mkdir(parents=True)

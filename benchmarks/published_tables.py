@@ -50,14 +50,21 @@ class Published:
         return self.folders[0].parent.name
 
     def read(self, split: str, *, protocol: str = "curve") -> list[Evaluation]:
-        """The evaluation of each seed by a protocol; none where there is none."""
-        found = []
-        for folder in self.folders:
-            for path in sorted((folder / "eval").glob(f"{split}_*.json")):
-                evaluation = Evaluation.read(path)
-                if evaluation.options["protocol"] == protocol:
-                    found.append(evaluation)
-        return found
+        """The evaluation of each seed by a protocol; none where there is none.
+
+        Raises:
+            UserError: a seed has several, or they are of different tasks.
+        """
+        found = {}
+        for path in (p for f in self.folders for p in sorted((f / "eval").glob(f"{split}_*.json"))):
+            evaluation = Evaluation.read(path)
+            if evaluation.options["protocol"] == protocol:
+                if evaluation.seed in found:
+                    raise UserError(f"{path} is one too many of this seed; remove one of them")
+                found[evaluation.seed] = evaluation
+        if len({evaluation.split_hash for evaluation in found.values()}) > 1:
+            raise UserError(f"seeds of {self.name} were not evaluated on the same tasks")
+        return list(found.values())
 
     def curves(self, split: str) -> list[Evaluation]:
         """Of each seed; from Meta-World's protocol where nothing else was played."""
@@ -73,10 +80,10 @@ class Published:
         paths = [folder / OFFICIAL for folder in self.folders]
         return [json.loads(path.read_text())["success"] for path in paths if path.exists()]
 
-    def training_hours(self) -> float:
-        """Mean over seeds."""
-        taken = [json.loads((f / TRAINING).read_text())["training_s"] for f in self.folders]
-        return float(np.mean(taken)) / 3600
+    def training_minutes(self) -> str:
+        """Of the fastest and the slowest seed."""
+        taken = [json.loads((f / TRAINING).read_text())["training_s"] / 60 for f in self.folders]
+        return " to ".join(dict.fromkeys(f"{minutes:.0f}" for minutes in (min(taken), max(taken))))
 
     def env_steps(self) -> str:
         """Trained for, in millions; of a budget, where that was not used up."""
@@ -148,7 +155,7 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
         success = [each.test_success("train"), each.test_success("test")]
         if any(success):
             cells = map(mean_of_seeds, [*success, each.officially_counted()])
-            lines.append(f"| `{each.name}` | {len(each.folders)} | {' | '.join(cells)} |")
+            lines.append(f"| `{each.name}` | {max(map(len, success))} | {' | '.join(cells)} |")
     return [
         "## Meta-World's documented protocol",
         "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
@@ -161,7 +168,7 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
 
 
 def mean_of_seeds(means: Sequence[float]) -> str:
-    """And of each in brackets; a dash where there is none."""
+    """And each of them in brackets; a dash where there is none."""
     spread = f" ({', '.join(f'{m:.1%}' for m in means)})" if len(means) > 1 else ""
     return f"{np.mean(means):.1%}{spread}" if means else "–"
 
@@ -180,30 +187,33 @@ def class_sections(experiments: Sequence[Published]) -> list[str]:
     for classes, of_experiments in by_split.items():
         lines = ["| | " + " | ".join(f"`{name}`" for name in of_experiments) + " |"]
         lines.append("|---" * (len(of_experiments) + 1) + "|")
+        columns = [before_and_after(found) for found in of_experiments.values()]
         for name in classes:
-            cells = [first_and_last(found, name) for found in of_experiments.values()]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {' | '.join(column[name] for column in columns)} |")
         split = next(iter(of_experiments.values()))[0].split
         kind = {"train": "Training", "test": "Held-out"}[split]
-        sections += [f"### {kind} classes, one by one: before → after ten episodes"]
+        sections += [f"### {kind} classes, one by one: at first → in the test episodes"]
         sections += ["\n".join(lines)]
     return sections
 
 
-def first_and_last(evaluations: Sequence[Evaluation], env_name: str) -> str:
-    """Success at any step on a class, mean over seeds, before and after ten episodes."""
-    curve = evaluations[0].curve
-    rows = [i for i, name in enumerate(curve.env_names) if name == env_name]
-    columns = [curve.experience.index(n) for n in (EXPERIENCE[0], EXPERIENCE[-1])]
-    scores = [e.curve.scores["success_any"][rows][:, columns].numpy() for e in evaluations]
-    first, last = np.mean(scores, (0, 1))
-    return f"{first:.0%} → {last:.0%}"
+def before_and_after(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    """Success at any step on each class, mean over seeds: before anything was learned of a task,
+    and in the test episodes of Meta-World's protocol."""
+    names = np.array(evaluations[0].curve.env_names)
+    first = np.mean([e.curve.scores["success_any"][:, 0].numpy() for e in evaluations], 0)
+    tested = [success[1] for e in evaluations if (success := e.test_success())]
+    return {
+        name: f"{first[names == name].mean():.0%} → "
+        f"{np.mean([by_class[name].value[0] for by_class in tested]):.0%}"
+        for name in dict.fromkeys(evaluations[0].curve.env_names)
+    }
 
 
 def training_table(experiments: Sequence[Published]) -> str:
     """What each took."""
     lines = [
-        "| | env steps | training, hours | machine | revisions |",
+        "| | env steps | training, minutes | machine | revisions |",
         "|---|---:|---:|---|---|",
     ]
     for each in experiments:
@@ -212,7 +222,7 @@ def training_table(experiments: Sequence[Published]) -> str:
         revisions = dict.fromkeys(one["git"] for s in starts for one in s)
         cells = [
             each.env_steps(),
-            f"{each.training_hours():.2f}",
+            each.training_minutes(),
             ", ".join(sorted(machines)),
             ", ".join(f"`{r}`" for r in revisions),
         ]
@@ -238,10 +248,11 @@ def results_page(experiments: Sequence[Published]) -> str:
         "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. It says "
         "whether every score is the same. Where processor or number of threads is another, sums "
         "are rounded otherwise and returns differ a little; MAML-TRPO was, except on reach, "
-        "evaluated with `OMP_NUM_THREADS=1`. Cells are "
-        "over seeds and tasks, with 95 % bootstrap intervals (seeds, and tasks within their class, "
-        "are resampled). MAML-TRPO plays ten episodes side by side before it adapts, so there is "
-        "nothing between 0 and 10.",
+        "evaluated with `OMP_NUM_THREADS=1`. Cells are over seeds and tasks, with 95 % bootstrap "
+        "intervals (seeds, and tasks within their class, are resampled). With so few seeds they "
+        "are too narrow: seeds that are resampled cover the true mean half of the time where there "
+        "are two, and three times in four where there are three. MAML-TRPO plays ten episodes side "
+        "by side before it adapts, so there is nothing between 0 and 10.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
@@ -256,8 +267,8 @@ def results_page(experiments: Sequence[Published]) -> str:
         *protocol_section(experiments),
         *class_sections(experiments),
         "## What it took",
-        "Hours of rollouts and updates by the clock, a mean over seeds. Trainings were run side by "
-        "side, a core for each or less, so an otherwise idle machine takes fewer.",
+        "Minutes of rollouts and updates by the clock, of the fastest and the slowest seed. Most "
+        "trainings were run side by side, a core for each or less; alone they take fewer.",
         training_table(experiments),
         "## Published elsewhere",
         ELSEWHERE.read_text().strip(),
@@ -266,19 +277,21 @@ def results_page(experiments: Sequence[Published]) -> str:
 
 
 def opening_table(experiments: Sequence[Published]) -> str:
-    """What README.md opens with: held-out success at any step, before and after experience."""
+    """What README.md opens with: held-out success before and after experience."""
     columns = (EXPERIENCE[0], EXPERIENCE[1], EXPERIENCE[-1])
-    heads = [f"after {said(n)}" for n in columns]
-    lines = [
-        f"| held-out success | seeds | {' | '.join(heads)} | training |",
-        "|---|---:|" + "---:|" * len(columns) + "---|",
-    ]
+    last = columns[-1]
+    heads = ["held-out success after", *map(said, columns), f"{last}, seed by seed"]
+    heads += [f"{last}, at the last step", "training"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for each in experiments:
         found = each.curves("test")
         cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
-        cost = f"{each.env_steps()} env steps, {60 * each.training_hours():.0f} min"
-        name = f"[`{each.name}`](results/{each.name})"
-        lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} | {cost} |")
+        at = found[0].curve.experience.index(last)
+        of_seeds = [float(e.curve.scores["success_any"][:, at].mean()) for e in found]
+        cells.append(", ".join(f"{success:.0%}" for success in of_seeds))
+        cells.append(with_interval(found, "success_last", last, MEAN).partition(" ")[0])
+        cells.append(f"{each.env_steps()} env steps, {each.training_minutes()} min")
+        lines.append(f"| [`{each.name}`](results/{each.name}) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Measures how long training takes until held-out tasks succeed: time, env steps, success.
 
-python benchmarks/time_to_success.py rl2_ml1_reach                       4 minutes
+python benchmarks/time_to_success.py rl2_ml1_reach
 python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1
 python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1 --engine reference
 

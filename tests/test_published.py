@@ -13,6 +13,7 @@ import torch
 import evaluate
 import train
 from metarl.checkpoint import checkpoints, load_checkpoint
+from metarl.evaluation import success_after
 from metarl.run import METRICS
 from metarl.types import AdaptationCurve
 from tests.test_train import fails, tiny  # noqa: F401  a fixture
@@ -91,6 +92,17 @@ def test_both_seeds_are_in_the_table_and_the_metrics_are_thin(
     assert budgets == "0.0005 M, 0.0001 of 0.0002 M"
 
 
+def test_a_seed_counts_once_and_on_the_tasks_of_the_others(shown: Path, capsys) -> None:
+    first = shown / "tiny" / "seed1" / "eval" / "test_500_episodes-11.json"
+    again = first.with_name("test_500_episodes-12.json")
+    shutil.copy(first, again)
+    assert "one too many of this seed" in fails(capsys, published, ["--results", "results"])
+    again.unlink()
+    content = json.loads(first.read_text())
+    first.write_text(json.dumps({**content, "split_hash": "another"}))
+    assert "not evaluated on the same tasks" in fails(capsys, published, ["--results", "results"])
+
+
 def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
     experiments = tables.found_experiments(tables.RESULTS)
     assert (tables.RESULTS / "README.md").read_text() == tables.results_page(experiments)
@@ -100,17 +112,21 @@ def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
     )
 
 
-def test_a_class_is_scored_by_its_own_tasks_before_and_after_ten_episodes() -> None:
-    scores = torch.zeros(3, 12)  # tasks × episodes of experience
+def test_a_class_is_scored_by_its_own_tasks_at_first_and_in_the_test_episodes() -> None:
+    scores = torch.zeros(4, 12)  # tasks × episodes of experience
     scores[0, 0], scores[2, 10] = 1, 1
     curve = AdaptationCurve(
-        env_names=["push", "reach", "push"],
+        env_names=["push", "reach", "push", "reach"],
         experience=list(range(12)),
         scores={"success_any": scores},
     )
-    other = dataclasses.replace(curve, scores={"success_any": torch.zeros(3, 12)})
-    seeds = [SimpleNamespace(curve=curve), SimpleNamespace(curve=other)]
-    assert tables.first_and_last(seeds, "push") == "25% → 25%"
-    assert tables.first_and_last(seeds, "reach") == "0% → 0%"
-    scores[1, 10] = 1
-    assert tables.first_and_last(seeds, "reach") == "0% → 50%"
+    other = dataclasses.replace(curve, scores={"success_any": torch.zeros(4, 12)})
+    seeds = [
+        SimpleNamespace(
+            curve=each, test_success=lambda c=each: success_after(c, adaptation_episodes=10, seed=0)
+        )
+        for each in (curve, other)
+    ]
+    assert tables.before_and_after(seeds) == {"push": "25% → 12%", "reach": "0% → 0%"}
+    scores[1::2, 10:] = 1
+    assert tables.before_and_after(seeds)["reach"] == "0% → 50%"

@@ -57,7 +57,8 @@ class MetaWorldConfig(Config):
     test_classes: tuple[str, ...] = ()
     """Classes held out, for `custom` only."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Draws the goals. Apart from the run's seed, so that runs share their held-out tasks."""
+    """Draws the goals. Apart from the run's seed, so that runs share their held-out tasks. ML1's
+    held-out goals are the training goals of the next seed: to try settings, add 2."""
     reward_version: Literal["v1", "v2"] = "v2"
     """Version of the official reward functions; v1 is for the reference engine only."""
     engine: Engine = "native"
