@@ -247,12 +247,12 @@ def results_page(experiments: Sequence[Published]) -> str:
         "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays "
         "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. It says "
         "whether every score is the same. Where processor or number of threads is another, sums "
-        "are rounded otherwise and returns differ a little; MAML-TRPO was, except on reach, "
-        "evaluated with `OMP_NUM_THREADS=1`. Cells are over seeds and tasks, with 95 % bootstrap "
-        "intervals (seeds, and tasks within their class, are resampled). With so few seeds they "
-        "are too narrow: seeds that are resampled cover the true mean half of the time where there "
-        "are two, and three times in four where there are three. MAML-TRPO plays ten episodes side "
-        "by side before it adapts, so there is nothing between 0 and 10.",
+        "are rounded otherwise and returns differ a little; MAML-TRPO, except on reach, and RL² on "
+        "ML10 were evaluated with `OMP_NUM_THREADS=1`. Cells are over seeds and tasks, with 95 % "
+        "bootstrap intervals (seeds, and tasks within their class, are resampled). With so few "
+        "seeds they are too narrow: seeds that are resampled cover the true mean half of the time "
+        "where there are two, and three times in four where there are three. MAML-TRPO plays ten "
+        "episodes side by side before it adapts, so there is nothing between 0 and 10.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
