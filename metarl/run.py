@@ -68,6 +68,7 @@ class Run:
         self.env_steps = 0
         self.skipped = 0
         self.metrics: dict[str, float] = {}
+        _check_trainable(folder)
         self._lock = _locked(folder)
         self._load_newest()
         self._finished = self._snapshot()
@@ -151,11 +152,6 @@ class Run:
         whole = checkpoints(self.folder / "checkpoints")
         if whole:
             meta = load_agent(self.agent, whole[-1])
-            if meta.get(PUBLISHED):
-                raise UserError(
-                    f"{self.folder} was published without what training needs; evaluate it, or "
-                    "train its config anew"
-                )
             self.iteration, self.env_steps = meta["iteration"], meta[self.unit]
             self.skipped = meta.get("skipped", 0)
 
@@ -171,6 +167,15 @@ class Run:
         ]
         with written_whole(path) as partial:
             partial.write_text("".join(kept))
+
+
+def _check_trainable(folder: Path) -> None:
+    """Checks that a run was not published, before anything is written to it."""
+    if any(map(is_published, checkpoints(folder / "checkpoints"))):
+        raise UserError(
+            f"{folder} was published without what training needs; evaluate it, or train its "
+            "config anew"
+        )
 
 
 def _locked(folder: Path) -> FileLock:

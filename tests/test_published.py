@@ -55,6 +55,7 @@ def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
     evaluate.main([str(run), "--episodes", "11"])
     assert "return differs in 1 of 10 tasks" in capsys.readouterr().out
     assert "published without what training needs" in fails(capsys, train, ["--resume", str(run)])
+    assert {path for path in run.rglob("*") if path.is_file()} == stored.keys()
     for path, content in stored.items():
         assert path == altered or path.read_bytes() == content
     assert "is published already" in fails(
