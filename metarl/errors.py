@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can mend, and how it reaches them."""
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -40,12 +41,20 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130."""
+    """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130, and a
+    reader of the output who has seen enough (`| head`) into exit code 141, as a shell does."""
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        # What is still unwritten would fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None

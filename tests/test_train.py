@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -377,6 +378,16 @@ def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
     assert {f"--env.variant={name}" for name in VARIANTS} <= listed
     configs = Path(train.__file__).parent / "configs"
     assert {f"configs/{path.name}" for path in configs.glob("*.yaml")} <= listed
+
+
+def test_a_reader_who_has_seen_enough_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody, output = os.pipe()
+    os.close(nobody)
+    with open(output, "w") as piped, monkeypatch.context() as head:
+        head.setattr(sys, "stdout", piped)
+        with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
+            train.main(["--list"])
+    assert stopped.value.code == 141
 
 
 # -- evaluation ------------------------------------------------------------------------------------
