@@ -13,6 +13,7 @@ again. The last checkpoint is taken, whichever was best.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -35,13 +36,12 @@ from published_tables import (
 from rich.console import Console
 from training import training_seconds
 
-from agents.rl2 import RL2Config
 from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
 from metarl.checkpoint import checkpoints
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
 from metarl.run import CONFIG, METRICS, publish_checkpoint
-from train import Experiment, load_experiment
+from train import load_experiment
 
 KEPT_LINES = 200
 """Of metrics, the last among them."""
@@ -66,7 +66,7 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     target = results / experiment.name / f"seed{experiment.seed}"
     if target.exists():
         raise UserError(f"{target} is published already; remove it first")
-    files = [evaluated(run, config) for config in evaluations(experiment, trials)]
+    files = [evaluated(run, config) for config in evaluations(trials)]
     if (run / OFFICIAL).exists():
         files.append(run / OFFICIAL)
     partial_target = target.with_name(f".partial-{target.name}")
@@ -99,12 +99,14 @@ def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def evaluations(experiment: Experiment, trials: Trials) -> list[EvaluationConfig]:
+def evaluations(trials: Trials) -> list[EvaluationConfig]:
     """All that is evaluated of a run: held-out tasks and training tasks, with ten episodes of
     experience; where there are several classes, both by Meta-World's own protocol, which for the
     many training tasks has to do."""
-    one_by_one = isinstance(experiment.agent, RL2Config)
-    episodes = EXPERIENCE[-1] + 1 if one_by_one else None
+    at_once = trials.shape.slots_per_task
+    rounds = math.ceil(EXPERIENCE[-1] / at_once) + 1  # the last shows what the others led to
+    total = rounds * at_once
+    episodes = None if total == trials.shape.total_episodes else total
     held_out = EvaluationConfig(episodes=episodes)
     if len({task.env_name for task in trials.tasks}) > 1:
         protocol = [EvaluationConfig(split=s, protocol="metaworld") for s in ("test", "train")]

@@ -251,8 +251,8 @@ def results_page(experiments: Sequence[Published]) -> str:
         "ML10 were evaluated with `OMP_NUM_THREADS=1`. Cells are over seeds and tasks, with 95 % "
         "bootstrap intervals (seeds, and tasks within their class, are resampled). With so few "
         "seeds they are too narrow: seeds that are resampled cover the true mean half of the time "
-        "where there are two, and three times in four where there are three. MAML-TRPO plays ten "
-        "episodes side by side before it adapts, so there is nothing between 0 and 10.",
+        "where there are two, and three times in four where there are three. MAML-TRPO plays "
+        "five (push) or ten episodes side by side before it adapts: there is nothing in between.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
