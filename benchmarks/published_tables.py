@@ -1,6 +1,6 @@
 """The tables and the picture of all that is published under results/.
 
-Nothing in them is written by hand but what others published.
+No number in them is written by hand but what others published.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
         "## Meta-World's documented protocol",
         "Mean success at any step of the 3 test episodes (MAML-TRPO: 10) after 10 of adaptation, "
         "40 goals of each class; in brackets each seed. The official evaluation "
-        "(`benchmarks/official_evaluation.py`) lets episodes end with success and counts the first "
-        "three of a held-out class to end, so that failures, which take longer, count less. "
-        "By which of the two published results were counted is seldom said. A dash: not run.",
+        "(`benchmarks/official_evaluation.py`) plays four goals of a class at a time, ends "
+        "episodes with success, and counts the first three to end: failures, which take longer, "
+        "count less, and a goal that succeeds can count twice. A dash: not run.",
         "\n".join(lines),
     ] * (len(lines) > 2)
 
@@ -252,7 +252,8 @@ def results_page(experiments: Sequence[Published]) -> str:
         "bootstrap intervals (seeds, and tasks within their class, are resampled). With so few "
         "seeds they are too narrow: seeds that are resampled cover the true mean half of the time "
         "where there are two, and three times in four where there are three. MAML-TRPO plays "
-        "five (push) or ten episodes side by side before it adapts: there is nothing in between.",
+        "five (push) or ten episodes side by side before it adapts, with nothing in between; on "
+        "push ten episodes are two gradient steps, of which it was trained for one.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
@@ -286,9 +287,12 @@ def opening_table(experiments: Sequence[Published]) -> str:
     for each in experiments:
         found = each.curves("test")
         cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
-        at = found[0].curve.experience.index(last)
-        of_seeds = [float(e.curve.scores["success_any"][:, at].mean()) for e in found]
-        cells.append(", ".join(f"{success:.0%}" for success in of_seeds))
+        of_seeds = [
+            f"{float(e.curve.scores['success_any'][:, e.curve.experience.index(last)].mean()):.0%}"
+            for e in found
+            if last in e.curve.experience
+        ]
+        cells.append(", ".join(of_seeds) or "–")
         cells.append(with_interval(found, "success_last", last, MEAN).partition(" ")[0])
         cells.append(f"{each.env_steps()} env steps, {each.training_minutes()} min")
         lines.append(f"| [`{each.name}`](results/{each.name}) | {' | '.join(cells)} |")

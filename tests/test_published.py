@@ -15,7 +15,7 @@ import train
 from metarl.checkpoint import checkpoints, load_checkpoint
 from metarl.evaluation import success_after
 from metarl.run import METRICS
-from metarl.types import AdaptationCurve
+from metarl.types import AdaptationCurve, TrialShape
 from tests.test_train import fails, tiny  # noqa: F401  a fixture
 
 ROOT = Path(train.__file__).parent
@@ -111,6 +111,17 @@ def test_the_table_of_this_repository_is_made_of_its_raw_files() -> None:
     assert tables.with_opening_table(tables.README.read_text(), opening) == (
         tables.README.read_text()
     )
+
+
+@pytest.mark.parametrize(
+    ("at_once", "trained_on", "episodes"), [(1, 3, 11), (5, 10, 15), (4, 8, 16), (10, 20, None)]
+)
+def test_each_agent_is_shown_after_ten_episodes(
+    at_once: int, trained_on: int, episodes: int | None
+) -> None:
+    shape = TrialShape(slots_per_task=at_once, rollouts=trained_on // at_once)
+    trials = SimpleNamespace(shape=shape, tasks=[SimpleNamespace(env_name="reach")])
+    assert [config.episodes for config in published.evaluations(trials)] == [episodes, episodes]
 
 
 def test_a_class_is_scored_by_its_own_tasks_at_first_and_in_the_test_episodes() -> None:
