@@ -35,7 +35,7 @@ EXPERIENCE = (0, 1, 2, 5, 10)
 """Episodes of experience before the columns of the table."""
 OPENS, CLOSES = "<!-- made by benchmarks/published.py -->", "<!-- end -->"
 """Around the table in README.md."""
-PLOTS_IN_A_ROW = 4
+PLOTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def plot(experiments: Sequence[Published], path: Path) -> None:
     columns = min(len(experiments), PLOTS_IN_A_ROW)
     rows = -(-len(experiments) // columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.6 * columns, 2.6 * rows), sharex=True, sharey=True,
+        rows, columns, figsize=(2.2 * columns, 2.4 * rows), sharex=True, sharey=True,
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for axis in axes.flat[len(experiments) :]:
