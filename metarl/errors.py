@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -55,6 +56,17 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
+        if _is_read(sys.stdout):
+            raise  # It was another pipe.
         # What is still unwritten would fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
+
+
+def _is_read(output: TextIO) -> bool:
+    """Whether somebody still reads what is written; writes an empty line to find out."""
+    try:
+        print(file=output, flush=True)
+    except BrokenPipeError:
+        return False
+    return True

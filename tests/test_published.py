@@ -16,7 +16,7 @@ from metarl.checkpoint import checkpoints, load_checkpoint
 from metarl.evaluation import success_after
 from metarl.run import METRICS
 from metarl.types import AdaptationCurve, TrialShape
-from tests.test_train import fails, tiny  # noqa: F401  a fixture
+from tests.runs import fails
 
 ROOT = Path(train.__file__).parent
 sys.path.append(str(ROOT / "benchmarks"))
@@ -25,7 +25,7 @@ import published_tables as tables  # noqa: E402
 
 
 @pytest.fixture
-def shown(tiny: Path) -> Path:  # noqa: F811
+def shown(tiny: Path) -> Path:
     """A results folder with one published run of five iterations."""
     for seed in ("1", "2"):
         train.main([str(tiny), "--seed", seed])

@@ -8,7 +8,7 @@ import evaluate
 import train
 from metarl.checkpoint import checkpoints
 from metarl.few_shot import learn_from_tasks
-from tests.test_train import fails, final_bytes, metrics
+from tests.runs import fails, final_bytes, metrics
 
 SINUSOID = Path(train.__file__).parent / "configs" / "maml_sinusoid.yaml"
 GLYPHS = "{kind: glyphs, num_train_classes: 6, num_test_classes: 5, images_per_class: 7, queries: 2"

@@ -20,7 +20,7 @@ from envs.gymnasium_tasks.tasks import LOST_TRIALS
 from metarl.checkpoint import checkpoints
 from metarl.errors import EnvironmentFailedError, TrialLostError, UserError
 from tests.envs.user_modules import FAULTY, WALK, write
-from tests.test_train import fails, metrics
+from tests.runs import fails, metrics
 
 ROOT = Path(__file__).parents[2]
 
