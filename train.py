@@ -338,7 +338,9 @@ def print_what_there_is() -> None:
     print("\nExperiments")
     for path in sorted(DEFAULT_CONFIG.parent.glob("*.yaml")):
         comment = " ".join(
-            line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#")
+            line.lstrip("# ")
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("#")
         )
         sentence = re.match(r".*?[.](?=\s|$)", comment)
         print(f"  {f'configs/{path.name}':42}  {sentence[0] if sentence else comment}")

@@ -271,14 +271,14 @@ def main(arguments: list[str]) -> None:
             close = nearest(setting, SETTINGS)
             command_line.fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
     stored = options.output / "classical.json"
-    measured = json.loads(stored.read_text()) if stored.exists() else {}
+    measured = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     for setting in options.settings:
         measured[setting] = measure(setting, options.runs)
         options.output.mkdir(parents=True, exist_ok=True)
         # a line for each setting: it holds thousands of numbers
         lines = [f"{json.dumps(n)}: {json.dumps(m)}" for n, m in measured.items()]
-        stored.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        (options.output / "classical.md").write_text(report(measured) + "\n")
+        stored.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        (options.output / "classical.md").write_text(report(measured) + "\n", encoding="utf-8")
     print(f"{report(measured)}\n\nStored in {options.output}")
 
 

@@ -211,7 +211,7 @@ def main() -> None:
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         line = {"given": vars(given) | {"out": None}, **results, "environment": environment()}
-        given.out.write_text(json.dumps(line, indent=1))
+        given.out.write_text(json.dumps(line, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -146,13 +146,13 @@ def main() -> None:
     np.seterr(all="raise", under="ignore")
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in chosen:
-        (RESULTS / f"{name}.json").write_text(json.dumps(measure(name), indent=1))
+        (RESULTS / f"{name}.json").write_text(json.dumps(measure(name), indent=1), encoding="utf-8")
     results = {
-        name: json.loads((RESULTS / f"{name}.json").read_text())
+        name: json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         for name in names
         if (RESULTS / f"{name}.json").exists()
     }
-    (RESULTS / "accuracy.md").write_text(table(results))
+    (RESULTS / "accuracy.md").write_text(table(results), encoding="utf-8")
     print(table(results))
 
 

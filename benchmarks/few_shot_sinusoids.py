@@ -48,7 +48,9 @@ def measure(name: str) -> dict[str, Any]:
         learner, distribution.test, axis="gradient steps", steps=STEPS, shots=[SHOTS],
         episodes=EPISODES,
     )  # fmt: skip
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
     return {
         "experiment": experiment.model_dump(mode="json"),
         "split_hash": distribution.test.content_hash,
@@ -87,8 +89,8 @@ def main() -> None:
     torch.set_num_threads(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     results = {name: measure(name) for name in LEARNERS}
-    (RESULTS / "sinusoids.json").write_text(json.dumps(results, indent=1))
-    (RESULTS / "sinusoids.md").write_text(table(results))
+    (RESULTS / "sinusoids.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (RESULTS / "sinusoids.md").write_text(table(results), encoding="utf-8")
     print(table(results))
 
 

@@ -116,7 +116,9 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 def learning_curve(folder: Path) -> list[dict[str, float]]:
     """Means over stretches of training: returns of the first and the last episode of a trial."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
     keys = ("env_steps", "return/first_episode", "return/last_episode")
     return [
         {key: round(float(np.mean([lines[i][key] for i in part])), 2) for key in keys}
@@ -183,11 +185,15 @@ def main(arguments: list[str]) -> None:
     for name in options.experiments:
         experiment = load_experiment(CONFIGS / f"{name}.yaml")
         result = measure(experiment, options.runs / name / f"seed{experiment.seed}")
-        (options.output / f"{name}.json").write_text(json.dumps(result) + "\n")
+        (options.output / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     files = {name: options.output / f"{name}.json" for name in EXPERIMENTS}
-    measured = {n: json.loads(path.read_text()) for n, path in files.items() if path.exists()}
+    measured = {
+        n: json.loads(path.read_text(encoding="utf-8"))
+        for n, path in files.items()
+        if path.exists()
+    }
     text = report(measured)
-    (options.output / "locomotion.md").write_text(text + "\n")
+    (options.output / "locomotion.md").write_text(text + "\n", encoding="utf-8")
     plot(measured, options.output / "locomotion.png")
     print(f"{text}\n\nStored in {options.output}")
 

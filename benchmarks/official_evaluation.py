@@ -191,7 +191,9 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"{path} exists; move it away to evaluate again")
         judged = judge(folder)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"environment": environment(), **judged}, indent=1) + "\n")
+        path.write_text(
+            json.dumps({"environment": environment(), **judged}, indent=1) + "\n", encoding="utf-8"
+        )
         print(f"{judged['success']:.1%} of held-out tasks, stored in {path}")
 
 

@@ -73,16 +73,22 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     shutil.rmtree(partial_target, ignore_errors=True)
     (partial_target / "eval").mkdir(parents=True)
     shutil.copy(run / CONFIG, partial_target)
-    starts = json.loads((run / "env.json").read_text())
-    (partial_target / "env.json").write_text(json.dumps(without_places(starts), indent=1))
+    starts = json.loads((run / "env.json").read_text(encoding="utf-8"))
+    (partial_target / "env.json").write_text(
+        json.dumps(without_places(starts), indent=1), encoding="utf-8"
+    )
     for file in files:
-        evaluation = json.loads(file.read_text())
+        evaluation = json.loads(file.read_text(encoding="utf-8"))
         (evaluation["environment"],) = without_places([evaluation["environment"]])
-        (partial_target / "eval" / file.name).write_text(json.dumps(evaluation, indent=1))
-    lines = (run / METRICS).read_text().splitlines(keepends=True)
+        (partial_target / "eval" / file.name).write_text(
+            json.dumps(evaluation, indent=1), encoding="utf-8"
+        )
+    lines = (run / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
     every = -(-len(lines) // KEPT_LINES)
-    (partial_target / METRICS).write_text("".join(lines[::-1][::every][::-1]))
-    (partial_target / TRAINING).write_text(json.dumps({"training_s": training_seconds(run)}))
+    (partial_target / METRICS).write_text("".join(lines[::-1][::every][::-1]), encoding="utf-8")
+    (partial_target / TRAINING).write_text(
+        json.dumps({"training_s": training_seconds(run)}), encoding="utf-8"
+    )
     last = checkpoints(run / "checkpoints")[-1]
     publish_checkpoint(last, partial_target / "checkpoints" / last.name)
     return partial_target.rename(target)
@@ -135,12 +141,12 @@ def main(arguments: Sequence[str]) -> None:
     experiments = found_experiments(options.results)
     if not experiments:
         raise UserError("nothing is published yet; name a finished run")
-    (options.results / "README.md").write_text(results_page(experiments))
+    (options.results / "README.md").write_text(results_page(experiments), encoding="utf-8")
     plot(experiments, options.results / "adaptation.png")
     print(f"Made {options.results / 'README.md'}")
     if options.results == RESULTS:
-        opened = with_opening_table(README.read_text(), opening_table(experiments))
-        README.write_text(opened)
+        opened = with_opening_table(README.read_text(encoding="utf-8"), opening_table(experiments))
+        README.write_text(opened, encoding="utf-8")
         print(f"Made the table that opens {README.name}")
 
 

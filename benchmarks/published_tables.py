@@ -97,11 +97,18 @@ class Published:
     def officially_counted(self) -> list[float]:
         """Of each seed, on held-out classes by the official evaluation, where that was played."""
         paths = [folder / OFFICIAL for folder in self.folders]
-        return [json.loads(path.read_text())["success"] for path in paths if path.exists()]
+        return [
+            json.loads(path.read_text(encoding="utf-8"))["success"]
+            for path in paths
+            if path.exists()
+        ]
 
     def training_minutes(self) -> str:
         """Of the fastest and the slowest seed."""
-        taken = [json.loads((f / TRAINING).read_text())["training_s"] / 60 for f in self.folders]
+        taken = [
+            json.loads((f / TRAINING).read_text(encoding="utf-8"))["training_s"] / 60
+            for f in self.folders
+        ]
         return " to ".join(dict.fromkeys(f"{minutes:.0f}" for minutes in (min(taken), max(taken))))
 
     def env_steps(self) -> str:
@@ -257,7 +264,7 @@ def training_table(experiments: Sequence[Published]) -> str:
         "|---|---:|---:|---|---|",
     ]
     for each in experiments:
-        starts = [json.loads((f / "env.json").read_text()) for f in each.folders]
+        starts = [json.loads((f / "env.json").read_text(encoding="utf-8")) for f in each.folders]
         machines = {f"{s[-1]['cpus']} × {s[-1]['cpu']}" for s in starts}
         revisions = dict.fromkeys(one["git"] for s in starts for one in s)
         cells = [
@@ -313,7 +320,7 @@ def results_page(experiments: Sequence[Published]) -> str:
         "trainings were run side by side, a core for each or less; alone they take fewer.",
         training_table(experiments),
         "## Published elsewhere",
-        ELSEWHERE.read_text().strip(),
+        ELSEWHERE.read_text(encoding="utf-8").strip(),
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -331,7 +331,7 @@ def session_memory(session: int | None) -> float:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):  # it may have ended
             if os.getsid(int(folder.name)) == session:
-                rollup = (folder / "smaps_rollup").read_text()
+                rollup = (folder / "smaps_rollup").read_text(encoding="utf-8")
                 kilobytes += int(rollup.partition("\nPss:")[2].split()[0])
     return kilobytes / 1024
 
@@ -381,8 +381,10 @@ def main(arguments: list[str]) -> None:
     )
     stored = {"options": vars(options), "environment": about, "settings": measured}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "rollouts.md").write_text(text)
-    (options.output / "rollouts.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    (options.output / "rollouts.md").write_text(text, encoding="utf-8")
+    (options.output / "rollouts.json").write_text(
+        json.dumps(stored, indent=2, default=str) + "\n", encoding="utf-8"
+    )
     print(f"\n{text}\nStored in {options.output}")
 
 

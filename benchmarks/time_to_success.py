@@ -30,7 +30,7 @@ from train import DEFAULT_CONFIG, load_experiment
 def seconds_until(folder: Path) -> dict[int, float]:
     """Spent in rollouts and updates, by env steps."""
     seconds, until = 0.0, {0: 0.0}
-    for line in map(json.loads, (folder / METRICS).read_text().splitlines()):
+    for line in map(json.loads, (folder / METRICS).read_text(encoding="utf-8").splitlines()):
         seconds += line["timing/rollout_s"] + line["timing/update_s"]
         until[line["env_steps"]] = round(seconds, 1)
     return until
@@ -72,7 +72,9 @@ def main(arguments: Sequence[str]) -> None:
     train_to_the_end(experiment, folder)
     rows = success_of_checkpoints(folder, tasks=config, until=options.until)
     if options.out:
-        options.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1))
+        options.out.write_text(
+            json.dumps({"environment": environment(), "rows": rows}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -29,5 +29,7 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
 
 def training_seconds(folder: Path) -> float:
     """Spent in rollouts and updates, over all starts of a run."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
     return round(sum(line["timing/rollout_s"] + line["timing/update_s"] for line in lines), 1)

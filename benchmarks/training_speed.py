@@ -157,7 +157,8 @@ def main(arguments: Sequence[str]) -> None:
     print(table(measured))
     if options.out:
         options.out.write_text(
-            json.dumps({"environment": environment(), "experiments": measured}, indent=1)
+            json.dumps({"environment": environment(), "experiments": measured}, indent=1),
+            encoding="utf-8",
         )
 
 

@@ -287,8 +287,10 @@ def main(arguments: list[str]) -> None:
     )
     stored = {"options": vars(options), "environment": about, "contenders": measured}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "updates.md").write_text(text + "\n")
-    (options.output / "updates.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    (options.output / "updates.md").write_text(text + "\n", encoding="utf-8")
+    (options.output / "updates.json").write_text(
+        json.dumps(stored, indent=2, default=str) + "\n", encoding="utf-8"
+    )
     print(f"{text}\n\nStored in {options.output}")
 
 

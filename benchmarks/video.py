@@ -211,8 +211,10 @@ def main(arguments: list[str]) -> None:
     )
     stored = {"options": vars(options), "environment": about, "pictures_per_second": measured}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "video.md").write_text(text + "\n")
-    (options.output / "video.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    (options.output / "video.md").write_text(text + "\n", encoding="utf-8")
+    (options.output / "video.json").write_text(
+        json.dumps(stored, indent=2, default=str) + "\n", encoding="utf-8"
+    )
     print(f"{text}\n\nStored in {options.output}")
 
 

@@ -203,8 +203,10 @@ def main(arguments: list[str]) -> None:
     )
     stored = {"device": name, "options": vars(options), "environment": about, "settings": measured}
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "warp.md").write_text(text)
-    (options.output / "warp.json").write_text(json.dumps(stored, indent=2, default=str) + "\n")
+    (options.output / "warp.md").write_text(text, encoding="utf-8")
+    (options.output / "warp.json").write_text(
+        json.dumps(stored, indent=2, default=str) + "\n", encoding="utf-8"
+    )
     print(f"\n{text}\nStored in {options.output}")
 
 

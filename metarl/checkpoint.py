@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: dict[str, An
     partial.mkdir(parents=True)
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
               partial / TENSORS)  # fmt: skip
-    (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1))
+    (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1), encoding="utf-8")
     for path in (partial / TENSORS, partial / META, partial):
         _flush(path)
     partial.rename(folder)
@@ -49,7 +49,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not folder.is_dir():
         raise UserError(f"no checkpoint {folder}{_others(folder)}")
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         tensors = load_file(folder / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(

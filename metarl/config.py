@@ -40,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: no such file, not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
         raise UserError(f"no config file {path}.{nearest(str(path), known)}") from None
@@ -53,7 +53,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(config: Config, path: Path) -> None:
     """Writes every value of `config`, defaults too, so that it means the same in later versions."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+    )
 
 
 def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:

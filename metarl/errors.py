@@ -7,6 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+MESSAGE_LIMIT = 2_000
+"""Characters of an error message; what an environment or a file says can be of any length."""
+
 
 class UserError(Exception):
     """A mistake in the input; the message is one line that says what to do about it."""
@@ -40,6 +43,17 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
+def printable(text: object, *, limit: int = 500) -> str:
+    """Text that comes from outside, as one line that is safe to print: white space becomes single
+    spaces, control characters and what UTF-8 cannot hold become escapes such as `\\x1b`, and what
+    is longer than `limit` characters is cut."""
+    whole = str(text)
+    line = " ".join(whole[: 4 * limit].split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    cut = len(line) > limit or len(whole) > 4 * limit
+    return f"{line[:limit]} …" if cut else line
+
+
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130, and a
@@ -50,7 +64,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{program}: {printable(error, limit=MESSAGE_LIMIT)}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)

@@ -1,9 +1,65 @@
-"""Files that are there whole or not at all."""
+"""Reading files of any content with limits, writing files that are there whole or not at all."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import getpid
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from metarl.errors import UserError, printable
+
+SIZE_LIMIT = 256 * 2**20
+"""Bytes of a text file; none that this toolkit writes comes near."""
+
+
+def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
+    """The text in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise UserError(f"cannot read {path}: it is larger than {limit:,} bytes")
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {printable(error)}") from None
+
+
+def read_json(path: Path, kind: Any, *, limit: int = SIZE_LIMIT) -> Any:
+    """The JSON in a file as a value of type `kind`, which is anything that pydantic can validate.
+
+    Types are taken strictly: a number in quotes is no number. Nesting is limited by the parser.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it cannot be read, is no JSON, or holds something else; says where.
+    """
+    return parse_json(read_text(path, limit=limit), kind, source=str(path))
+
+
+def parse_json(text: str, kind: Any, *, source: str) -> Any:
+    """The same of JSON that was read already; `source` names it in messages.
+
+    Raises:
+        UserError: it is no JSON, or holds something else; says where.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        what = printable(problem["msg"])
+        raise UserError(f"cannot read {source}: {f'{place}: ' if place else ''}{what}") from None
 
 
 @contextmanager

@@ -198,7 +198,7 @@ def write_stored(path: Path, stored: Mapping[str, Any]) -> None:
     """Writes an evaluation as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(stored, indent=1))
+        partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
 
 
 def read_stored(path: Path, parse: Callable[[dict[str, Any]], E]) -> E:
@@ -208,7 +208,7 @@ def read_stored(path: Path, parse: Callable[[dict[str, Any]], E]) -> E:
         UserError: there is none, or it is of another version or damaged.
     """
     try:
-        return parse(json.loads(path.read_text()))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

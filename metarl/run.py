@@ -74,7 +74,7 @@ class Run:
         self._finished = self._snapshot()
         self._cut_metrics()
         _append_start(folder)
-        self._metrics_file = (folder / METRICS).open("a")
+        self._metrics_file = (folder / METRICS).open("a", encoding="utf-8")
         self.board = Board(folder, first_step=self.env_steps + 1)
 
     @staticmethod
@@ -162,11 +162,11 @@ class Run:
             return
         kept = [
             line
-            for line in path.read_text().splitlines(keepends=True)
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
             if line.endswith("\n") and json.loads(line)["iteration"] <= self.iteration
         ]
         with written_whole(path) as partial:
-            partial.write_text("".join(kept))
+            partial.write_text("".join(kept), encoding="utf-8")
 
 
 def _check_trainable(folder: Path) -> None:
@@ -209,7 +209,7 @@ def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
 def is_published(checkpoint: Path) -> bool:
     """Whether `publish_checkpoint` wrote it; not where there is none."""
     try:
-        return PUBLISHED in json.loads((checkpoint / META).read_text())
+        return PUBLISHED in json.loads((checkpoint / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False  # whoever loads it tells what is wrong
 
@@ -256,7 +256,7 @@ def cpu_name() -> str:
     """The processor's name, as well as the system tells."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -278,8 +278,8 @@ def _append_start(folder: Path) -> None:
     """Notes this start of the run in env.json; a resumed run has several."""
     path = folder / "env.json"
     try:
-        starts = json.loads(path.read_text())
+        starts = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         starts = []
     with written_whole(path) as partial:
-        partial.write_text(json.dumps([*starts, environment()], indent=1))
+        partial.write_text(json.dumps([*starts, environment()], indent=1), encoding="utf-8")

@@ -132,7 +132,7 @@ def read_class_names(path: Path, known: list[str]) -> list[str]:
         UserError: no such file, or it names a class that there is not; says which.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the class names in {path}: {error}") from None
     names = [line.strip() for line in lines if line.strip()]

@@ -282,7 +282,7 @@ def read_yardstick(path: Path) -> Yardstick:
         UserError: no such file, not a yardstick, or one of another version.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         yardstick = TypeAdapter(Yardstick).validate_python(values)
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).splitlines()[0]

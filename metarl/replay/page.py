@@ -25,7 +25,7 @@ FRAME_TIME = 0.025  # seconds: what lies between two frames, the browser fills i
 def write_replay(path: Path, shown: Sequence[tuple[Scene, Recording]], *, title: str) -> None:
     """Writes a page that plays recordings, the first of them at first."""
     with written_whole(path) as partial:
-        partial.write_text(replay_page(shown, title=title))
+        partial.write_text(replay_page(shown, title=title), encoding="utf-8")
 
 
 def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: bool = False) -> str:
@@ -33,11 +33,11 @@ def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: b
     content = {**contents(shown), "live": live}
     text = json.dumps(content, separators=(",", ":"))
     packed = gzip.compress(text.encode(), 6, mtime=0)  # the same content is the same file
-    template = jinja2.Template((HERE / "viewer.html").read_text(), autoescape=True)
+    template = jinja2.Template((HERE / "viewer.html").read_text(encoding="utf-8"), autoescape=True)
     return template.render(
         title=title,
-        script=(HERE / "viewer.js").read_text(),
-        style=(HERE / "viewer.css").read_text(),
+        script=(HERE / "viewer.js").read_text(encoding="utf-8"),
+        style=(HERE / "viewer.css").read_text(encoding="utf-8"),
         content=base64.b64encode(packed).decode(),
     )
 

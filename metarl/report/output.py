@@ -130,10 +130,12 @@ def remove_others(folder: Path, films: Sequence[Film]) -> None:
     """Removes the videos that were written here before and are none of these, and lists these."""
     listed = folder / FILMS
     try:
-        earlier = [str(name) for name in json.loads(listed.read_text())]
+        earlier = [str(name) for name in json.loads(listed.read_text(encoding="utf-8"))]
     except (OSError, ValueError):
         earlier = []
     for name in set(earlier) - {film.file for film in films}:
         if Path(name).name == name:
             (folder / name).unlink(missing_ok=True)
-    listed.write_text(json.dumps({film.file: film.caption for film in films}, indent=1))
+    listed.write_text(
+        json.dumps({film.file: film.caption for film in films}, indent=1), encoding="utf-8"
+    )

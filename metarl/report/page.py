@@ -35,21 +35,21 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
             file.unlink(missing_ok=True)
     pictures: dict[str, str] = {}
     for block in (block for section in report.sections for block in section.blocks):
-        with (folder / f"{block.name}.csv").open("w", newline="") as file:
+        with (folder / f"{block.name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(block.rows())
         if not isinstance(block, Table):
             pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1))
+    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
     page = folder / "report.html"
     with written_whole(page) as partial:
-        partial.write_text(render(report, pictures, rollouts, folder=folder))
+        partial.write_text(render(report, pictures, rollouts, folder=folder), encoding="utf-8")
     return page
 
 
 def names_of_blocks(stored: Path) -> list[str]:
     """What files of an earlier report are called; nothing where there is none that can be read."""
     try:
-        sections = json.loads(stored.read_text())["sections"]
+        sections = json.loads(stored.read_text(encoding="utf-8"))["sections"]
         names = [block["name"] for section in sections for block in section["blocks"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
@@ -62,7 +62,7 @@ def render(
     """The page as text; pictures are SVG, rollouts are read from the folder."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["cell"] = cell
-    template = environment.from_string((HERE / "page.html").read_text())
+    template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
     films = rollouts.films if rollouts else []
     return template.render(
         report=report,
@@ -70,7 +70,7 @@ def render(
         rollouts=rollouts,
         films=[(film, data_address(folder / film.file, "video/mp4")) for film in films],
         replay=in_text(folder / rollouts.replay) if rollouts else None,
-        style=Markup((HERE / "page.css").read_text()),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
     )
 
 
