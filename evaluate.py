@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
@@ -45,6 +45,14 @@ from metarl.config import (
 )
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
+from metarl.experiment import (
+    Experiment,
+    FewShotExperiment,
+    build_agent,
+    build_learner,
+    load,
+    load_experiment,
+)
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.protocols import TaskDistribution
@@ -72,14 +80,6 @@ from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_pub
 from metarl.run import CONFIG, environment, is_published, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TrialShape
-from train import (
-    Experiment,
-    FewShotExperiment,
-    build_agent,
-    build_learner,
-    load,
-    load_experiment,
-)
 
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40
@@ -356,7 +356,7 @@ def measure_few_shot(
 ) -> FewShotEvaluation:
     """Judges the learner of a checkpoint on the tasks of a split."""
     experiment = experiment.model_copy(update={"device": config.device})
-    env = experiment.env
+    env: Any = experiment.env
     if isinstance(env, EpisodeConfig):  # training classes are judged with as many ways as others
         env = env.model_copy(update={"train_ways": None})
     distribution = env.build()

@@ -14,101 +14,44 @@ import signal
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any
 
 # Threads of torch that wait by spinning for long stall when another process takes their core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numpy as np
 import tyro
-from pydantic import Field
 
-from agents.maml import MAMLConfig
-from agents.maml_trpo import MAMLTRPOConfig
-from agents.matching import MatchingConfig
-from agents.promp import ProMPConfig
-from agents.prototypical import PrototypicalConfig
-from agents.reptile import ReptileConfig
-from agents.rl2 import RL2Config
-from envs.bandit import BanditConfig
-from envs.few_shot import (
-    DigitsConfig,
-    FoldersConfig,
-    GlyphsConfig,
-    OmniglotConfig,
-    SinusoidConfig,
-)
-from envs.gymnasium_tasks import GymnasiumConfig
-from envs.locomotion import LocomotionConfig
-from envs.metaworld import MetaWorldConfig
-from envs.navigation import PointConfig
-from envs.tabular import TabularConfig
 from metarl.board import LINES, check_can_film
-from metarl.config import Config, override, read_yaml, split_command_line, validate
+from metarl.config import split_command_line
 from metarl.errors import (
     EnvironmentFailedError,
     NotFiniteError,
     TrialLostError,
     UserError,
-    nearest,
     one_line_errors,
+)
+from metarl.experiment import (
+    FIELDS,
+    Experiment,
+    FewShotExperiment,
+    build_agent,
+    build_learner,
+    kinds,
+    load,
 )
 from metarl.few_shot import learn_from_tasks
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
-from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
+from metarl.protocols import Agent, TaskDistribution
 from metarl.recording import Recorder, Recordings
-from metarl.run import CONFIG, Run, choose_device
+from metarl.run import CONFIG, Run
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
-from metarl.training import FewShotTrainConfig, RunConfig, TrainConfig, Training
-from metarl.types import FewShotShape, TrialShape
+from metarl.training import Training
+from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
-
-EnvConfig = Annotated[
-    MetaWorldConfig
-    | LocomotionConfig
-    | BanditConfig
-    | TabularConfig
-    | PointConfig
-    | GymnasiumConfig,
-    Field(discriminator="kind"),
-]
-AgentConfig = Annotated[
-    RL2Config | MAMLTRPOConfig | ProMPConfig,
-    Field(discriminator="kind"),
-]
-FewShotEnvConfig = Annotated[
-    SinusoidConfig | GlyphsConfig | DigitsConfig | OmniglotConfig | FoldersConfig,
-    Field(discriminator="kind"),
-]
-FewShotAgentConfig = Annotated[
-    MAMLConfig | ReptileConfig | PrototypicalConfig | MatchingConfig,
-    Field(discriminator="kind"),
-]
-
-
-class Experiment(RunConfig):
-    """Everything that a run of reinforcement learning depends on."""
-
-    env: EnvConfig
-    """The task distribution."""
-    agent: AgentConfig
-    """The algorithm."""
-    train: TrainConfig = TrainConfig()
-    """The training loop."""
-
-
-class FewShotExperiment(RunConfig):
-    """Everything that a run of few-shot learning depends on."""
-
-    env: FewShotEnvConfig
-    """The task distribution."""
-    agent: FewShotAgentConfig
-    """The algorithm."""
-    train: FewShotTrainConfig = FewShotTrainConfig()
-    """The training loop."""
 
 
 def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
@@ -261,25 +204,6 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     return shape
 
 
-def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
-    """The experiment's agent, untrained."""
-    return experiment.agent.build(
-        env.single_observation_space,
-        env.single_action_space,
-        seed=derive_seed(experiment.seed, "weights"),
-        device=choose_device(experiment.device),
-    )
-
-
-def build_learner(experiment: FewShotExperiment, shape: FewShotShape) -> FewShotLearner:
-    """The experiment's few-shot learner, untrained."""
-    return experiment.agent.build(
-        shape,
-        seed=derive_seed(experiment.seed, "weights"),
-        device=choose_device(experiment.device),
-    )
-
-
 def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserError:
     """What the user is told of an iteration that cannot be learned from."""
     advice = (
@@ -293,45 +217,10 @@ def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserErr
     )
 
 
-def load(path: Path, options: dict[str, Any] | None = None) -> Experiment | FewShotExperiment:
-    """The experiment in a YAML file, with command-line options in place of what it says."""
-    values = override({"name": path.stem, **read_yaml(path)}, options or {})
-    source = str(path) if not options else f"{path} and flags"
-    env = values.get("env")
-    kind = env.get("kind") if isinstance(env, dict) else None
-    if kind in kinds(FewShotEnvConfig):
-        return validate(FewShotExperiment, values, source=source)
-    if isinstance(kind, str) and kind not in kinds(EnvConfig):
-        known = [*kinds(EnvConfig), *kinds(FewShotEnvConfig)]
-        raise UserError(
-            f"{source}: 'env.kind' should be one of {', '.join(known)}, but is {kind!r}."
-            f"{nearest(kind, known)}"
-        )
-    return validate(Experiment, values, source=source)
-
-
-def load_experiment(path: Path, options: dict[str, Any] | None = None) -> Experiment:
-    """The experiment of reinforcement learning in a YAML file.
-
-    Raises:
-        UserError: it is one of few-shot learning.
-    """
-    experiment = load(path, options)
-    if isinstance(experiment, FewShotExperiment):
-        raise UserError(f"{path}: {experiment.env.kind} is few-shot learning, nothing is played")
-    return experiment
-
-
-def kinds(union: Any) -> dict[str, type[Config]]:
-    """The members of a union of configs by their kind."""
-    members, _ = get_args(union)
-    return {config.model_fields["kind"].default: config for config in get_args(members)}
-
-
 def print_what_there_is() -> None:
     """Every task distribution and every experiment, a line each."""
     print("Task distributions")
-    for kind, config in [*kinds(EnvConfig).items(), *kinds(FewShotEnvConfig).items()]:
+    for kind, config in [item for field in FIELDS for item in kinds(field.envs).items()]:
         print(f"  {f'--env.kind {kind}':42}  {(config.__doc__ or '').splitlines()[0]}")
         for choice, meaning in config.choices.items():
             print(f"    {f'--env.{choice}':42}{meaning}")

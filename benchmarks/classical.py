@@ -34,11 +34,11 @@ from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampl
 from evaluate import EvaluationConfig, find_checkpoint, find_shape
 from metarl.errors import nearest, one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
+from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
 from metarl.run import environment, load_agent
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
-from train import Experiment, build_agent, load_experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_TASKS = 1_000  # held-out ones, that all play

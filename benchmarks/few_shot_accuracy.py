@@ -25,6 +25,7 @@ import torch
 import train
 from metarl.errors import one_line_errors
 from metarl.evaluation import Estimate
+from metarl.experiment import build_learner, load
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.protocols import FewShotDistribution, FewShotLearner
 from metarl.run import CONFIG, Run, environment
@@ -44,11 +45,11 @@ def trained(
     """An experiment of configs/, with some options, its tasks, and its learner after training."""
     new = not folder.exists()
     path = ROOT / "configs" / f"{config}.yaml"
-    experiment = train.load(path, options) if new else train.load(folder / CONFIG)
+    experiment = load(path, options) if new else load(folder / CONFIG)
     assert isinstance(experiment, train.FewShotExperiment)
     train.train(experiment, folder, new=new)
     distribution = experiment.env.build()
-    learner = train.build_learner(experiment, distribution.shape)
+    learner = build_learner(experiment, distribution.shape)
     Run(folder, learner, unit="tasks").close()
     return experiment, distribution, learner
 

@@ -31,12 +31,12 @@ from evaluate import EvaluationConfig, find_shape
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
+from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
 from metarl.protocols import Agent
 from metarl.run import METRICS, environment, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TimeStep
-from train import Experiment, build_agent, load_experiment
 
 mpl.use("Agg")
 CONFIGS = Path(__file__).parents[1] / "configs"

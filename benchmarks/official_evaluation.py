@@ -32,13 +32,13 @@ from envs.metaworld.official import ACTION_SPACE, HORIZON
 from evaluate import METAWORLD_GOALS, EvaluationConfig, find_trials
 from metarl.actions import execute
 from metarl.errors import UserError, one_line_errors
+from metarl.experiment import load_experiment
 from metarl.protocols import Agent
 from metarl.result import METAWORLD_ADAPTATION_EPISODES
 from metarl.run import CONFIG, environment
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import first_step
 from metarl.types import Rollout, TimeStep, TrialShape
-from train import load_experiment
 
 BENCHMARKS = ("ML10", "ML25", "ML45")
 SLOTS_PER_CLASS = 4

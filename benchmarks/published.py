@@ -40,8 +40,8 @@ from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
 from metarl.checkpoint import checkpoints
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
+from metarl.experiment import load_experiment
 from metarl.run import CONFIG, METRICS, publish_checkpoint
-from train import load_experiment
 
 KEPT_LINES = 200
 """Of metrics, the last among them."""

@@ -23,8 +23,9 @@ from training import train_to_the_end
 from evaluate import EvaluationConfig, find_trials, measure
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
+from metarl.experiment import load_experiment
 from metarl.run import METRICS, environment
-from train import DEFAULT_CONFIG, load_experiment
+from train import DEFAULT_CONFIG
 
 
 def seconds_until(folder: Path) -> dict[int, float]:

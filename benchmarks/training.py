@@ -7,8 +7,9 @@ from pathlib import Path
 
 from metarl.checkpoint import checkpoints
 from metarl.errors import UserError
+from metarl.experiment import Experiment, load_experiment
 from metarl.run import CONFIG, METRICS
-from train import Experiment, load_experiment, train
+from train import train
 
 
 def train_to_the_end(experiment: Experiment, folder: Path) -> None:

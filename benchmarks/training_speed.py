@@ -26,10 +26,11 @@ import command_line
 
 from envs.metaworld import MetaWorldConfig
 from metarl.errors import UserError, one_line_errors
+from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play_and_learn
 from metarl.protocols import TaskVectorEnv
 from metarl.run import environment
-from train import DEFAULT_CONFIG, Experiment, build_agent, load_experiment, training_shape
+from train import DEFAULT_CONFIG, training_shape
 
 ENGINES = ("native", "reference")
 EXPERIMENTS = ("maml_trpo_ml10", "rl2_ml10")

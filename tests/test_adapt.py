@@ -16,6 +16,7 @@ from evaluate import Adapted, adapt
 from metarl.actions import DiagonalGaussian
 from metarl.checkpoint import checkpoints
 from metarl.errors import NotFiniteError, UserError
+from metarl.experiment import build_agent, load_experiment
 from metarl.run import load_agent
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import run_trial
@@ -86,11 +87,11 @@ def env(runs: Path) -> gymnasium.Env:
 
 def oracle(run: Path, shape: TrialShape, *, seed: int = 0) -> list[Rollout]:
     """The trial as training and evaluation play it."""
-    experiment = train.load_experiment(run / "config.yaml")
+    experiment = load_experiment(run / "config.yaml")
     tasks = experiment.env.build()
     assert isinstance(tasks, GymnasiumTasks)
     env = tasks.make_env(shape.slots_per_task)
-    agent = train.build_agent(experiment, env)
+    agent = build_agent(experiment, env)
     load_agent(agent, checkpoints(run / "checkpoints")[-1])
     generator = torch_generator(derive_seed(seed, "agent"), agent.device)
     return run_trial(agent, env, list(tasks.test), shape=shape, seed=0, generator=generator)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import train
 from metarl.checkpoint import checkpoints
+from metarl.experiment import FewShotExperiment, build_learner, load
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.run import load_agent
 
@@ -25,10 +25,10 @@ def trained(tmp_path: Path, config: str, *flags: str):
     command = ["train.py", f"configs/{config}.yaml", "--run-dir", str(run), *flags]
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True,
                    capture_output=True, timeout=900)  # fmt: skip
-    experiment = train.load(run / "config.yaml")
-    assert isinstance(experiment, train.FewShotExperiment)
+    experiment = load(run / "config.yaml")
+    assert isinstance(experiment, FewShotExperiment)
     distribution = experiment.env.build()
-    learner = train.build_learner(experiment, distribution.shape)
+    learner = build_learner(experiment, distribution.shape)
     load_agent(learner, checkpoints(run / "checkpoints")[-1])
     return learner, distribution
 

@@ -14,6 +14,7 @@ from agents.rl2 import RL2
 from envs.bandit import BanditEnv
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.errors import one_line_errors
+from metarl.experiment import load_experiment
 from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, metrics
 
 
@@ -134,7 +135,7 @@ def test_an_agent_that_learns_from_random_actions_is_not_judged_by_its_mode(
     train.main([str(tiny)])
     message = fails(capsys, evaluate, ["runs/tiny/seed1", "--greedy"])
     assert "maml_trpo adapts by what its own random actions lead to" in message
-    experiment = train.load_experiment(Path("runs/tiny/seed1/config.yaml"))
+    experiment = load_experiment(Path("runs/tiny/seed1/config.yaml"))
     shape = evaluate.find_shape(experiment, evaluate.EvaluationConfig(protocol="metaworld"))
     assert (shape.slots_per_task, shape.rollouts) == (4, 4)  # 12 episodes to adapt, 4 to test
 

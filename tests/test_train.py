@@ -16,6 +16,7 @@ import train
 from envs.locomotion import VARIANTS
 from metarl import playing
 from metarl.checkpoint import checkpoints, load_checkpoint
+from metarl.experiment import load_experiment
 from metarl.run import Run
 from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
 
@@ -27,7 +28,7 @@ def test_a_run_leaves_everything_that_is_needed_to_read_it(tiny: Path) -> None:
     assert [line["env_steps"] for line in metrics(folder)] == [100, 200, 300, 400, 500]
     names = [path.name for path in checkpoints(folder / "checkpoints")]
     assert names == ["0", "200", "400", "500"]
-    assert train.load_experiment(folder / "config.yaml").seed == 7
+    assert load_experiment(folder / "config.yaml").seed == 7
     (start,) = json.loads((folder / "env.json").read_text())
     assert start["versions"]["torch"] == torch.__version__
     assert list(folder.glob("events.out.tfevents.*"))

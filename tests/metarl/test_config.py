@@ -1,12 +1,15 @@
 """Every wrong key or value is one line that names it and what is allowed."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from metarl.config import override, read_yaml, split_command_line, validate, write_yaml
+from metarl.config import override, read_yaml, split_command_line, write_yaml
 from metarl.errors import UserError
-from train import Experiment, load
+from metarl.experiment import experiment_of, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 GOOD = {"env": {"kind": "bandit"}, "agent": {"kind": "rl2"}}
@@ -36,7 +39,7 @@ def test_flags_become_dotted_keys_with_values() -> None:
 
 def test_numbers_without_a_point_are_numbers() -> None:
     values = override(GOOD, {"agent.learning_rate": "3e-4"})
-    assert validate(Experiment, values, source="flags").agent.learning_rate == 3e-4
+    assert experiment_of(values, source="flags").agent.learning_rate == 3e-4
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"sede": 1}, r"unknown key 'sede'. Did you mean seed"),
         (
             {"env.kind": "bandid"},
-            r"'env.kind' should be 'metaworld', .*'bandit', .* but .*Did you mean bandit",
+            r"'env.kind' should be one of .*bandit, .*metaworld, .* but .*Did you mean bandit",
         ),
         ({"env.num_arms": 1}, r"'env.num_arms' should be greater than or equal to 2, but is 1"),
         ({"agent.clip": "x"}, r"'agent.clip' should be a valid number.* but is 'x'"),
@@ -60,7 +63,7 @@ def test_numbers_without_a_point_are_numbers() -> None:
 )
 def test_mistakes_are_named(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        validate(Experiment, override(GOOD, options), source="flags")
+        experiment_of(override(GOOD, options), source="flags")
     assert "\n" not in str(error.value)
 
 
@@ -81,3 +84,29 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(UserError, match=r"bad\.yaml"):
             read_yaml(tmp_path / "bad.yaml")
+
+
+def test_kinds_of_learning_do_not_mix() -> None:
+    with pytest.raises(UserError, match="should be one of maml_trpo, promp, rl2, but is 'maml'"):
+        experiment_of({**GOOD, "agent": {"kind": "maml"}}, source="flags")
+
+
+def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").touch()
+    (tmp_path / "train.py").write_text("raise SystemExit('the wrong train.py')", encoding="utf-8")
+    program = (
+        "import sys\n"  # an editable install finds ours all the same; any other does not
+        "sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
+        "from metarl.errors import one_line_errors\n"
+        "from metarl.experiment import load\n"
+        "with one_line_errors('mine'):\n"
+        f"    load(__import__('pathlib').Path({str(CONFIGS[-1])!r}))\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(CONFIGS[0].parents[1])])
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": paths}, encoding="utf-8",
+    )  # fmt: skip
+    assert ran.returncode == 2 and ran.stderr.count("\n") == 1
+    assert f"{tmp_path / 'envs'} hides the package of that name" in ran.stderr
