@@ -114,7 +114,7 @@ class Reptile:
             return loss
 
         losses = [loss_on(rows) for rows in minibatches]
-        start = for_each_task(self.start(), len(x))
+        start = for_each_task(dict(self.network.named_parameters()), len(x))
         return adapt(start, losses, self.inner_optimizer(), differentiable=False).trajectory
 
     def inner_optimizer(self) -> InnerOptimizer:
@@ -178,7 +178,8 @@ class Reptile:
 
     def _move_to(self, parameters: Parameters) -> None:
         for name, p in self.network.named_parameters():
-            p.data = parameters[name].clone()
+            if p.requires_grad:  # A mean over tasks would round what is frozen.
+                p.data = parameters[name].clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The starting point, and how many updates led there."""

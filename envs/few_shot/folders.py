@@ -7,22 +7,37 @@ classes, drawn by a seed.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
+import re
+import unicodedata
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
-from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
+from envs.few_shot.images import (
+    EpisodeConfig,
+    ImageClasses,
+    ImageDistribution,
+    Symmetries,
+    room_for_images,
+)
+from envs.few_shot.pictures import contents, decode, note_blank
 from metarl.config import Size
-from metarl.errors import UserError, nearest
+from metarl.errors import UserError, nearest, note
+from metarl.files import read_text
 
-HIDDEN = (".", "__MACOSX")
+HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")
 """Names that begin so are what systems and archivers leave behind."""
+
+SPLITS = {
+    "train": "train(ing)?|images background",
+    "val": "val|valid(ation)?",
+    "test": "test(ing)?|eval(uation)?|held ?out|hold ?out",
+}
+"""What folders of each split are called, with or without AROUND: `meta-test`, `Training Set`."""
+AROUND = "(meta|images?)? ?({}) ?(images?|set|data|split)? ?((19|20)[0-9]{{2}})?"
 
 
 class FoldersConfig(EpisodeConfig):
@@ -48,15 +63,24 @@ class FoldersConfig(EpisodeConfig):
         """The distribution.
 
         Raises:
-            UserError: a folder or file is missing, is no image, or classes have too few of them.
+            UserError: a folder or file is missing, is no image, or classes have too few of them; or
+                a class that is held out is learned from.
         """
         files = files_by_class(self.root)
-        images = {
-            name: decode(contents(files_of_class), size=self.size, color=self.color)
-            for name, files_of_class in files.items()
-        }
-        classes = ImageClasses.of(images)
-        train, test = self._split(list(images))
+        train, test = self._split(list(files))
+        check_apart(train, test, root=self.root)
+        used = {name: files[name] for name in files if name in {*train, *test}}
+        counts = np.array([len(paths) for paths in used.values()])
+        images = room_for_images(
+            int(counts.sum()), (3 if self.color else 1, self.size, self.size), lower="env.size"
+        )
+        ends = np.cumsum(counts)
+        for paths, end in zip(used.values(), ends, strict=True):
+            images[end - len(paths) : end] = decode(
+                contents(paths), size=self.size, color=self.color
+            )
+        note_blank(images, (str(path) for path in chain(*used.values())))
+        classes = ImageClasses(list(used), images, counts)
         return ImageDistribution(
             self.root.name, classes.only(train), classes.only(test), self,
             symmetries=self.symmetries, test_symmetries=self.symmetries,
@@ -66,77 +90,166 @@ class FoldersConfig(EpisodeConfig):
         if self.test_classes is not None:
             test = read_class_names(self.test_classes, names)
             return [name for name in names if name not in set(test)], test
-        by_folder = {
-            split: [name for name in names if name.startswith(f"{split}/")]
-            for split in ("train", "test")
-        }
-        if all(by_folder.values()):
-            return by_folder["train"], by_folder["test"]
+        by_folder = split_by_folders(names, root=self.root)
+        if by_folder is not None:
+            return by_folder
         shuffled = np.random.default_rng(self.seed).permutation(names).tolist()
         held_out = max(1, round(self.test_share * len(names)))
         return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+
+
+# -- splits ----------------------------------------------------------------------------------------
+
+
+def split_called(folder: str) -> str | None:
+    """`train`, `val` or `test` where that is what a folder's name says."""
+    name = re.sub("[-_. ]+", " ", folder.casefold())
+    said = (split for split, words in SPLITS.items() if re.fullmatch(AROUND.format(words), name))
+    return next(said, None)
+
+
+def split_by_folders(names: list[str], *, root: Path) -> tuple[list[str], list[str]] | None:
+    """Classes to learn from and those held out, where folders above them are called so; None where
+    none is. Without a test folder the one for validation is held out.
+
+    Raises:
+        UserError: the folders do not say clearly which classes are which.
+    """
+    paths = [name.split("/") for name in names]
+    levels = zip(*(path[:-1] for path in paths), strict=False)
+    shared = len([*takewhile(lambda level: len(set(level)) == 1, levels)])
+    below: dict[str, list[str]] = {}
+    for name, path in zip(names, paths, strict=True):
+        if len(path) > shared + 1:
+            below.setdefault(path[shared], []).append(name)
+    called = {folder: split_called(folder) for folder in below}
+    folders = {s: [f for f in below if called[f] == s] for s in SPLITS if s in called.values()}
+    top = {path[shared] for path in paths}
+    if not folders or len(top) == 1:
+        return None
+    above = "/".join([str(root), *paths[0][:shared]])
+    for split, several in folders.items():
+        if len(several) > 1:
+            raise UserError(
+                f"{above} has {several[0]} and {several[1]}, which are both called {split}; "
+                "keep one, or name the held-out classes in a file: env.test_classes"
+            )
+    if "train" not in folders or len(folders) == 1:
+        found = next(iter(folders.values()))[0]
+        missing = "train" if "train" not in folders else "test"
+        raise UserError(
+            f"{above} has a folder {found} but none that is called {missing}; add it, or name the "
+            "held-out classes in a file: env.test_classes"
+        )
+    train, test = folders["train"][0], folders.get("test", folders.get("val", []))[0]
+    if loose := [f for f in (train, test) if "/".join([*paths[0][:shared], f]) in names]:
+        raise UserError(
+            f"{above}/{loose[0]} holds files beside its class folders; put them into one, or "
+            "remove them"
+        )
+    if "test" not in folders:
+        note(f"{above} has no folder called test: the classes in {test} are held out")
+    if unused := sorted(top - {train, test}):
+        note(f"{above}/{', '.join(unused)}: neither learned from nor held out")
+    return below[train], below[test]
+
+
+def check_apart(train: list[str], test: list[str], *, root: Path) -> None:
+    """Checks that no class is there twice, as `train/cat` and `test/cat` are.
+
+    Raises:
+        UserError: one is; names both folders.
+    """
+    first: dict[tuple[str, ...], str] = {}
+    for name in [*train, *test]:
+        parts = name.split("/")
+        kept = [part for part in parts if not split_called(part)] or parts[-1:]
+        plain = tuple(unicodedata.normalize("NFKC", part).casefold() for part in kept)
+        other = first.setdefault(plain, name)
+        if other != name and (len(kept) < len(parts) or any(map(split_called, other.split("/")))):
+            raise UserError(
+                f"{other} and {name} in {root} are the same class, but held-out classes must be "
+                "ones that are not learned from: keep each class with all its images in one place, "
+                "in train or in test; or put all classes side by side, and env.test_share of them "
+                "are held out"
+            )
+
+
+# -- files -----------------------------------------------------------------------------------------
 
 
 def files_by_class(root: Path) -> dict[str, list[Path]]:
     """The files of each folder that holds some, by its path below the root; all in order.
 
     Raises:
-        UserError: there is no such folder, or no file in it.
+        UserError: there is no such folder, no file in it, or something that is no file.
     """
-    if not root.is_dir():
-        raise UserError(f"no folder {root}; it should hold a folder of images for each class")
+    try:
+        if not root.is_dir():
+            raise UserError(f"no folder {root}; it should hold a folder of images for each class")
+        found = _files_below(root)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or root}: {error.strerror}") from None
     files: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        below = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(HIDDEN) for part in below.parts):
-            files.setdefault(below.parent.as_posix(), []).append(path)
-    files.pop(".", None)  # beside the classes, such as the file that names the split
+    for path in sorted(found):
+        name = path.parent.relative_to(root).as_posix()
+        # Names need not be UTF-8; as text they have to be.
+        name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        files.setdefault(name, []).append(path)
     if not files:
         raise UserError(f"{root} holds no folders of images")
     return files
 
 
-def contents(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
-    """The name and content of each file."""
-    return ((str(file), file.read_bytes()) for file in files)
-
-
-def decode(
-    files: Iterable[tuple[str, bytes]], *, size: int, color: bool
-) -> UInt8[np.ndarray, "I C Y X"]:
-    """Images, given by name and content, as bytes, scaled to `size` pixels squared.
-
-    Raises:
-        UserError: a file is no image, or a damaged one; names it.
-    """
-    decoded = []
-    for name, content in files:
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                image = image.convert("RGB" if color else "L")
-                if image.size != (size, size):
-                    image = image.resize((size, size), Image.Resampling.BILINEAR)
-                decoded.append(np.asarray(image, np.uint8))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise UserError(
-                f"{name} is no image that can be read ({type(error).__name__}); remove it"
-            ) from None
-    pixels = np.stack(decoded)
-    return pixels.transpose(0, 3, 1, 2) if color else pixels[:, None]
+def _files_below(root: Path) -> list[Path]:
+    """Every file in folders below `root`; links are followed, and each folder is there once."""
+    found: list[Path] = []
+    seen: dict[tuple[int, int], Path] = {}
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
+    while waiting:
+        folder, above = waiting.pop()
+        status = folder.stat()
+        place = (status.st_dev, status.st_ino)
+        if place in above:
+            continue  # A link back up would never end.
+        if place in seen:
+            raise UserError(f"{seen[place]} and {folder} are the same folder; remove one of them")
+        seen[place] = folder
+        inside = [path for path in sorted(folder.iterdir()) if not path.name.startswith(HIDDEN)]
+        if not inside and folder != root:
+            raise UserError(f"the folder {folder} is empty; remove it, or put images into it")
+        for path in inside:
+            if path.is_dir():
+                waiting.append((path, above | {place}))
+            elif folder == root:
+                continue  # Beside the classes, such as the file that names the split.
+            elif path.is_file():
+                found.append(path)
+            else:
+                what = "a link to nothing" if path.is_symlink() else "a pipe or device"
+                raise UserError(f"{path} is {what}, no image; remove it")
+    return found
 
 
 def read_class_names(path: Path, known: list[str]) -> list[str]:
-    """The classes that a file names, one a line.
+    """The classes that a file names, one a line; empty lines and those that begin with # say
+    nothing.
 
     Raises:
-        UserError: no such file, or it names a class that there is not; says which.
+        UserError: no such file, or it names a class that there is not, none, or all.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class names in {path}: {error}") from None
-    names = [line.strip() for line in lines if line.strip()]
-    for name in names:
-        if name not in known:
-            raise UserError(f"{path} names {name}; there is no such class.{nearest(name, known)}")
-    return names
+        text = read_text(path).removeprefix("\ufeff")  # Windows marks UTF-8 so.
+    except FileNotFoundError:
+        raise UserError(f"no file {path} that names the held-out classes") from None
+    names: dict[str, None] = {}
+    for line in map(str.strip, text.splitlines()):
+        name = line if line in known else line.replace("\\", "/").strip("/").removeprefix("./")
+        if name in known:
+            names[name] = None
+        elif line and not line.startswith("#"):
+            raise UserError(f"{path} names {line}; there is no such class.{nearest(line, known)}")
+    if not names or len(names) == len(known):
+        which = "no class to hold out" if not names else "all classes and leaves none to learn from"
+        raise UserError(f"{path} names {which}")
+    return list(names)

@@ -63,7 +63,8 @@ class ImageClasses:
         place = {name: number for number, name in enumerate(self.names)}
         chosen = [place[name] for name in names]
         rows = [np.arange(self.starts[n], self.starts[n] + self.counts[n]) for n in chosen]
-        return ImageClasses(list(names), self.images[np.concatenate(rows)], self.counts[chosen])
+        images = self.images[np.concatenate([np.arange(0), *rows])]
+        return ImageClasses(list(names), images, self.counts[np.array(chosen, np.int64)])
 
     def content_hash(self) -> str:
         """SHA-256 of names and images."""
@@ -71,6 +72,23 @@ class ImageClasses:
         digest.update(self.counts.astype("<i8").tobytes())
         digest.update(np.ascontiguousarray(self.images).tobytes())
         return digest.hexdigest()
+
+
+def room_for_images(
+    count: int, shape: tuple[int, int, int], *, lower: str
+) -> UInt8[np.ndarray, "M C Y X"]:
+    """Memory for images, before any is made.
+
+    Raises:
+        UserError: there is not so much; `lower` names the options that decide.
+    """
+    try:
+        return np.empty((count, *shape), np.uint8)
+    except (MemoryError, ValueError):  # the latter for what no machine could hold
+        size = "×".join(map(str, shape))
+        raise UserError(
+            f"{count:,} images of {size} do not fit into memory; lower {lower}"
+        ) from None
 
 
 class ImageDistribution:

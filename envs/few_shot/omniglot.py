@@ -8,20 +8,28 @@ downloaded: the folder is to hold `images_background.zip` and `images_evaluation
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from envs.few_shot.folders import HIDDEN, contents, decode, files_by_class, read_class_names
+from envs.few_shot.folders import HIDDEN, files_by_class, read_class_names
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
+from envs.few_shot.pictures import contents, decode, note_blank
 from metarl.config import Size
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 
 PARTS = ("images_background", "images_evaluation")
 SIZE = 28
+
+ARCHIVE_LIMIT, ENTRY_LIMIT, TOTAL_LIMIT = 128 * 2**20, 16 * 2**20, 1024 * 2**20
+"""Bytes of a zip file, of a file in it, and of all files in it. The official ones have 10 MB, and
+their images a few hundred bytes each."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ENCRYPTED = 0x1
+"""The flag of an entry that needs a password."""
+NOT_OFFICIAL = "put the official file there, or unpack it beside"
 
 
 class OmniglotConfig(EpisodeConfig):
@@ -80,7 +88,7 @@ def read_omniglot(root: Path) -> ImageClasses:
     Raises:
         UserError: a part is missing, truncated, or holds what is no image.
     """
-    by_class = {}
+    by_class, file_names = {}, []
     for part in PARTS:
         archive, folder = root / f"{part}.zip", root / part
         if folder.is_dir():
@@ -97,27 +105,64 @@ def read_omniglot(root: Path) -> ImageClasses:
             )
         for name, images in files.items():
             by_class[name] = 255 - decode(images, size=SIZE, color=False)  # written dark on light
-    return ImageClasses.of(by_class)
+            file_names += [file for file, _ in images]
+    classes = ImageClasses.of(by_class)
+    note_blank(classes.images, file_names)
+    return classes
 
 
 def _files_in(archive: Path, part: str) -> dict[str, list[tuple[str, bytes]]]:
     """Names and contents of the files of each folder in a zip file.
 
     Raises:
-        UserError: it is no zip file, or damaged; names it.
+        UserError: it is no zip file, damaged, or of another kind than the official ones; names it.
     """
     files: dict[str, list[tuple[str, bytes]]] = {}
     try:
+        if archive.stat().st_size > ARCHIVE_LIMIT:
+            raise UserError(f"{archive} is larger than {ARCHIVE_LIMIT:,} bytes; {NOT_OFFICIAL}")
         with zipfile.ZipFile(archive) as opened:
-            for name in sorted(opened.namelist()):
-                steps = name.split("/")
-                if name.endswith("/") or any(step.startswith(HIDDEN) for step in steps):
-                    continue
-                below = "/".join(steps[:-1])
+            for name, entry in _entries(archive, opened).items():
+                below = name.rpartition("/")[0]
                 below = below if below.startswith(f"{part}/") else f"{part}/{below}"
-                files.setdefault(below, []).append((f"{archive}/{name}", opened.read(name)))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise UserError(f"{archive} is truncated or no zip file ({error}); copy it again") from None
+                files.setdefault(below, []).append((f"{archive}/{name}", opened.read(entry)))
+    except UserError:
+        raise
+    except Exception as error:  # What damaged files make zipfile raise is of every kind.
+        raise UserError(
+            f"{archive} is truncated or no zip file ({printable(error)}); copy it again"
+        ) from None
     if not files:
         raise UserError(f"{archive} holds no images")
     return files
+
+
+def _entries(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The files in a zip file by their names, in order.
+
+    Raises:
+        UserError: one cannot be read here, or all together are too large.
+    """
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in sorted(opened.infolist(), key=lambda entry: entry.filename):
+        name = entry.filename.replace("\\", "/")  # of archives that were made on Windows
+        steps = name.split("/")
+        if name.endswith("/") or any(step.startswith(HIDDEN) for step in steps if step != ".."):
+            continue
+        wrong = None
+        if ".." in steps or name.startswith("/"):
+            wrong = "leads out of the archive"
+        elif name in entries:
+            wrong = "is there twice"
+        elif entry.flag_bits & ENCRYPTED:
+            wrong = "is encrypted"
+        elif entry.compress_type not in METHODS:
+            wrong = f"is compressed by a method (number {entry.compress_type}) that is not known"
+        elif entry.file_size > ENTRY_LIMIT:
+            wrong = f"is larger than {ENTRY_LIMIT:,} bytes"
+        if wrong:
+            raise UserError(f"{archive}: {printable(name)} {wrong}; {NOT_OFFICIAL}")
+        entries[name] = entry
+    if sum(entry.file_size for entry in entries.values()) > TOTAL_LIMIT:
+        raise UserError(f"{archive} unpacks to more than {TOTAL_LIMIT:,} bytes; {NOT_OFFICIAL}")
+    return entries

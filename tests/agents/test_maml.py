@@ -189,3 +189,20 @@ def test_the_step_size_goes_where_it_is_told() -> None:
         maml.meta_update(lines(2, seed=n), generator=GENERATOR)
     assert rates[0] == 1e-2 and rates[5] == pytest.approx((1e-2 + 1e-4) / 2)
     assert rates[10] == rates[11] == pytest.approx(1e-4)
+
+
+def test_frozen_layers_stay() -> None:
+    """In updates and in evaluation; the head learns (ANIL)."""
+    config = MAMLConfig.model_validate(
+        {"encoder": MLPConfig(hidden_sizes=(8,)), "learn_inner_learning_rate": True, "steps": 2}
+    )
+    learner = config.build(REGRESSION, seed=0, device=CPU)
+    learner.learned.network.encoder.requires_grad_(False)
+    before = {n: p.detach().clone() for n, p in learner.learned.network.named_parameters()}
+    for seed in range(3):
+        learner.meta_update(lines(5, seed=seed), generator=torch.Generator().manual_seed(seed))
+    for name, p in learner.learned.network.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("encoder"), name
+    batch = lines(2)
+    outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, after=[0, 2])
+    assert not torch.equal(outputs[0], outputs[1])

@@ -114,3 +114,18 @@ def test_what_is_not_finite_is_named_and_changes_nothing() -> None:
     with pytest.raises(NotFiniteError, match="the new starting point"):
         reptile.meta_update(batch, generator=torch.Generator())
     assert same_bits(before, reptile.state_dict())
+
+
+def test_frozen_layers_stay() -> None:
+    """In updates and in evaluation; the head learns (ANIL)."""
+    config = ReptileConfig.model_validate({"encoder": SMALL, "inner_optimizer": "adam", "steps": 2})
+    learner = config.build(REGRESSION, seed=0, device=CPU)
+    learner.network.encoder.requires_grad_(False)
+    before = {n: p.detach().clone() for n, p in learner.network.named_parameters()}
+    for seed in range(3):
+        learner.meta_update(lines(5, seed=seed), generator=torch.Generator().manual_seed(seed))
+    for name, p in learner.network.named_parameters():
+        assert torch.equal(p, before[name]) == name.startswith("encoder"), name
+    batch = lines(2)
+    outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, after=[0, 2])
+    assert not torch.equal(outputs[0], outputs[1])
