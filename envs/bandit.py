@@ -28,7 +28,6 @@ from pydantic import Field, field_validator
 
 from envs.slots import SlotEnv
 from metarl.config import Config
-from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
 Arms = Literal["bernoulli", "gaussian", "dependent", "informative"]
@@ -156,46 +155,48 @@ class BanditEnv(SlotEnv[BanditTask]):
             horizon=1,
             observation_space=spaces.Box(0.0, 0.0, (1,), np.float64),
             action_space=spaces.Discrete(len(tasks[0].arm_means)),
+            random=True,
         )
-        self._rngs = slot_generators(0, self.num_envs)
         self._slots = np.arange(self.num_envs)
+        self._means = np.zeros((self.num_envs, len(tasks[0].arm_means)))
+        self._drawn = np.zeros((self.num_envs, self._BLOCK))
+        self._pulls = np.zeros(self.num_envs, dtype=np.int64)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N O"], dict[str, Any]]:
-        """Starts a trial; with a seed, restarts the random stream of every slot.
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[BanditTask]
+    ) -> Float[np.ndarray, "N O"]:
+        """Starts a trial.
 
         Raises:
             ValueError: the slots' tasks are of different classes.
         """
-        del options
-        arms = {task.arms for task in self.next_tasks}
+        arms = {task.arms for task in tasks}
         if len(arms) > 1:
             raise ValueError(f"bandits of one class at a time, not {', '.join(sorted(arms))}")
         (self._arms,) = arms
-        if seed is not None:
-            self._rngs = slot_generators(seed, self.num_envs)
-        self._means = np.stack([task.arm_means for task in self.next_tasks])
-        self._pulls = 0
-        return np.zeros((self.num_envs, 1)), {}
+        self._means[slots] = [tasks[slot].arm_means for slot in slots]
+        self._pulls[slots] = 0
+        return np.zeros((self.num_envs, 1))
 
-    def step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Pulls one arm in every slot."""
         index = self._pulls % self._BLOCK
-        if index == 0:
-            self._drawn = np.stack([self._draw(rng) for rng in self._rngs])
+        for slot in np.flatnonzero(index == 0):
+            self._drawn[slot] = self._draw(self._rngs[slot])
+        drawn = self._drawn[self._slots, index]
         self._pulls += 1
         mean = self._means[self._slots, actions]
         if self._arms == "gaussian":
-            reward = mean + self._drawn[:, index]
+            reward = mean + drawn
         elif self._arms == "informative":
             reward = mean.copy()
         else:
-            reward = (self._drawn[:, index] < mean).astype(np.float64)
-        obs = np.zeros((self.num_envs, 1))
-        info = {"final_obs": obs, "success": mean == self._means.max(axis=1)}
-        ended = np.ones(self.num_envs, dtype=bool)
-        return obs, reward, np.zeros_like(ended), ended, info
+            reward = (drawn < mean).astype(np.float64)
+        info = {
+            "final_obs": np.zeros((self.num_envs, 1)),
+            "success": mean == self._means.max(axis=1),
+        }
+        return np.zeros((self.num_envs, 1)), reward, np.ones(self.num_envs, dtype=bool), info
 
     def _draw(self, rng: np.random.Generator) -> Float[np.ndarray, " B"]:
         if self._arms == "gaussian":

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 
 from envs.slots import SlotEnv
@@ -88,26 +88,27 @@ class PointEnv(SlotEnv[PointTask]):
             observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
             action_space=spaces.Box(-STEP_LENGTH, STEP_LENGTH, (2,), np.float32),
         )
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N 2"], dict[str, Any]]:
-        """Puts every point at the origin."""
-        del seed, options
-        self._goals = np.stack([task.goal for task in self.next_tasks])
+        self._goals = np.zeros((self.num_envs, 2))
         self._positions = np.zeros((self.num_envs, 2))
-        self._steps = 0
-        return self._positions.copy(), {}
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
 
-    def step(self, actions: Float[np.ndarray, "N 2"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[PointTask]
+    ) -> Float[np.ndarray, "N 2"]:
+        """Puts points at the origin."""
+        self._goals[slots] = [tasks[slot].goal for slot in slots]
+        self._positions[slots] = 0.0
+        self._steps[slots] = 0
+        return self._positions.copy()
+
+    def _step(self, actions: Float[np.ndarray, "N 2"]) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Moves every point by its action, clipped to the step length."""
         move = np.clip(np.asarray(actions, np.float64), -STEP_LENGTH, STEP_LENGTH)
         self._positions = self._positions + move
         self._steps += 1
         distance = np.linalg.norm(self._positions - self._goals, axis=1)
         info = {"final_obs": self._positions.copy(), "success": distance < SUCCESS_RADIUS}
-        ended = np.full(self.num_envs, self._steps == self.horizon)
-        if ended.all():
-            self._positions = np.zeros_like(self._positions)
-            self._steps = 0
-        return self._positions.copy(), -distance, np.zeros_like(ended), ended, info
+        ended = self._steps == self.horizon
+        self._positions[ended] = 0.0
+        self._steps[ended] = 0
+        return self._positions.copy(), -distance, ended, info

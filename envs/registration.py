@@ -4,16 +4,19 @@ After `import envs`:
 
     gymnasium.make_vec("metarl/ML10-train-v0", num_envs=20)
     gymnasium.make_vec("metarl/ML1-test-v0", num_envs=8, env_name="reach-v3", horizon=150)
+    gymnasium.make("metarl/ML1-train-v0", env_name="reach-v3", render_mode="rgb_array")
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from gymnasium.envs.registration import register
 
-from envs.slots import SlotEnv
+if TYPE_CHECKING:  # they load torch, which importing `envs` does not
+    from envs.single import SingleEnv
+    from envs.slots import SlotEnv
 
 BENCHMARKS = ("ML1", "ML10", "ML25", "ML45")
 SPLITS = ("train", "test")
@@ -31,6 +34,7 @@ def make_meta_world(
     horizon: int = 500,
     num_goals: int = 50,
     reward_version: Literal["v1", "v2"] = "v2",
+    render_mode: str | None = None,
 ) -> SlotEnv:
     """A vector environment whose slots play tasks of one split of a Meta-World benchmark.
 
@@ -50,9 +54,10 @@ def make_meta_world(
         horizon: steps of an episode, at most 500.
         num_goals: per class, at most 50.
         reward_version: of the official reward functions; `v1` needs the reference engine.
+        render_mode: `rgb_array` to have pictures, which the warp engine does not.
 
     Raises:
-        UserError: unknown class or engine, or a number out of range.
+        UserError: unknown class, engine or render mode, or a number out of range.
         ValueError: no slot, or no thread.
     """
     # Here, so that importing `envs` loads neither Meta-World nor MuJoCo.
@@ -75,9 +80,47 @@ def make_meta_world(
         reward_version=reward_version,
     )
     tasks = built.train if split == "train" else built.test
-    env = built.make_env(num_envs)
+    env = built.make_env(num_envs, render_mode=render_mode)
     env.set_tasks(tasks.sample(num_envs, np.random.default_rng(seed)))
     return env
+
+
+def make_single(
+    *,
+    benchmark: str,
+    split: Literal["train", "test"],
+    env_name: str | None = None,
+    seed: int = 0,
+    engine: Literal["native", "reference"] = "native",
+    horizon: int = 500,
+    num_goals: int = 50,
+    reward_version: Literal["v1", "v2"] = "v2",
+    render_mode: str | None = None,
+) -> SingleEnv:
+    """A `gymnasium.Env` that plays a task of one split, drawn by the seed: `make_meta_world` of one
+    slot. For many at once, `gymnasium.make_vec` is many times as fast.
+
+    Raises:
+        UserError: as there; the warp engine, which has many slots or none.
+    """
+    from envs.single import SingleEnv
+    from metarl.errors import UserError
+
+    if engine == "warp":
+        raise UserError("the warp engine is for many slots: use gymnasium.make_vec")
+    slots = make_meta_world(
+        num_envs=1,
+        benchmark=benchmark,
+        split=split,
+        env_name=env_name,
+        seed=seed,
+        engine=engine,
+        horizon=horizon,
+        num_goals=num_goals,
+        reward_version=reward_version,
+        render_mode=render_mode,
+    )
+    return SingleEnv(slots)
 
 
 for _benchmark in BENCHMARKS:
@@ -86,6 +129,7 @@ for _benchmark in BENCHMARKS:
         # look its variables up when called, and every name would get the last benchmark and split.
         register(
             id=f"metarl/{_benchmark}-{_split}-v0",
+            entry_point="envs.registration:make_single",
             vector_entry_point="envs.registration:make_meta_world",
             kwargs={"benchmark": _benchmark, "split": _split},
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Wrapper
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
@@ -31,8 +31,8 @@ class SB3VecEnv(VecEnv):
     - `episode`, its return `r` and length `l`, as Stable-Baselines3's `Monitor` gives them;
     - `is_success`, whether any step of it was a success, which is Meta-World's measure.
 
-    All slots belong to one environment object, so attributes and methods are that object's.
-    Options for `reset` are not passed on, as slot environments have none.
+    All slots belong to one environment object, so attributes and methods are that object's; only
+    tasks are a slot's own. `reset` is of all slots and has no options.
 
     Args:
         env: the environment to adapt; closed with the adapter.
@@ -49,12 +49,20 @@ class SB3VecEnv(VecEnv):
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._succeeded = np.zeros(env.num_envs, dtype=np.bool_)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        if "render_fps" in env.metadata:
+            self.metadata["render_fps"] = env.metadata["render_fps"]
 
     def reset(self) -> Float[np.ndarray, "N O"]:
-        """Starts a first episode in every slot, with the seed given to `seed` since the last."""
+        """Starts a first episode in every slot, with the seed given to `seed` since the last.
+
+        Raises:
+            ValueError: options were given to `set_options`.
+        """
+        if any(self._options):
+            self._reset_options()
+            raise ValueError("slot environments have no options for reset")
         obs, _ = self.env.reset(seed=self._seeds[0])
         self._reset_seeds()
-        self._reset_options()
         self._forget_episodes(np.ones(self.num_envs, dtype=np.bool_))
         return obs
 
@@ -102,9 +110,13 @@ class SB3VecEnv(VecEnv):
         return self._seeds
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the wrapped environment, once for every index."""
-        value = getattr(self.env, attr_name)
-        return [value for _ in self._get_indices(indices)]
+        """An attribute of the wrapped environment, for every index: `SlotEnv.get_attr`."""
+        values = self.env.get_attr(attr_name)
+        return [values[slot] for slot in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[UInt8[np.ndarray, "H W 3"]]:
+        """A picture of each slot, where the environment was made with `render_mode="rgb_array"`."""
+        return self.env.render()
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Sets an attribute of the wrapped environment, for all slots.

@@ -18,7 +18,6 @@ from pydantic import Field
 
 from envs.slots import SlotEnv
 from metarl.config import Config
-from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
 REWARD_MEAN, REWARD_STD = 1.0, 1.0
@@ -98,45 +97,50 @@ class TabularEnv(SlotEnv[TabularTask]):
             horizon=horizon,
             observation_space=spaces.Box(0.0, 1.0, (num_states,), np.float64),
             action_space=spaces.Discrete(num_actions),
+            random=True,
         )
+        size = self.num_envs
         self._one_hot = np.eye(num_states)
-        self._slots = np.arange(self.num_envs)
-        self._rngs = slot_generators(0, self.num_envs)
+        self._slots = np.arange(size)
+        self._cumulative = np.zeros((size, num_states, num_actions, num_states))
+        self._mean_rewards = np.zeros((size, num_states, num_actions))
+        self._values = np.zeros((size, horizon, num_states, num_actions))
+        self._states = np.zeros(size, dtype=np.int64)
+        self._steps = np.zeros(size, dtype=np.int64)
+        self._uniform, self._noise = np.zeros((2, size, self._BLOCK))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N S"], dict[str, Any]]:
-        """Starts a trial; with a seed, restarts the random stream of every slot."""
-        del options
-        if seed is not None:
-            self._rngs = slot_generators(seed, self.num_envs)
-        transitions = np.stack([task.transitions for task in self.next_tasks])
-        self._cumulative = transitions.cumsum(-1)
-        self._mean_rewards = np.stack([task.mean_rewards for task in self.next_tasks])
-        self._values = action_values(transitions, self._mean_rewards, horizon=self.horizon)
-        self._states = np.zeros(self.num_envs, dtype=np.int64)
-        self._steps = 0
-        return self._one_hot[self._states], {}
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[TabularTask]
+    ) -> Float[np.ndarray, "N S"]:
+        """Starts a trial."""
+        transitions = np.stack([tasks[slot].transitions for slot in slots])
+        mean_rewards = np.stack([tasks[slot].mean_rewards for slot in slots])
+        self._cumulative[slots] = transitions.cumsum(-1)
+        self._mean_rewards[slots] = mean_rewards
+        self._values[slots] = action_values(transitions, mean_rewards, horizon=self.horizon)
+        self._states[slots] = 0
+        self._steps[slots] = 0
+        return self._one_hot[self._states]
 
-    def step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _step(self, actions: Int[np.ndarray, " N"]) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Takes one action in every slot."""
         index = self._steps % self._BLOCK
-        if index == 0:
-            drawn = [(rng.random(self._BLOCK), rng.normal(size=self._BLOCK)) for rng in self._rngs]
-            self._uniform, self._noise = (np.stack(numbers) for numbers in zip(*drawn, strict=True))
+        for slot in np.flatnonzero(index == 0):
+            rng = self._rngs[slot]
+            self._uniform[slot] = rng.random(self._BLOCK)
+            self._noise[slot] = rng.normal(size=self._BLOCK)
         values = self._values[self._slots, self._steps % self.horizon, self._states]
-        reward = self._mean_rewards[self._slots, self._states, actions] + self._noise[:, index]
+        noise, uniform = self._noise[self._slots, index], self._uniform[self._slots, index]
+        reward = self._mean_rewards[self._slots, self._states, actions] + noise
         cumulative = self._cumulative[self._slots, self._states, actions]
         # rounding may leave the last sum a little below 1
-        passed = (cumulative[:, :-1] <= self._uniform[:, index, None]).sum(1)
-        self._states = passed
+        reached = (cumulative[:, :-1] <= uniform[:, None]).sum(1)
         self._steps += 1
         success = values[self._slots, actions] == values.max(1)
-        info = {"final_obs": self._one_hot[self._states], "success": success}
-        ended = np.full(self.num_envs, self._steps % self.horizon == 0)
-        if ended.all():
-            self._states = np.zeros_like(self._states)
-        return self._one_hot[self._states], reward, np.zeros_like(ended), ended, info
+        info = {"final_obs": self._one_hot[reached], "success": success}
+        ended = self._steps % self.horizon == 0
+        self._states = np.where(ended, 0, reached)
+        return self._one_hot[self._states], reward, ended, info
 
 
 def action_values(

@@ -16,9 +16,14 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int(np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def slot_generator(seed: int, slot: int) -> np.random.Generator:
+    """The stream of one slot."""
+    return np.random.default_rng([seed, slot])
+
+
 def slot_generators(seed: int, num_slots: int) -> list[np.random.Generator]:
     """One stream per slot; slot `i` gets the same one whatever the number of slots."""
-    return [np.random.default_rng([seed, slot]) for slot in range(num_slots)]
+    return [slot_generator(seed, slot) for slot in range(num_slots)]
 
 
 def torch_generator(seed: int, device: torch.device) -> torch.Generator:

@@ -21,7 +21,7 @@ holds, or in a state that is drawn anew each time and observed then.
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, index
 from queue import SimpleQueue
@@ -304,9 +304,18 @@ class Batch:
             self._work[stepping.RECORD] = 0
             self.record = None
 
-    def restart(self) -> None:
-        """Start a new episode in every slot: `obs` becomes that of the snapshots."""
-        self._restart(self._work.ctypes.data)
+    def restart(self, slots: Iterable[int] | None = None) -> None:
+        """Start a new episode in these slots, or in all: `obs` becomes that of their snapshots."""
+        for slot in range(self.num_slots) if slots is None else slots:
+            self._restart(self._work.ctypes.data, slot)
+
+    def drawn(self, slot: int) -> np.ndarray:
+        """What can be drawn of a slot's present, then what is edited of its model."""
+        held = self._slots[slot]
+        assert held is not None
+        state = np.empty(mujoco.mj_stateSize(held.scene.model, stepping.DRAWN_STATE))
+        mujoco.mj_getState(held.scene.model, held.simulation, state, stepping.DRAWN_STATE)
+        return np.concatenate([state, held.edits])
 
     def step(self, actions: np.ndarray) -> None:
         """Step every slot with its row of actions (N, A). Results stand in the attributes."""
@@ -354,7 +363,7 @@ class _Slot:
         self.sources = np.concatenate([r.sources(self.simulation) for r in scene.readings])
         struct = struct_layout("mjModel")
         self._struct = struct.from_buffer_copy(struct.from_address(scene.model._address))
-        self._edits = scene.edits(scene.model)
+        self.edits = scene.edits(scene.model)
         self._mean_inertia_at: int | None = None
         place = 0
         for name in scene.edited:
@@ -362,7 +371,7 @@ class _Slot:
                 self._mean_inertia_at = place
                 place += 1
             else:
-                setattr(self._struct, name, self._edits[place:].ctypes.data)
+                setattr(self._struct, name, self.edits[place:].ctypes.data)
                 place += getattr(scene.model, name).size
         self._row = np.zeros(stepping.NUM_COLUMNS, dtype=np.int64)
         self._row[stepping.MODEL] = ctypes.addressof(self._struct)
@@ -375,7 +384,7 @@ class _Slot:
         """Write the slot's row of the table, and the snapshot's edits into its model."""
         self._kept_alive = snapshot, act, observe  # compiled code knows only their addresses
         self._memory = snapshot.memory.copy()
-        self._edits[:] = snapshot.edits
+        self.edits[:] = snapshot.edits
         if self._mean_inertia_at is not None:
             self._struct.stat.meaninertia = snapshot.edits[self._mean_inertia_at]
         row[:] = self._row

@@ -9,18 +9,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Shaped
 
+from envs.drawn import DrawnEnv
 from envs.engine.batch import Batch
-from envs.slots import SlotEnv
 from metarl.recording import Sink
-from metarl.scene import Scene
 from metarl.tasks import Task
 
 T = TypeVar("T", bound=Task)
 
 
-class EngineEnv(SlotEnv[T]):
+class EngineEnv(DrawnEnv[T]):
     """A vector environment whose slots are those of a `Batch`. What a task is, subclasses say.
 
     `info` of every step has, as arrays over the slots: `final_obs` (N, O), the true next
@@ -30,6 +29,9 @@ class EngineEnv(SlotEnv[T]):
         tasks: one for each slot, in any mixture.
         batch: what steps them.
         outcome: the names of the batch's scalars; the first is the reward, one is `success`.
+        dt: seconds in a step.
+        random: whether starts of episodes are drawn.
+        render_mode: `rgb_array` for `render`.
     """
 
     def __init__(
@@ -41,18 +43,22 @@ class EngineEnv(SlotEnv[T]):
         horizon: int,
         observation_space: spaces.Box,
         action_space: spaces.Box,
+        dt: float,
+        random: bool = False,
+        render_mode: str | None = None,
     ) -> None:
         super().__init__(
             tasks,
             horizon=horizon,
             observation_space=observation_space,
             action_space=action_space,
+            dt=dt,
+            random=random,
+            render_mode=render_mode,
         )
         self._batch = batch
         self._outcome = tuple(outcome)
-        self.tasks: tuple[T, ...] = ()
-        """What the slots play now; empty before the first `reset`."""
-        self._started = False
+        self._placed: list[T | None] = [None] * self.num_envs
         self._known_unstable = np.zeros(self.num_envs, dtype=np.bool_)
         self._sink: Sink | None = None
 
@@ -62,72 +68,44 @@ class EngineEnv(SlotEnv[T]):
         return self._batch.num_threads
 
     @abstractmethod
-    def _place(self, tasks: tuple[T, ...]) -> None:
-        """Gives each slot of the batch its task."""
-
-    @abstractmethod
-    def scene(self, task: T) -> Scene:
-        """What a task is played in."""
+    def _place(self, slots: Sequence[int], tasks: Sequence[T]) -> None:
+        """Gives each of these slots of the batch a task."""
 
     def record(self, sink: Sink | None) -> None:
         """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
         self._sink = sink
 
-    def _seed(self, seed: int) -> None:
-        """Restarts every slot's random stream, where a start of an episode is random."""
-        del seed
-
     def _draw_starts(self, slots: Shaped[np.ndarray, " n"]) -> None:
         """Draws the start of the next episode of these slots, where it is random."""
         del slots
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N O"], dict[str, Any]]:
-        """Starts an episode in every slot; a seed restarts every slot's random stream."""
-        del options
-        self._started = False  # until all of it has happened
-        if seed is not None:
-            self._seed(seed)
-        if self.tasks is not self.next_tasks:
-            self.tasks = ()  # if placing fails, some slots have their new task already
-            self._place(self.next_tasks)
-            self.tasks = self.next_tasks
+    def _why_together(self) -> str:
+        return "while episodes are recorded" if self._sink is not None else ""
+
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[T]
+    ) -> Float[np.ndarray, "N O"]:
+        new = [k for k in slots.tolist() if self._placed[k] is not tasks[k]]
+        if new:
+            for slot in new:
+                self._placed[slot] = None  # until all of it has happened
+            self._place(new, [tasks[slot] for slot in new])
+            for slot in new:
+                self._placed[slot] = tasks[slot]
         self._batch.keep_record(self._sink is not None)
-        everyone = np.arange(self.num_envs)
-        self._draw_starts(everyone)
-        self._batch.restart()
-        self._draw_starts(everyone)
-        self._known_unstable[:] = False
-        self._started = True
-        return self._batch.obs.copy(), {}
+        self._draw_starts(slots)
+        self._batch.restart(slots.tolist())
+        self._draw_starts(slots)
+        self._known_unstable[slots] = False
+        return self._batch.obs.copy()
 
-    def step(
-        self, actions: np.ndarray
+    def _step(
+        self, actions: Float[np.ndarray, "N A"]
     ) -> tuple[
-        Float[np.ndarray, "N O"],
-        Float[np.ndarray, " N"],
-        Bool[np.ndarray, " N"],
-        Bool[np.ndarray, " N"],
-        dict[str, Any],
+        Float[np.ndarray, "N O"], Float[np.ndarray, " N"], Bool[np.ndarray, " N"], dict[str, Any]
     ]:
-        """Steps every slot.
-
-        Args:
-            actions: (N, A) floats; taken as float32, as the official environments take them.
-
-        Returns:
-            Observations (N, O), rewards (N,), terminations (N,), which are all False, truncations
-            (N,), `info`.
-
-        Raises:
-            ValueError: before the first `reset`; for actions of another shape or kind, or with NaN
-                or infinity. Nothing has been stepped then.
-        """
-        if not self._started:
-            raise ValueError("call reset() before step()")
         batch = self._batch
-        batch.step(self._checked(actions))
+        batch.step(actions)
         self._warn_of_instability()
         scalars = batch.outcome.T.copy()
         info: dict[str, Any] = dict(zip(self._outcome, scalars, strict=True))
@@ -138,21 +116,18 @@ class EngineEnv(SlotEnv[T]):
             if self._sink is not None and batch.record is not None:
                 self._sink(batch.record)
             self._draw_starts(np.flatnonzero(ended))
-        return batch.obs.copy(), scalars[0].copy(), np.zeros_like(ended), ended, info
+        return batch.obs.copy(), scalars[0].copy(), ended, info
 
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
+    def _checked(self, actions: Any) -> Float[np.ndarray, "N A"]:
+        """As float32, in which the official environments take them."""
         actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
-            shape = self.action_space.shape
-            raise ValueError(f"actions must have shape {shape}, not {actions.shape}")
-        if not np.issubdtype(actions.dtype, np.floating):
-            raise ValueError(f"actions must be floats, not {actions.dtype}")
-        with np.errstate(over="ignore"):
-            actions = actions.astype(np.float32, copy=False)
-        if not np.isfinite(actions).all():
-            slot = int(np.nonzero(~np.isfinite(actions).all(axis=1))[0][0])
-            raise ValueError(f"{self._where(slot)}: action {actions[slot]} is not finite")
-        return actions
+        if np.issubdtype(actions.dtype, np.floating):
+            with np.errstate(over="ignore"):  # infinity is refused
+                actions = actions.astype(np.float32, copy=False)
+        return super()._checked(actions)
+
+    def _drawn(self, slot: int) -> Float64[np.ndarray, " R"]:
+        return self._batch.drawn(slot)
 
     def _warn_of_instability(self) -> None:
         unstable = self._batch.unstable_at > 0
@@ -165,14 +140,15 @@ class EngineEnv(SlotEnv[T]):
                 f"slot {slot} ({name}), step {step}: the physics became unstable; the slot keeps "
                 "its last stable observation, with reward 0, until its episode ends",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         self._known_unstable[:] = unstable & ~self._batch.episode_end  # told anew in the next
 
     def _where(self, slot: int) -> str:
         step = self._batch.elapsed[slot] + 1
-        return f"slot {slot} ({self.tasks[slot].env_name}), step {step}"
+        return f"{super()._where(slot)}, step {step}"
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the threads."""
+        """Stops the threads, and what draws."""
+        super().close_extras()
         self._batch.close()

@@ -259,11 +259,9 @@ def _step(work_address, leads):
         give_way()
 
 
-def _restart(work_address):
-    """Set every slot back to its snapshot."""
-    work = carray(pointer(work_address, types.int64), WORK_SIZE)
-    for slot in range(work[NUM_SLOTS]):
-        restart_slot(work, slot)
+def _restart(work_address, slot):
+    """Set a slot back to its snapshot."""
+    restart_slot(carray(pointer(work_address, types.int64), WORK_SIZE), slot)
 
 
 @cache
@@ -275,8 +273,8 @@ def compiled_step() -> CFunc:
 
 @cache
 def compiled_restart() -> CFunc:
-    """The C function `void restart(int64 work)`."""
-    return _compiled(_restart, types.void(types.int64), name="restart")
+    """The C function `void restart(int64 work, int64 slot)`."""
+    return _compiled(_restart, types.void(types.int64, types.int64), name="restart")
 
 
 def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, SupportsFloat
 
@@ -9,7 +10,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from envs.slots import SlotEnv
 from envs.worker.player import FlatSpaces, Player
@@ -214,18 +215,22 @@ class LoneEnv(SlotEnv[None]):
             action_space=self._player.spaces.action,
         )
         self._num_steps = episodes * horizon
+        self._new_seed: int | None = None
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "1 O"], dict[str, Any]]:
+    def _seed(self, slots: Int[np.ndarray, " 1"], seeds: Sequence[int | None] | int) -> None:
+        super()._seed(slots, seeds)
+        self._new_seed = seeds if isinstance(seeds, int) else seeds[0]
+
+    def _restart(
+        self, slots: Int[np.ndarray, " 1"], tasks: Sequence[None]
+    ) -> Float[np.ndarray, "1 O"]:
         """Starts the first episode."""
-        del options
+        del slots, tasks
         self._steps = 0
-        return self._finite(self._player.reset(seed), 0.0)[None], {}
+        seed, self._new_seed = self._new_seed, None
+        return self._finite(self._player.reset(seed), 0.0)[None]
 
-    def step(
-        self, actions: Shaped[np.ndarray, " 1 *A"]
-    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _step(self, actions: Shaped[np.ndarray, " 1 *A"]) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Steps the environment.
 
         Raises:
@@ -237,11 +242,8 @@ class LoneEnv(SlotEnv[None]):
         obs = final_obs
         if ended and self._steps < self._num_steps:
             obs = self._finite(self._player.reset(), 0.0)
-        info = {"success": np.array([success]), "final_obs": final_obs[None]}
-        return obs[None], np.array([reward]), np.array([False]), np.array([ended]), info
-
-    def close_extras(self) -> None:
-        """Leaves the environment open: it is not ours."""
+        info = {"success": np.array([success]), "final_obs": final_obs[None].copy()}
+        return obs[None].copy(), np.array([reward]), np.array([ended]), info
 
     def _finite(self, obs: Float[np.ndarray, " O"], reward: float) -> Float[np.ndarray, " O"]:
         for name, value in (("observation", obs), ("reward", reward)):

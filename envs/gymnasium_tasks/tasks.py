@@ -20,8 +20,7 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from gymnasium.error import ResetNeeded
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
 from envs.gymnasium_tasks.scenes import scene_of
@@ -40,7 +39,6 @@ from metarl.errors import (
 from metarl.processors import num_processors
 from metarl.recording import Sink
 from metarl.scene import Scene
-from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
 NAMES = ("train_tasks", "test_tasks", "horizon", "make_env")
@@ -200,6 +198,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             horizon=horizon,
             observation_space=flat_spaces.observation,
             action_space=flat_spaces.action,
+            random=True,
         )
         self._make_env = make_env
         self._in_processes = num_workers > 0
@@ -208,58 +207,53 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         groups = np.array_split(np.arange(len(tasks)), min(max(num_workers, 1), len(tasks)))
         self._slices = [slice(int(group[0]), int(group[-1]) + 1) for group in groups]
         self._workers: list[Worker | Here | None] = [None for _ in groups]
-        self._rngs = slot_generators(0, self.num_envs)
         self._playing = False
         self._waiting = False
         self._lost_in_a_row = 0
         self._sink: Sink | None = None
         self._recording = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N O"], dict[str, Any]]:
-        """Starts a trial; with a seed, restarts the random stream of every slot.
+    def _why_together(self) -> str:
+        return "where each has an environment of a user"
+
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[GymnasiumTask]
+    ) -> Float[np.ndarray, "N O"]:
+        """Starts a trial.
 
         Raises:
             EnvironmentFailedError: an environment failed.
         """
-        del options
-        if seed is not None:
-            self._rngs = slot_generators(seed, self.num_envs)
+        del slots  # they are all
         seeds = [int(rng.integers(2**31)) for rng in self._rngs]
         if self._playing:
             self._lost_in_a_row = 0
         if self._waiting:  # An interrupt left answers behind that nobody asks for any more.
             self._end_workers()
         worker_kind = Worker if self._in_processes else Here
-        for number, slots in enumerate(self._slices):
+        for number, share in enumerate(self._slices):
             if self._workers[number] is None:
                 self._workers[number] = worker_kind(
-                    self._make_env, horizon=self.horizon, first_slot=slots.start
+                    self._make_env, horizon=self.horizon, first_slot=share.start
                 )
-        self._tasks = self.next_tasks
+        self._tasks = tasks
         self._steps = 0
         self._recording = self._sink is not None
         values = [task.value for task in self._tasks]
         (obs,) = self._ask(
             "reset",
-            [(values[slots], seeds[slots], self._recording) for slots in self._slices],
+            [(values[share], seeds[share], self._recording) for share in self._slices],
             resets=True,
         )
         self._playing = True
-        return obs, {}
+        return obs
 
-    def step(
-        self, actions: Shaped[np.ndarray, " N *A"]
-    ) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def _step(self, actions: Shaped[np.ndarray, " N *A"]) -> tuple[Any, Any, Any, dict[str, Any]]:
         """Steps every slot.
 
         Raises:
-            EnvironmentFailedError: an environment failed.
-            ResetNeeded: there is no trial to go on with.
+            EnvironmentFailedError: an environment failed; there is no trial to go on with then.
         """
-        if not self._playing:
-            raise ResetNeeded("reset the environment before its first step and after a failure")
         last = (self._steps + 1) % self.horizon == 0
         obs, reward, success, final_obs = self._ask(
             "step", [(actions[slots],) for slots in self._slices], resets=last
@@ -269,7 +263,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             self._hand_over()
         ended = np.full(self.num_envs, last)
         info = {"success": success, "final_obs": final_obs}
-        return obs, reward, np.zeros_like(ended), ended, info
+        return obs, reward, ended, info
 
     def _hand_over(self) -> None:
         """Gives the sink the episode that has just ended, its states as rows of one length."""
@@ -280,8 +274,9 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         if self._sink is not None:
             self._sink(np.stack(padded))
 
-    def close_extras(self) -> None:
+    def close_extras(self, **kwargs: Any) -> None:
         """Closes the environments and ends the workers."""
+        del kwargs
         self._playing = False
         self._end_workers()
 
@@ -316,7 +311,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             assert worker is not None
             worker.close()
             self._workers[number] = None
-        self._playing = False
+        self._playing = self._started = False
         self._lost_in_a_row += 1
         first = next(iter(failures.values()))
         task = self._tasks[first.slot]

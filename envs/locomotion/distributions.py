@@ -9,7 +9,7 @@ from pydantic import Field
 
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
-from envs.slots import SlotEnv
+from envs.slots import SlotEnv, refuse_to_draw
 from metarl.config import Config, Size
 from metarl.errors import UserError, nearest
 from metarl.gpu_packages import check_installed, default_device
@@ -78,21 +78,33 @@ class Locomotion:
             raise UserError(f"{self.name} has {len(drawn)} tasks; leave the number of tasks out")
         return TaskSet(LocomotionTask(self.name, parameters) for parameters in drawn)
 
-    def make_env(self, num_slots: int) -> SlotEnv[LocomotionTask]:
+    def make_env(
+        self, num_slots: int, *, render_mode: str | None = None
+    ) -> SlotEnv[LocomotionTask]:
         """Slots that play training tasks until `set_tasks` says otherwise.
 
+        Args:
+            render_mode: `rgb_array` for `render`, which the native engine has.
+
         Raises:
-            UserError: the engine lacks packages.
+            UserError: the engine lacks packages, or draws nothing.
         """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         if self.engine == "warp":
+            refuse_to_draw(render_mode)
             device = default_device()
             check_installed(device)
             # here, as all else does without Warp
             from envs.locomotion.warp import WarpLocomotionEnv
 
             return WarpLocomotionEnv(self.name, tasks, horizon=self.horizon, device=device)
-        return LocomotionEnv(self.name, tasks, horizon=self.horizon, num_threads=self.num_threads)
+        return LocomotionEnv(
+            self.name,
+            tasks,
+            horizon=self.horizon,
+            num_threads=self.num_threads,
+            render_mode=render_mode,
+        )
 
     def oracle(self) -> float | None:
         """A return that no policy exceeds on any task; None where no bound is known.

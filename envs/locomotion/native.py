@@ -16,6 +16,7 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Batch, Snapshot
+from envs.engine.batch import Scene as EngineScene
 from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.locomotion import variants
@@ -29,7 +30,6 @@ from envs.locomotion.variants import (
     target,
 )
 from metarl.scene import Scene
-from metarl.seeding import slot_generators
 
 CAMERA = "track"
 OUTCOME = ("reward", "success", "fallen", "x_velocity", "y_velocity", "reward_term")
@@ -223,10 +223,12 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         tasks: of the variant, one for each slot. `reset` raises a ValueError for any other.
         horizon: steps in an episode.
         num_threads: None for one per processor that this process may use.
+        render_mode: `rgb_array` for `render`.
 
     Raises:
         KeyError: no such variant.
         ValueError: no task, or a number out of range.
+        UserError: an unknown render mode.
     """
 
     def __init__(
@@ -236,6 +238,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         *,
         horizon: int,
         num_threads: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         self.variant_name, self.variant = variant, VARIANTS[variant]
         here = body(self.variant.robot)
@@ -258,24 +261,27 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
             horizon=horizon,
             observation_space=spaces.Box(-np.inf, np.inf, (here.obs_size,), np.float64),
             action_space=here.action_space,
+            dt=here.dt,
+            random=True,
+            render_mode=render_mode,
         )
         self._starts = np.tile(here.start, (self.num_envs, 1))
-        self._seed(0)
 
     def scene(self, task: LocomotionTask) -> Scene:
         """The robot with the masses and sizes of the task, seen by the camera that follows it."""
         return task_scene(task)
 
-    def _seed(self, seed: int) -> None:
-        self._rngs = slot_generators(seed, self.num_envs)
+    def _engine_scene(self, task: LocomotionTask) -> EngineScene:
+        del task
+        return body(self.variant.robot).scene
 
     def _draw_starts(self, slots: Shaped[np.ndarray, " n"]) -> None:
         for slot in slots:
             self._starts[slot] = draw_start(self.variant.robot, self._rngs[slot])
 
-    def _place(self, tasks: tuple[LocomotionTask, ...]) -> None:
+    def _place(self, slots: Sequence[int], tasks: Sequence[LocomotionTask]) -> None:
         robot, made = self.variant.robot, {}
-        for slot, task in enumerate(tasks):
+        for slot, task in zip(slots, tasks, strict=True):
             check_task(self.variant_name, slot, task)
             key = task.parameters.tobytes()
             if key not in made:  # many slots may play one task

@@ -80,7 +80,7 @@ class WarpLocomotionEnv(WarpEnv[LocomotionTask]):
             action_space=here.action_space,
             device=device,
         )
-        self._seed(0)
+        self._seed(np.arange(self.num_envs), 0)
 
     def scene(self, task: LocomotionTask) -> Scene:
         """The robot with the masses and sizes of the task, seen by the camera that follows it."""

@@ -26,7 +26,7 @@ from envs.engine.cache import cache_folder, read_arrays, write_arrays
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
-from envs.slots import SlotEnv
+from envs.slots import SlotEnv, refuse_to_draw
 from metarl.config import Config
 from metarl.errors import UserError, nearest
 from metarl.gpu_packages import check_installed, default_device
@@ -125,22 +125,33 @@ class MetaWorld:
         self.test = TaskSet(_first_goals(test, num_goals))
 
     def make_env(
-        self, num_slots: int, *, engine: Engine | None = None, num_threads: int | None = None
+        self,
+        num_slots: int,
+        *,
+        engine: Engine | None = None,
+        num_threads: int | None = None,
+        render_mode: str | None = None,
     ) -> SlotEnv[MetaWorldTask]:
         """Slots that play training tasks until `set_tasks` says otherwise.
 
         Args:
             engine: `native`, `reference` or `warp`; as the benchmark was made where not given.
             num_threads: of the native engine; as the benchmark was made where not given.
+            render_mode: `rgb_array` for `render`, which the warp engine does not have.
 
         Raises:
-            UserError: an unknown engine, one that does not have these rewards, or one that lacks
-                packages.
+            UserError: an unknown engine, one that does not have these rewards or draws nothing, or
+                one that lacks packages; an unknown render mode.
         """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         engine = engine or self.engine
         if engine == "reference":
-            return ReferenceEnv(tasks, reward_version=self.reward_version, horizon=self.horizon)
+            return ReferenceEnv(
+                tasks,
+                reward_version=self.reward_version,
+                horizon=self.horizon,
+                render_mode=render_mode,
+            )
         if engine not in ("native", "warp"):
             raise UserError(f"unknown engine {engine!r}; use 'native', 'reference' or 'warp'")
         if self.reward_version != "v2":
@@ -149,8 +160,14 @@ class MetaWorld:
                 "engine 'reference'"
             )
         if engine == "warp":
+            refuse_to_draw(render_mode)
             return _make_warp_env(tasks, horizon=self.horizon)
-        return NativeEnv(tasks, horizon=self.horizon, num_threads=num_threads or self.num_threads)
+        return NativeEnv(
+            tasks,
+            horizon=self.horizon,
+            num_threads=num_threads or self.num_threads,
+            render_mode=render_mode,
+        )
 
 
 def _make_warp_env(tasks: Sequence[MetaWorldTask], *, horizon: int) -> SlotEnv[MetaWorldTask]:

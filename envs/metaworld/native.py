@@ -16,9 +16,10 @@ from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Batch
+from envs.engine.batch import Scene as EngineScene
 from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
-from envs.metaworld.official import ACTION_SPACE, HORIZON, MetaWorldTask, observation_space
+from envs.metaworld.official import ACTION_SPACE, DT, HORIZON, MetaWorldTask, observation_space
 from envs.metaworld.snapshots import drawn_scene, official, snapshots
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.tasks.interface import (
@@ -83,9 +84,11 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         tasks: one for each slot, in any mixture.
         horizon: steps in an episode.
         num_threads: None for one per processor that this process may use.
+        render_mode: `rgb_array` for `render`.
 
     Raises:
         ValueError: no task, an unknown one, or a number out of range.
+        UserError: an unknown render mode.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         *,
         horizon: int = HORIZON,
         num_threads: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         readings = (sum(s.size for s in code.sources()) for code in TASKS.values())
         batch = Batch(
@@ -114,13 +118,18 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
             horizon=horizon,
             observation_space=observation_space(),
             action_space=ACTION_SPACE,
+            dt=DT,
+            render_mode=render_mode,
         )
 
     def scene(self, task: MetaWorldTask) -> Scene:
         """The official scene, with what the task moves where the task has it."""
         return drawn_scene(task)
 
-    def _place(self, tasks: tuple[MetaWorldTask, ...]) -> None:
-        for slot, (task, snapshot) in enumerate(zip(tasks, snapshots(tasks), strict=True)):
+    def _engine_scene(self, task: MetaWorldTask) -> EngineScene:
+        return official(task.env_name).scene
+
+    def _place(self, slots: Sequence[int], tasks: Sequence[MetaWorldTask]) -> None:
+        for slot, task, snapshot in zip(slots, tasks, snapshots(tasks), strict=True):
             scene, observe = official(task.env_name).scene, compiled_observe(task.env_name)
             self._batch.place(slot, scene, snapshot, compiled_act(), observe)

@@ -16,6 +16,8 @@ CLASSES = tuple(ALL_V3_ENVIRONMENTS)
 """The names of the 50 task classes."""
 HORIZON = 500
 """Steps of an official episode."""
+DT = 1 / SawyerXYZEnv.metadata["render_fps"]
+"""Seconds in a step."""
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (4,), np.float32)
 """Moves of the hand along x, y and z, in hundredths of a metre per step, and the gripper's grip."""
 

@@ -10,80 +10,110 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from envs.drawn import DrawnEnv
+from envs.engine.batch import Scene as EngineScene
 from envs.metaworld.official import (
     ACTION_SPACE,
+    DT,
     MetaWorldTask,
     make_official_env,
     observation_space,
     set_official_task,
 )
-from envs.metaworld.snapshots import drawn_scene
-from envs.slots import SlotEnv
+from envs.metaworld.snapshots import drawn_scene, official
 from metarl.recording import Sink
 from metarl.scene import Scene, drawn_state
 from metarl.seeding import derive_seed
 
 
-class ReferenceEnv(SlotEnv[MetaWorldTask]):
+class ReferenceEnv(DrawnEnv[MetaWorldTask]):
     """Official environment objects, one per slot (about 20 MB each)."""
 
     def __init__(
-        self, tasks: Sequence[MetaWorldTask], *, reward_version: str, horizon: int
+        self,
+        tasks: Sequence[MetaWorldTask],
+        *,
+        reward_version: str,
+        horizon: int,
+        render_mode: str | None = None,
     ) -> None:
-        self._reward_version = reward_version
-        self._spare: dict[str, list[SawyerXYZEnv]] = defaultdict(list)
-        self._playing: list[tuple[str, SawyerXYZEnv]] = []
-        self._sink: Sink | None = None
-        self._states: list[list[Float64[np.ndarray, " R"]]] = []
-        self._assign(tasks)
         super().__init__(
             tasks,
             horizon=horizon,
             observation_space=observation_space(),
             action_space=ACTION_SPACE,
+            dt=DT,
+            render_mode=render_mode,
         )
-        self._steps = 0
+        self._reward_version = reward_version
+        self._spare: dict[str, list[SawyerXYZEnv]] = defaultdict(list)
+        self._playing: dict[int, tuple[str, SawyerXYZEnv]] = {}
+        self._new_seeds: dict[int, int] = {}
+        self._obs = np.zeros((self.num_envs, 39))
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._sink: Sink | None = None
+        self._states: list[list[Float64[np.ndarray, " R"]]] = []
+        self._assign(range(self.num_envs), tasks)
 
     @property
     def envs(self) -> list[SawyerXYZEnv]:
         """The official environment of each slot."""
-        return [env for _, env in self._playing]
+        return [self._playing[slot][1] for slot in range(self.num_envs)]
 
-    def _assign(self, tasks: Sequence[MetaWorldTask]) -> None:
-        """Finds or makes an environment of the right class for every slot."""
-        for env_name, env in self._playing:
-            self._spare[env_name].append(env)
-        self._playing = []
-        for task in tasks:
+    def _assign(self, slots: Sequence[int], tasks: Sequence[MetaWorldTask]) -> None:
+        """Finds or makes an environment of the right class for each of these slots."""
+        for slot in slots:
+            if slot in self._playing:
+                env_name, env = self._playing.pop(slot)
+                self._spare[env_name].append(env)
+        for slot in slots:
+            task = tasks[slot]
             spare = self._spare[task.env_name]
             env = spare.pop() if spare else make_official_env(task.env_name, self._reward_version)
             set_official_task(env, task)
-            self._playing.append((task.env_name, env))
+            self._playing[slot] = task.env_name, env
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[np.ndarray, "N 39"], dict[str, Any]]:
-        """Starts a first episode in every slot; a seed restarts every slot's random stream."""
-        del options
-        self._assign(self.next_tasks)
-        if seed is not None:
-            for slot, env in enumerate(self.envs):
-                env.seed(derive_seed(seed, slot) % 2**32)
-        self._steps = 0
-        return self._reset_all(), {}
+    def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
+        super()._seed(slots, seeds)
+        for slot in slots.tolist():
+            seed, stream = (seeds, slot) if isinstance(seeds, int) else (seeds[slot], 0)
+            if seed is not None:
+                self._new_seeds[slot] = derive_seed(seed, stream) % 2**32
 
-    def _reset_all(self) -> Float[np.ndarray, "N 39"]:
-        obs = np.stack([env.reset()[0] for env in self.envs])
+    def _why_together(self) -> str:
+        return "while episodes are recorded" if self._sink is not None else ""
+
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[MetaWorldTask]
+    ) -> Float[np.ndarray, "N 39"]:
+        self._assign(slots.tolist(), tasks)
+        while self._new_seeds:  # of the environments that the slots have now
+            slot, seed = self._new_seeds.popitem()
+            self._playing[slot][1].seed(seed)
+        self._reset(slots.tolist())
+        return self._obs.copy()
+
+    def _reset(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            self._obs[slot] = self._playing[slot][1].reset()[0]
+            self._steps[slot] = 0
         self._states = []
         self._write_down()
-        return obs
 
     def scene(self, task: MetaWorldTask) -> Scene:
         """The official scene, with what the task moves where the task has it."""
         return drawn_scene(task)
+
+    def _engine_scene(self, task: MetaWorldTask) -> EngineScene:
+        return official(task.env_name).scene
+
+    def _drawn(self, slot: int) -> Float64[np.ndarray, " R"]:
+        env_name, env = self._playing[slot]
+        edits = official(env_name).scene.edits(env.model)
+        return np.concatenate([drawn_state(env.model, env.data), edits])
 
     def record(self, sink: Sink | None) -> None:
         """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
@@ -101,14 +131,10 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         padded = [[np.pad(row, (0, size - len(row))) for row in states] for states in self._states]
         self._sink(np.stack(padded, axis=1))
 
-    def step(
+    def _step(
         self, actions: Float[np.ndarray, "N 4"]
     ) -> tuple[
-        Float[np.ndarray, "N 39"],
-        Float[np.ndarray, " N"],
-        np.ndarray,
-        np.ndarray,
-        dict[str, Any],
+        Float[np.ndarray, "N 39"], Float[np.ndarray, " N"], Bool[np.ndarray, " N"], dict[str, Any]
     ]:
         """One official step in every slot.
 
@@ -117,24 +143,22 @@ class ReferenceEnv(SlotEnv[MetaWorldTask]):
         results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         self._steps += 1
         self._write_down()
-        obs = np.stack([result[0] for result in results])
+        self._obs = np.stack([result[0] for result in results])
         reward = np.array([result[1] for result in results], dtype=np.float64)
-        official = [result[4] for result in results]
+        infos = [result[4] for result in results]
         info: dict[str, Any] = {
-            key: np.array([entry[key] for entry in official], dtype=np.float64)
-            for key in official[0]
+            key: np.array([entry[key] for entry in infos], dtype=np.float64) for key in infos[0]
         }
         info["success"] = info["success"] > 0
-        info["final_obs"] = obs
-        ended = np.full(self.num_envs, self._steps == self.horizon)
-        if ended.all():
-            self._steps = 0
+        info["final_obs"] = self._obs.copy()
+        ended = self._steps == self.horizon
+        if ended.any():
             self._hand_over()
-            obs = self._reset_all()
-        return obs, reward, np.zeros_like(ended), ended, info
+            self._reset(np.flatnonzero(ended).tolist())
+        return self._obs.copy(), reward, ended, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Frees the official environments; Gymnasium calls this once, from `close`."""
-        del kwargs
+        """Frees the official environments, and what draws."""
+        super().close_extras()
         for env in [*self.envs, *(e for spare in self._spare.values() for e in spare)]:
             env.close()

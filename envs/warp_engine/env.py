@@ -16,12 +16,12 @@ import numpy as np
 import torch
 import warp as wp
 from gymnasium import spaces
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from envs.engine.batch import Snapshot
 from envs.engine.cache import cache_folder
-from envs.slots import SlotEnv
+from envs.slots import Seed, SlotEnv
 from envs.warp_engine.scene import DeviceScene
 from envs.warp_engine.slots import SlotTable
 from envs.warp_engine.spec import Room, SceneSpec, first_room
@@ -89,13 +89,10 @@ class WarpEnv(SlotEnv[T]):
             for name in ("actions", "obs", "final_obs", "outcome", "episode_end")
         }
         self._outcome = tuple(outcome)
-        self.tasks: tuple[T, ...] = ()
-        """What the slots play now; empty before the first `reset`."""
         self._scenes: dict[str, DeviceScene] = {}
         self._playing: dict[str, list[int]] = {}
         self._rooms: dict[str, Room] = {}
         self._elapsed = 0  # of all slots alike: they start together, and episodes are equally long
-        self._started = False
         self._sink: Sink | None = None
         self._record: np.ndarray | None = None
         self._was_resting = np.zeros(self.num_envs, dtype=np.bool_)
@@ -108,9 +105,12 @@ class WarpEnv(SlotEnv[T]):
     def scene(self, task: T) -> Scene:
         """What a task is played in."""
 
-    def _seed(self, seed: int) -> None:
+    def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
         """Restarts every slot's random stream; a slot's does not depend on how many there are."""
-        stream = np.random.SeedSequence(seed)
+        if not isinstance(seeds, int):
+            raise ValueError("give one seed: all streams on a device are derived from it")
+        super()._seed(slots, seeds)
+        stream = np.random.SeedSequence(seeds)
         self._table.seeds.assign(stream.generate_state(self.num_envs, np.uint32))
         self._table.drawn.zero_()
 
@@ -123,16 +123,23 @@ class WarpEnv(SlotEnv[T]):
 
     # -- episodes ----------------------------------------------------------------------------------
 
+    def _why_together(self) -> str:
+        return "on a device"
+
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Float[Tensor, "N O"], dict[str, Any]]:
-        """Starts an episode in every slot; a seed restarts every slot's random stream."""
-        del options
+        """Starts an episode in every slot; a seed restarts every slot's random stream.
+
+        Raises:
+            ValueError: options or seeds that do not fit; a mask that leaves out slots.
+        """
+        everyone, seeds = self._chosen(options), self._checked_seed(seed)
         if self._started:
             self._tell()
         self._started = False  # until all of it has happened
-        if seed is not None:
-            self._seed(seed)
+        if seeds is not None:
+            self._seed(everyone, seeds)
         outgrown = [n for n, scene in self._scenes.items() if scene.room != self._rooms[n]]
         for name in outgrown:
             del self._scenes[name]
@@ -172,8 +179,7 @@ class WarpEnv(SlotEnv[T]):
             ValueError: before the first `reset`; for actions of another shape or kind; at the end
                 of an episode in which an action was not finite.
         """
-        if not self._started:
-            raise ValueError("call reset() before step()")
+        self._check_playing()
         self._views["actions"].copy_(self._checked(actions))
         self._elapsed += 1
         self._each_scene(DeviceScene.step)
@@ -185,7 +191,10 @@ class WarpEnv(SlotEnv[T]):
         info["success"] = info["success"] > 0
         info["final_obs"] = self._views["final_obs"].float()
         truncated = self._views["episode_end"].clone()
-        if ends:
+        info["_final_obs"] = truncated.clone()
+        if ends:  # of all slots alike
+            info["final_info"] = {name: info[name].clone() for name in self._outcome}
+            info["_final_info"] = truncated.clone()
             self._tell()
             if self._sink is not None and self._record is not None:
                 self._sink(self._record)
@@ -293,6 +302,7 @@ class WarpEnv(SlotEnv[T]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Tells what went wrong in an unfinished episode, and frees the scenes."""
+        del kwargs
         if self._started:
             self._started = False
             with contextlib.suppress(ValueError):  # nobody acts any more

@@ -28,12 +28,16 @@ INFO = ("success", "near_object", "grasp_reward", "in_place_reward", "obj_to_tar
 
 @dataclass
 class Worst:
-    """The largest absolute differences over a comparison."""
+    """The largest absolute differences over a comparison, and in how many steps there were any."""
 
     obs: float = 0.0
     reward: float = 0.0
     info: dict[str, float] = field(default_factory=lambda: dict.fromkeys(INFO, 0.0))
     physics_equal: bool = True
+    steps: int = 0
+    unequal_obs: int = 0
+    unequal_rewards: int = 0
+    unequal_success: int = 0
     success_steps: int = 0
     episodes: int = 0
     official_successes: int = 0
@@ -53,16 +57,22 @@ class Worst:
         self.obs, self.reward = max(self.obs, other.obs), max(self.reward, other.reward)
         self.info = {name: max(self.info[name], other.info[name]) for name in INFO}
         self.physics_equal &= other.physics_equal
+        self.steps += other.steps
+        self.unequal_obs += other.unequal_obs
+        self.unequal_rewards += other.unequal_rewards
+        self.unequal_success += other.unequal_success
         self.success_steps += other.success_steps
         self.episodes += other.episodes
         self.official_successes += other.official_successes
         self.native_successes += other.native_successes
 
     def __str__(self) -> str:
-        info = " ".join(f"{name} {value:.0e}" for name, value in self.info.items())
+        info = " ".join(f"{name} {value:.1e}" for name, value in self.info.items())
         return (
-            f"physics {'equal' if self.physics_equal else 'DIFFERENT'} obs {self.obs:.0e} "
-            f"reward {self.reward:.0e} {info} ({self.success_steps} successful steps; successful "
+            f"physics {'equal' if self.physics_equal else 'DIFFERENT'} obs {self.obs:.1e} "
+            f"reward {self.reward:.1e} {info} (of {self.steps} steps other bits in "
+            f"{self.unequal_obs} observations, {self.unequal_rewards} rewards, "
+            f"{self.unequal_success} successes; {self.success_steps} successful steps; successful "
             f"episodes of {self.episodes}: official {self.official_successes}, "
             f"native {self.native_successes})"
         )
@@ -158,6 +168,10 @@ def compare(
             obs[slot], reward, _, _, official_info = official.step(actions[slot])
             worst.obs = max(worst.obs, _apart(info["final_obs"][slot], obs[slot]))
             worst.reward = max(worst.reward, _apart(rewards[slot], reward))
+            worst.steps += 1
+            worst.unequal_obs += not np.array_equal(info["final_obs"][slot], obs[slot])
+            worst.unequal_rewards += bool(rewards[slot] != reward)
+            worst.unequal_success += bool(info["success"][slot] != official_info["success"])
             for name in INFO:
                 difference = _apart(info[name][slot], official_info[name])
                 worst.info[name] = max(worst.info[name], difference)
