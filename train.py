@@ -54,6 +54,7 @@ from metarl.errors import (
     one_line_errors,
 )
 from metarl.few_shot import learn_from_tasks
+from metarl.interface import Interface
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
@@ -122,6 +123,8 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
     training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
     if new:
         Run.create(folder, experiment)
+    if training.interface is not None:
+        training.interface.keep(folder)
     run = Run(folder, training.agent, unit=training.unit)
     run.save()
     unit = training.unit.replace("_", " ")
@@ -201,6 +204,7 @@ def by_reinforcement(experiment: Experiment) -> Training:
         shown=RETURN_AND_SUCCESS,
         final=[f"{measure}/{line}" for measure in RETURN_AND_SUCCESS for line in LINES],
         close=env.close,
+        interface=Interface.of(env),
     )
 
 
