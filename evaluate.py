@@ -29,6 +29,7 @@ from rich.console import Console
 
 from envs.few_shot.images import EpisodeConfig
 from envs.gymnasium_tasks.adapted import Adapted, Fit, LoneEnv, adapt_agent
+from envs.gymnasium_tasks.trust import check_trusted
 from envs.metaworld import MetaWorld
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
@@ -151,6 +152,8 @@ class EvaluationConfig(Config):
     """Serve the replay in a browser while the agent plays; goes on until it is stopped."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8300
     """Of the live replay; 0 takes a free one."""
+    trust: bool = False
+    """Execute the module of tasks that the run names although it was not trained with here."""
 
 
 PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "threshold",
@@ -161,7 +164,7 @@ JUDGED = ("split", "episodes", "shots", "checkpoint", "seed")
 FEW_SHOT = ("split", "episodes", "shots", "checkpoint", "seed", "device", "stored", "report")
 """All that mean something in few-shot learning."""
 LIVE = ("split", "episodes", "tasks", "bounds", "protocol", "checkpoint", "greedy", "seed",
-        "device", "live", "port")  # fmt: skip
+        "device", "live", "port", "trust")  # fmt: skip
 """All that mean something while an agent is watched."""
 NEEDS = {
     "camera": ("video",),
@@ -520,6 +523,7 @@ def adapt(
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     bounds: WhoseBounds | None = None,
+    trust: bool = False,
 ) -> Adapted:
     """The agent of a run, adapted to the task of one environment, which may be a real robot.
 
@@ -538,9 +542,12 @@ def adapt(
         bounds: whose bounds of actions rule where the environment has others than the agent was
             trained with: "trained", those that both allow, or "environment", its own. Where not
             given, they have to be the same. Actions never leave the environment's.
+        trust: execute the module of tasks that the run names although it was not trained with here;
+            only runs that do not say what they were trained with need it.
 
     Raises:
-        UserError: the environment does not fit the run, or the agent cannot adapt like this.
+        UserError: the environment does not fit the run, the agent cannot adapt like this, or the
+            run's module would have to be trusted.
         NotFiniteError: the environment observed or paid something that is not finite.
     """
     folder = Path(run)
@@ -551,7 +558,11 @@ def adapt(
     if greedy:
         # As evaluation would, to show what comes after the last of these episodes.
         check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
-    fit = Fit(trained=Interface.read(folder) or present_interface(experiment), bounds=bounds)
+    trained = Interface.read(folder)
+    if trained is None:
+        check_trusted(experiment.env, folder, allowed=trust, option="trust=True")
+        trained = present_interface(experiment)
+    fit = Fit(trained=trained, bounds=bounds)
     agent = build_agent(experiment, LoneEnv(env, fit=fit, episodes=episodes))
     load_agent(agent, find_checkpoint(folder, config))
     return adapt_agent(agent, env, shape=shape, fit=fit, greedy=greedy, seed=seed)
@@ -578,6 +589,8 @@ def main(arguments: list[str]) -> None:
     experiments = [load(folder / CONFIG) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))
+    for folder, experiment in zip(folders, experiments, strict=True):
+        check_trusted(experiment.env, folder, allowed=config.trust)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)

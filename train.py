@@ -39,6 +39,7 @@ from envs.few_shot import (
     SinusoidConfig,
 )
 from envs.gymnasium_tasks import GymnasiumConfig
+from envs.gymnasium_tasks.trust import check_trusted, trust
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
@@ -123,6 +124,7 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
     training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
     if new:
         Run.create(folder, experiment)
+        trust(experiment.env)
     if training.interface is not None:
         training.interface.keep(folder)
     run = Run(folder, training.agent, unit=training.unit)
@@ -352,7 +354,7 @@ def print_what_there_is() -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help", "list"))
+    positional, options = split_command_line(arguments, switches=("help", "list", "trust"))
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
     if options.pop("list", False):
@@ -362,14 +364,19 @@ def main(arguments: list[str]) -> None:
         return
     help_wanted = options.pop("help", False)
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
+    trusted = bool(options.pop("trust", False))
     if resume is not None:
         folder = Path(str(resume))
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder} is no run: it has no {CONFIG}")
-        train(load(folder / CONFIG), folder, new=False)
+        experiment = load(folder / CONFIG)
+        check_trusted(experiment.env, folder, allowed=trusted)
+        train(experiment, folder, new=False)
         return
+    if trusted:
+        raise UserError("--trust is for --resume: who trains with a config has chosen its module")
     experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
         print(
