@@ -28,9 +28,9 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from envs.few_shot.images import EpisodeConfig
-from envs.gymnasium_tasks.adapted import Adapted, adapt_agent, check_spaces
+from envs.gymnasium_tasks.adapted import Adapted, Fit, LoneEnv, adapt_agent
+from envs.gymnasium_tasks.trust import check_trusted
 from envs.metaworld import MetaWorld
-from envs.worker.player import FlatSpaces
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import checkpoints
 from metarl.comparison import check_alike
@@ -55,7 +55,8 @@ from metarl.experiment import (
 )
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
-from metarl.protocols import TaskDistribution
+from metarl.interface import Interface, WhoseBounds
+from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.recording import Recorder, Recordings, read_recordings, write_recordings
 from metarl.replay import live_server, trial_after_trial
 from metarl.report.adaptation import adaptation_report, plot_adaptation
@@ -106,6 +107,9 @@ class EvaluationConfig(Config):
     in training where not given."""
     tasks: str | None = None
     """Another distribution: a Meta-World benchmark, or a config file whose `env` is taken."""
+    bounds: Literal["environment"] | None = None
+    """Bounds of actions that rule where those tasks have others than the agent was trained with;
+    where not given, they have to be the same."""
     protocol: Literal["curve", "metaworld"] = "curve"
     """`curve`: success after each number of episodes. `metaworld`: 10 episodes of adaptation, then
     3 test episodes, on 40 goals of each class; both are rounded up to what an agent plays side by
@@ -148,6 +152,8 @@ class EvaluationConfig(Config):
     """Serve the replay in a browser while the agent plays; goes on until it is stopped."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8300
     """Of the live replay; 0 takes a free one."""
+    trust: bool = False
+    """Execute the module of tasks that the run names although it was not trained with here."""
 
 
 PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "threshold",
@@ -157,8 +163,8 @@ JUDGED = ("split", "episodes", "shots", "checkpoint", "seed")
 """Those of few-shot learning."""
 FEW_SHOT = ("split", "episodes", "shots", "checkpoint", "seed", "device", "stored", "report")
 """All that mean something in few-shot learning."""
-LIVE = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "seed", "device", "live",
-        "port")  # fmt: skip
+LIVE = ("split", "episodes", "tasks", "bounds", "protocol", "checkpoint", "greedy", "seed",
+        "device", "live", "port", "trust")  # fmt: skip
 """All that mean something while an agent is watched."""
 NEEDS = {
     "camera": ("video",),
@@ -181,7 +187,7 @@ def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
         experiment=experiment.name,
         agent=experiment.agent.kind,
         seed=experiment.seed,
-        build_agent=partial(build_agent, experiment),
+        build_agent=partial(fitting_agent, experiment, folder, config),
         checkpoint=find_checkpoint(folder, config),
         distribution=distribution,
         reward_version=distribution.reward_version if versioned else None,
@@ -189,6 +195,33 @@ def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
         tasks=find_tasks(distribution, config),
         shape=find_shape(experiment, config),
     )
+
+
+def fitting_agent(
+    experiment: Experiment, folder: Path, config: EvaluationConfig, env: TaskVectorEnv
+) -> Agent[Any]:
+    """The agent of a run, untrained, for an environment that fits what it was trained with.
+
+    Raises:
+        UserError: it does not.
+    """
+    trained = Interface.read(folder)
+    if trained is None and config.tasks is not None:
+        trained = present_interface(experiment)
+    if trained is not None:
+        trained.allowed(
+            env.single_observation_space,
+            env.single_action_space,
+            bounds=config.bounds,
+            advice="--bounds environment takes all that the environment does",
+        )
+    return build_agent(experiment, env)
+
+
+def present_interface(experiment: Experiment) -> Interface:
+    """What the run's own tasks are like by now, for runs that do not say what they were like."""
+    with closing(experiment.env.build().make_env(1)) as env:
+        return Interface.of(env)
 
 
 def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
@@ -489,6 +522,8 @@ def adapt(
     greedy: bool = False,
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    bounds: WhoseBounds | None = None,
+    trust: bool = False,
 ) -> Adapted:
     """The agent of a run, adapted to the task of one environment, which may be a real robot.
 
@@ -504,9 +539,15 @@ def adapt(
         greedy: take the policy's mode instead of drawing from it.
         seed: of the actions and of the environment.
         device: where the agent lives.
+        bounds: whose bounds of actions rule where the environment has others than the agent was
+            trained with: "trained", those that both allow, or "environment", its own. Where not
+            given, they have to be the same. Actions never leave the environment's.
+        trust: execute the module of tasks that the run names although it was not trained with here;
+            only runs that do not say what they were trained with need it.
 
     Raises:
-        UserError: the environment does not fit the run, or the agent cannot adapt like this.
+        UserError: the environment does not fit the run, the agent cannot adapt like this, or the
+            run's module would have to be trusted.
         NotFiniteError: the environment observed or paid something that is not finite.
     """
     folder = Path(run)
@@ -517,16 +558,14 @@ def adapt(
     if greedy:
         # As evaluation would, to show what comes after the last of these episodes.
         check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
-    distribution = find_distribution(experiment, config)
-    with closing(distribution.make_env(1)) as trained:
-        check_spaces(
-            trained.single_observation_space, trained.single_action_space, FlatSpaces.of(env)
-        )
-        agent = build_agent(experiment, trained)
+    trained = Interface.read(folder)
+    if trained is None:
+        check_trusted(experiment.env, folder, allowed=trust, option="trust=True")
+        trained = present_interface(experiment)
+    fit = Fit(trained=trained, bounds=bounds)
+    agent = build_agent(experiment, LoneEnv(env, fit=fit, episodes=episodes))
     load_agent(agent, find_checkpoint(folder, config))
-    return adapt_agent(
-        agent, env, shape=shape, horizon=distribution.horizon, greedy=greedy, seed=seed
-    )
+    return adapt_agent(agent, env, shape=shape, fit=fit, greedy=greedy, seed=seed)
 
 
 def main(arguments: list[str]) -> None:
@@ -550,6 +589,8 @@ def main(arguments: list[str]) -> None:
     experiments = [load(folder / CONFIG) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))
+    for folder, experiment in zip(folders, experiments, strict=True):
+        check_trusted(experiment.env, folder, allowed=config.trust)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)

@@ -22,6 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
+from envs.gymnasium_tasks.trust import check_trusted, trust
 from metarl.board import LINES, check_can_film
 from metarl.config import split_command_line
 from metarl.errors import (
@@ -41,6 +42,7 @@ from metarl.experiment import (
     load,
 )
 from metarl.few_shot import learn_from_tasks
+from metarl.interface import Interface
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import Agent, TaskDistribution
@@ -65,6 +67,9 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
     training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
     if new:
         Run.create(folder, experiment)
+        trust(experiment.env)
+    if training.interface is not None:
+        training.interface.keep(folder)
     run = Run(folder, training.agent, unit=training.unit)
     run.save()
     unit = training.unit.replace("_", " ")
@@ -144,6 +149,7 @@ def by_reinforcement(experiment: Experiment) -> Training:
         shown=RETURN_AND_SUCCESS,
         final=[f"{measure}/{line}" for measure in RETURN_AND_SUCCESS for line in LINES],
         close=env.close,
+        interface=Interface.of(env),
     )
 
 
@@ -237,7 +243,7 @@ def print_what_there_is() -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help", "list"))
+    positional, options = split_command_line(arguments, switches=("help", "list", "trust"))
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
     if options.pop("list", False):
@@ -247,14 +253,19 @@ def main(arguments: list[str]) -> None:
         return
     help_wanted = options.pop("help", False)
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
+    trusted = bool(options.pop("trust", False))
     if resume is not None:
         folder = Path(str(resume))
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
         if not (folder / CONFIG).is_file():
             raise UserError(f"{folder} is no run: it has no {CONFIG}")
-        train(load(folder / CONFIG), folder, new=False)
+        experiment = load(folder / CONFIG)
+        check_trusted(experiment.env, folder, allowed=trusted)
+        train(experiment, folder, new=False)
         return
+    if trusted:
+        raise UserError("--trust is for --resume: who trains with a config has chosen its module")
     experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
         print(

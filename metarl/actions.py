@@ -30,8 +30,8 @@ def execute(action: Tensor, space: spaces.Box | spaces.Discrete) -> tuple[Any, T
     if isinstance(space, spaces.Discrete):
         return action.cpu().numpy(), functional.one_hot(action, int(space.n)).float()
     low, high = (torch.as_tensor(bound, device=action.device) for bound in (space.low, space.high))
-    clipped = action.clamp(low, high)
-    return clipped.cpu().numpy(), clipped
+    clipped = action.clamp(low, high)  # in the finer of the two precisions
+    return clipped.cpu().numpy(), clipped.to(action.dtype)
 
 
 def execute_on(
@@ -42,7 +42,7 @@ def execute_on(
 
     def execute(action: Float[Tensor, "N A"]) -> tuple[Tensor, Tensor]:
         clipped = action.clamp(low, high)
-        return clipped, clipped
+        return clipped, clipped.to(action.dtype)
 
     return execute
 

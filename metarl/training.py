@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from metarl.config import Config
+from metarl.interface import Interface
 from metarl.protocols import Learner
 from metarl.run import Run
 
@@ -76,3 +77,5 @@ class Training:
     final: list[str]
     """Metrics that say what has come of a run, for the table of hyperparameters."""
     close: Callable[[], None]
+    interface: Interface | None = None
+    """Between agent and environments, of what acts."""

@@ -1,6 +1,7 @@
 """Adapting to one environment is what a trial in vector environments is, episode by episode."""
 
 import math
+import shutil
 from pathlib import Path
 
 import gymnasium
@@ -9,6 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumTasks
 from envs.worker.user_module import UserModule
@@ -21,6 +23,7 @@ from metarl.run import load_agent
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
+from tests.runs import fails
 
 HORIZON, SIDE_BY_SIDE = 6, 4
 TASK = (0.4, -0.7)
@@ -70,7 +73,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, agent in AGENTS.items():
         config = folder / f"{name}.yaml"
         config.write_text(
-            f"env: {{kind: gymnasium, module: {module}}}\nagent: {agent}\n"
+            f"env: {{kind: gymnasium, module: {module}, num_workers: 0}}\nagent: {agent}\n"
             "train: {env_steps: 1, tasks_per_trial: 2, episodes_per_trial: 8}\n"
         )
         train.main([str(config), "--run-dir", str(folder / name)])
@@ -207,6 +210,97 @@ class Other(gymnasium.Env):
     def __init__(self, observations: int, action_space: spaces.Space) -> None:
         self.observation_space = spaces.Box(-1, 1, (observations,))
         self.action_space = action_space
+
+
+class Bounded(gymnasium.Wrapper):
+    """The same environment with other bounds; remembers the largest action that it was sent."""
+
+    def __init__(self, env: gymnasium.Env, bound: float, dtype: type = np.float32) -> None:
+        super().__init__(env)
+        self.action_space = spaces.Box(-bound, bound, (2,), dtype)
+        self.largest = 0.0
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.largest = max(self.largest, float(np.abs(action).max()))
+        action *= 1  # an environment may change what it is sent
+        return super().step(np.clip(action, -1, 1).astype(np.float32))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_actions_stay_within_the_bounds_of_training_unless_asked(agent: str, runs, env) -> None:
+    """Training was within ±1; a policy with a deviation of 1 wants beyond it."""
+    for bound, bounds, largest in (
+        (1.0, None, 1.0), (9.0, "trained", 1.0), (0.5, "trained", 0.5), (9.0, "environment", 9.0)
+    ):  # fmt: skip
+        robot = Bounded(env, bound)
+        adapted = adapt(runs / agent, robot, episodes=4, bounds=bounds)
+        other = Bounded(env, bound)
+        adapted.play(other)
+        obs, _ = robot.reset()
+        for _ in range(50):
+            robot.step(adapted.act(obs, 0.0))
+        for largest_sent in (robot.largest, other.largest):
+            assert largest_sent <= largest
+        assert robot.largest == largest if largest < 9 else robot.largest > 1
+    for bound in (9.0, 0.5):
+        with pytest.raises(UserError, match=rf"are within \[-{bound:g}, {bound:g}\], .* \[-1, 1\]"):
+            adapt(runs / agent, Bounded(env, bound), episodes=4)
+        with pytest.raises(UserError, match="bounds='trained'"):
+            adapt(runs / agent, env, episodes=4).play(Bounded(env, bound))
+    apart = Bounded(env, 1.0)
+    apart.action_space = spaces.Box(2, 3, (2,))
+    with pytest.raises(UserError, match="no action is within both"):
+        adapt(runs / agent, apart, episodes=4, bounds="trained")
+
+
+def test_bounds_are_the_same_in_another_precision(runs: Path, env) -> None:
+    double = Bounded(env, 1.0, np.float64)
+    adapt(runs / "rl2", double, episodes=4)
+    assert double.largest == 1.0
+
+
+def test_the_policy_sees_the_action_that_was_executed(runs: Path, env) -> None:
+    adapted = adapt(runs / "rl2", Bounded(env, 0.01), episodes=1, bounds="trained")
+    sent = adapted.act(np.zeros(2), episode_start=True)
+    np.testing.assert_array_equal(adapted._step.prev_action[0].numpy(), sent)
+    assert np.abs(sent).max() == np.float32(0.01)
+
+
+def test_what_act_is_shown_is_finite(runs: Path, env) -> None:
+    adapted = adapt(runs / "rl2", env, episodes=1)
+    for obs, reward in ((np.array([0, math.inf]), 0.0), (np.zeros(2), math.nan)):
+        with pytest.raises(NotFiniteError, match="in what was shown to act"):
+            adapted.act(obs, reward)
+
+
+def test_bounds_are_those_of_training_whatever_the_module_has_become(
+    runs: Path, tmp_path: Path, capsys
+) -> None:
+    """Another distribution, and the run's own module after a change: evaluation and training refuse
+    both in one line."""
+    wide = POINT.replace("spaces.Box(-1, 1, (2,)", "spaces.Box(-3, 3, (2,)")
+    (tmp_path / "wide.py").write_text(wide)
+    config = (runs / "rl2.yaml").read_text().replace(str(runs / "point.py"), "wide.py")
+    (tmp_path / "wide.yaml").write_text(config.replace("wide.py", str(tmp_path / "wide.py")))
+    run = str(shutil.copytree(runs / "rl2", tmp_path / "rl2"))
+    options = ["--episodes", "1", "--tasks", str(tmp_path / "wide.yaml")]
+    refused = "its actions are within [-3, 3], the agent was trained within [-1, 1]"
+    assert refused in fails(capsys, evaluate, [run, *options])
+    (Path(run) / "interface.json").unlink()  # as of runs of before
+    assert refused in fails(capsys, evaluate, [run, *options])
+    evaluate.main([run, *options, "--bounds", "environment"])
+
+    module = tmp_path / "module.py"
+    module.write_text(POINT)
+    config = (runs / "rl2.yaml").read_text().replace(str(runs / "point.py"), str(module))
+    (tmp_path / "changed.yaml").write_text(config)
+    run = str(tmp_path / "changed")
+    train.main([str(tmp_path / "changed.yaml"), "--run-dir", run])
+    module.write_text(wide)
+    assert refused in fails(capsys, evaluate, [run, "--episodes", "1"])
+    message = fails(capsys, train, ["--resume", run])
+    assert "was begun with actions of shape (2,) within [-1, 1], which are" in message
 
 
 def test_mistakes(runs: Path, env: gymnasium.Env) -> None:

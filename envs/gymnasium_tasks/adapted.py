@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from envs.slots import SlotEnv
 from envs.worker.player import FlatSpaces, Player
 from metarl.actions import execute
-from metarl.errors import NotFiniteError, UserError
+from metarl.errors import NotFiniteError
 from metarl.evaluation import adaptation_curve
+from metarl.interface import Interface, WhoseBounds
 from metarl.protocols import Agent
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import collect, first_step
@@ -40,6 +41,28 @@ class Played:
         return Played(returns=curve.scores["return"][0].cpu().numpy(), success=success)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What an agent was trained with, and whose bounds of actions rule where they are others."""
+
+    trained: Interface
+    bounds: WhoseBounds | None
+
+    def actions(self, there: FlatSpaces) -> spaces.Box | spaces.Discrete:
+        """What the agent may do in an environment of these spaces.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        return self.trained.allowed(
+            there.observation,
+            there.action,
+            bounds=self.bounds,
+            advice="bounds='trained' keeps to what both allow, bounds='environment' takes all that "
+            "the environment does",
+        )
+
+
 class Adapted:
     """An agent that has adapted to a task, ready to go on acting.
 
@@ -54,7 +77,7 @@ class Adapted:
         last_step: TimeStep,
         generator: torch.Generator,
         flat_spaces: FlatSpaces,
-        horizon: int,
+        fit: Fit,
         played: Played,
     ) -> None:
         self.returns = played.returns
@@ -66,7 +89,8 @@ class Adapted:
         self._step = last_step
         self._generator = generator
         self._spaces = flat_spaces
-        self._horizon = horizon
+        self._fit = fit
+        self._actions = fit.actions(flat_spaces)
 
     def act(
         self,
@@ -88,18 +112,20 @@ class Adapted:
         Raises:
             ValueError: the reward is missing.
             UserError: the observation is of another shape.
+            NotFiniteError: the observation or the reward is not finite.
         """
         if reward is None and not episode_start:
             raise ValueError(
                 "give the reward that the last action earned: act(obs, reward); after a reset say "
                 "act(obs, episode_start=True)"
             )
-        step = self._show(self._spaces.flatten(obs)[None], episode_start=episode_start)
+        flat = check_finite(self._spaces.flatten(obs), reward or 0.0, "what was shown to act")
+        step = self._show(flat[None], episode_start=episode_start)
         if reward is not None:
             step = replace(step, prev_reward=torch.full_like(step.prev_reward, float(reward)))
         generator = None if greedy else self._generator
         action, _, self._state = self._agent.act(self._state, step, generator=generator)
-        executed, prev_action = execute(action, self._spaces.action)
+        executed, prev_action = execute(action, self._actions)
         self._step = replace(step, prev_action=prev_action)
         return self._spaces.execute(executed[0])
 
@@ -107,17 +133,18 @@ class Adapted:
         """Plays further episodes, from a reset each; without gradient steps.
 
         Raises:
-            UserError: the environment has other spaces.
+            UserError: the environment has other spaces, or other bounds where `adapt` has no
+                `bounds`.
+            NotFiniteError: it observed or paid something that is not finite.
         """
-        check_spaces(self._spaces.observation, self._spaces.action, FlatSpaces.of(env))
-        lone = LoneEnv(env, horizon=self._horizon, episodes=episodes)
+        lone = LoneEnv(env, fit=self._fit, episodes=episodes)
         obs, _ = lone.reset()
         rollout, self._state, self._step = collect(
             self._agent,
             lone,
             self._state,
             self._show(obs, episode_start=True),
-            num_steps=episodes * self._horizon,
+            num_steps=episodes * lone.horizon,
             generator=None if greedy else self._generator,
         )
         return Played.of([rollout])
@@ -134,20 +161,21 @@ def adapt_agent(
     env: gymnasium.Env,
     *,
     shape: TrialShape,
-    horizon: int,
+    fit: Fit,
     greedy: bool,
     seed: int,
 ) -> Adapted:
     """The agent after a trial in one environment, whose episodes are played one after the other.
 
     Raises:
-        NotFiniteError: the environment observed or paid something that is not finite.
+        UserError: the environment has other spaces, or other bounds where `fit` has them the same.
+        NotFiniteError: it observed or paid something that is not finite.
     """
-    flat = FlatSpaces.of(env)
-    lone = LoneEnv(env, horizon=horizon, episodes=shape.total_episodes)
+    lone = LoneEnv(env, fit=fit, episodes=shape.total_episodes)
+    actions = fit.actions(lone.flat_spaces)
     generator = torch_generator(derive_seed(seed, "agent"), agent.device)
     obs, _ = lone.reset(seed=derive_seed(seed, "env") % 2**31)
-    step = first_step(obs, flat.action, agent.device)
+    step = first_step(obs, actions, agent.device)
     state = agent.begin_trial(shape.slots_per_task)
     played = []
     for _ in range(shape.rollouts):
@@ -155,7 +183,7 @@ def adapt_agent(
         for _ in range(shape.slots_per_task):
             rollout, state, step = collect(
                 agent, lone, state, step,
-                num_steps=shape.episodes * horizon,
+                num_steps=shape.episodes * lone.horizon,
                 generator=None if greedy else generator,
             )  # fmt: skip
             rollouts.append(rollout)
@@ -166,35 +194,10 @@ def adapt_agent(
         state=state,
         last_step=step,
         generator=generator,
-        flat_spaces=flat,
-        horizon=horizon,
+        flat_spaces=lone.flat_spaces,
+        fit=fit,
         played=Played.of(played),
     )
-
-
-def check_spaces(
-    observation_space: spaces.Space, action_space: spaces.Space, flat: FlatSpaces
-) -> None:
-    """Checks that an agent for the given spaces can play in an environment of spaces `flat`.
-
-    Raises:
-        UserError: naming what the agent is for and what is there.
-    """
-    for what, trained, here in (
-        ("observations", observation_space, flat.observation),
-        ("actions", action_space, flat.action),
-    ):
-        if _size(trained) != _size(here):
-            raise UserError(
-                f"the environment does not fit the run: its {what} are {_size(here)}, those that "
-                f"the agent was trained on are {_size(trained)}"
-            )
-
-
-def _size(space: spaces.Space) -> str:
-    if isinstance(space, spaces.Discrete):
-        return f"{space.n} choices"
-    return f"of shape {space.shape}"
 
 
 class LoneEnv(SlotEnv[None]):
@@ -202,17 +205,20 @@ class LoneEnv(SlotEnv[None]):
 
     Args:
         env: closed by whoever made it.
+        fit: of the agent that will play in it.
         episodes: how many will be played. After the last there is no further reset, which can be
             dear: the observation is the final one.
     """
 
-    def __init__(self, env: gymnasium.Env, *, horizon: int, episodes: int) -> None:
+    def __init__(self, env: gymnasium.Env, *, fit: Fit, episodes: int) -> None:
+        horizon = fit.trained.horizon
         self._player = Player(env, horizon=horizon)
+        self.flat_spaces = self._player.spaces
         super().__init__(
             [None],
             horizon=horizon,
-            observation_space=self._player.spaces.observation,
-            action_space=self._player.spaces.action,
+            observation_space=self.flat_spaces.observation,
+            action_space=fit.actions(self.flat_spaces),
         )
         self._num_steps = episodes * horizon
         self._new_seed: int | None = None
@@ -246,7 +252,18 @@ class LoneEnv(SlotEnv[None]):
         return obs[None].copy(), np.array([reward]), np.array([ended]), info
 
     def _finite(self, obs: Float[np.ndarray, " O"], reward: float) -> Float[np.ndarray, " O"]:
-        for name, value in (("observation", obs), ("reward", reward)):
-            if not np.isfinite(value).all():
-                raise NotFiniteError(f"{name} in step {self._steps}")
-        return obs
+        return check_finite(obs, reward, f"step {self._steps}")
+
+
+def check_finite(
+    obs: Float[np.ndarray, " O"], reward: SupportsFloat, where: str
+) -> Float[np.ndarray, " O"]:
+    """The observation.
+
+    Raises:
+        NotFiniteError: it, or the reward, is NaN or infinite.
+    """
+    for name, value in (("observation", obs), ("reward", float(reward))):
+        if not np.isfinite(value).all():
+            raise NotFiniteError(f"{name} in {where}")
+    return obs

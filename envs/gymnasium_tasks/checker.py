@@ -17,14 +17,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from envs.gymnasium_tasks.tasks import (
-    GymnasiumTask,
-    GymnasiumTasks,
-    check_horizon,
-    missing_names,
-    read_tasks,
-)
+from envs.gymnasium_tasks.tasks import GymnasiumTasks
 from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
+from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
 from envs.worker.user_module import UserModule, describe
 from metarl.errors import UserError
 from metarl.tasks import TaskSet
@@ -92,7 +87,7 @@ def _check_environment(
     trial = _Trial(make_env, horizon)
     try:
         trial.compare(tasks[0].value, [task.value for task in tasks[1:TASKS_TRIED]])
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         trial.found.setdefault("raised", f"{trial.doing}: {describe(error)}")
     findings = [" ".join(text.split()) for text in trial.found.values()]
     return sorted(findings, key=lambda text: text.startswith(NOTE))

@@ -13,9 +13,8 @@ A module of yours says what the tasks are:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -23,41 +22,30 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
-from envs.gymnasium_tasks.scenes import scene_of
 from envs.slots import SlotEnv
-from envs.worker.physics import physics_of
-from envs.worker.player import FlatSpaces, MakeEnv, make
-from envs.worker.process import Failure, Here, Worker, callable_of
-from envs.worker.user_module import UserModule, describe
+from envs.worker.player import Kind, MakeEnv
+from envs.worker.process import CLOSE_SECONDS, Failure, Here, Worker, ask_once, callable_of
+from envs.worker.tasks import GymnasiumTask, check_horizon, read_tasks
+from envs.worker.user_module import UserModule
 from metarl.config import Config, Positive, Size
 from metarl.errors import (
+    MESSAGE_LIMIT,
     EnvironmentFailedError,
     TrialLostError,
     UserError,
-    nearest,
+    printable,
 )
 from metarl.processors import num_processors
 from metarl.recording import Sink
 from metarl.scene import Scene
 from metarl.tasks import TaskSet
 
-NAMES = ("train_tasks", "test_tasks", "horizon", "make_env")
-"""What a module must have."""
 LOST_TRIALS = 5
 """So many lost in a row, and restarting does not help."""
 RESET_SECONDS = 60.0
 """A reset may take this long, or ten times as long as a step: it may load a model."""
 SHOWN_PARAMETERS = 20
 """Of a task that something happened to."""
-
-
-@dataclass(frozen=True, eq=False)
-class GymnasiumTask:
-    """A task as its user wrote it, and its numbers in one row."""
-
-    value: Any
-    parameters: Float[np.ndarray, " P"]
-    env_name: str
 
 
 class GymnasiumConfig(Config):
@@ -83,16 +71,16 @@ class GymnasiumConfig(Config):
             UserError: the module cannot be used; says why.
         """
         module = UserModule(self.module)
-        names = vars(module.loaded)
-        missing = missing_names({**names, "horizon": self.horizon} if self.horizon else names)
-        if missing:
-            raise UserError(f"{self.module}: {missing[0]}")
+        contents = ask_once(
+            module, "contents", self.horizon,
+            apart=self.num_workers != 0, patience=reset_patience(self.step_timeout),
+        )  # fmt: skip
         return GymnasiumTasks(
             module,
-            train_tasks=names["train_tasks"],
-            test_tasks=names["test_tasks"],
-            horizon=check_horizon(self.horizon or names["horizon"]),
-            name=str(names.get("name", module.name)),
+            train_tasks=contents.train_tasks,
+            test_tasks=contents.test_tasks,
+            horizon=contents.horizon,
+            name=contents.name,
             num_workers=self.num_workers,
             on_failure=self.on_failure,
             step_timeout=self.step_timeout,
@@ -138,37 +126,40 @@ class GymnasiumTasks:
             raise UserError(
                 f"{shared[0].value!r} is in train_tasks and in test_tasks; keep it in one of them"
             )
-        self.make_single = callable_of(make_env)
-        """Makes one environment."""
         self._make_env = make_env
-        self._num_workers = num_workers
+        self._num_workers = num_processors() if num_workers is None else num_workers
         self._on_failure: Literal["stop", "restart"] = on_failure
         self._step_timeout = step_timeout
 
     @cached_property
-    def kind(self) -> tuple[FlatSpaces, bool]:
-        """The spaces of an environment, and whether it has physics of MuJoCo to record.
+    def make_single(self) -> MakeEnv:
+        """Makes one environment, in this process."""
+        return callable_of(self._make_env)
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What an environment is like; it is made where the slots are played, and closed again.
 
         Raises:
             UserError: there is no environment to be had, or agents have no use for its spaces.
         """
         try:
-            env = make(self.make_single, self.train[0].value)
-        except Exception as error:
-            raise UserError(f"{self.name}: {describe(error)}") from error
-        with closing(env):
-            return FlatSpaces.of(env), physics_of(env) is not None
+            return ask_once(
+                self._make_env, "kind", self.train[0].value,
+                apart=self._num_workers > 0, patience=reset_patience(self._step_timeout),
+            )  # fmt: skip
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
 
     def make_env(self, num_slots: int) -> GymnasiumEnv:
         """Slots that play training tasks until `set_tasks` says otherwise; a `Recorder` where the
         environment has physics of MuJoCo."""
-        flat_spaces, has_physics = self.kind
-        return (RecordedEnv if has_physics else GymnasiumEnv)(
+        return (RecordedEnv if self.kind.has_physics else GymnasiumEnv)(
             self.train.sample(num_slots, np.random.default_rng(0)),
             horizon=self.horizon,
             make_env=self._make_env,
-            flat_spaces=flat_spaces,
-            num_workers=num_processors() if self._num_workers is None else self._num_workers,
+            kind=self.kind,
+            num_workers=self._num_workers,
             on_failure=self._on_failure,
             step_timeout=self._step_timeout,
         )
@@ -188,7 +179,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         *,
         horizon: int,
         make_env: MakeEnv | UserModule,
-        flat_spaces: FlatSpaces,
+        kind: Kind,
         num_workers: int,
         on_failure: Literal["stop", "restart"],
         step_timeout: float,
@@ -196,8 +187,8 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         super().__init__(
             tasks,
             horizon=horizon,
-            observation_space=flat_spaces.observation,
-            action_space=flat_spaces.action,
+            observation_space=kind.observation,
+            action_space=kind.action,
             random=True,
         )
         self._make_env = make_env
@@ -230,12 +221,8 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             self._lost_in_a_row = 0
         if self._waiting:  # An interrupt left answers behind that nobody asks for any more.
             self._end_workers()
-        worker_kind = Worker if self._in_processes else Here
-        for number, share in enumerate(self._slices):
-            if self._workers[number] is None:
-                self._workers[number] = worker_kind(
-                    self._make_env, horizon=self.horizon, first_slot=share.start
-                )
+        for number in range(len(self._slices)):
+            self._worker(number)
         self._tasks = tasks
         self._steps = 0
         self._recording = self._sink is not None
@@ -265,6 +252,17 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         info = {"success": success, "final_obs": final_obs}
         return obs, reward, ended, info
 
+    def _worker(self, number: int) -> Worker | Here:
+        """A worker, which is started if it is not there."""
+        worker = self._workers[number]
+        if worker is None:
+            kind = Worker if self._in_processes else Here
+            worker = kind(
+                self._make_env, horizon=self.horizon, first_slot=self._slices[number].start
+            )
+            self._workers[number] = worker
+        return worker
+
     def _hand_over(self) -> None:
         """Gives the sink the episode that has just ended, its states as rows of one length."""
         shares = self._answers("recorded", [() for _ in self._slices], resets=False)
@@ -291,8 +289,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
     ) -> list[Any]:
         """Has all workers do the same at once, resets among it or not; what each answers."""
-        long = max(RESET_SECONDS, 10 * self._step_timeout)
-        patience = long if resets else self._step_timeout
+        patience = reset_patience(self._step_timeout) if resets else self._step_timeout
         workers = [worker for worker in self._workers if worker is not None]
         self._waiting = True
         for worker, worker_arguments in zip(workers, arguments, strict=True):
@@ -306,11 +303,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
 
     def _failed(self, failures: Mapping[int, Failure]) -> EnvironmentFailedError:
         """Ends what failed, and tells of the first."""
-        for number in failures:
-            worker = self._workers[number]
-            assert worker is not None
-            worker.close()
-            self._workers[number] = None
+        self._end_workers(failures)
         self._playing = self._started = False
         self._lost_in_a_row += 1
         first = next(iter(failures.values()))
@@ -320,7 +313,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         message = (
             f"slot {first.slot} {when} of its trial, task {task.env_name} [{numbers}]: {first.what}"
         )
-        message = " ".join(message.split())
+        message = printable(message, limit=MESSAGE_LIMIT)
         if self._on_failure == "stop":
             return EnvironmentFailedError(message)
         if self._lost_in_a_row < LOST_TRIALS:
@@ -329,13 +322,17 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             f"{LOST_TRIALS} trials were lost in a row, the last: {message}"
         )
 
-    def _end_workers(self) -> None:
-        workers = [worker for worker in self._workers if worker is not None]
+    def _end_workers(self, numbers: Iterable[int] | None = None) -> None:
+        """Ends these workers, or all; together they have `CLOSE_SECONDS` to do so."""
+        numbers = list(range(len(self._workers)) if numbers is None else numbers)
+        workers = [worker for n in numbers if (worker := self._workers[n]) is not None]
         for worker in workers:
             worker.dismiss()
+        deadline = time.monotonic() + CLOSE_SECONDS
         for worker in workers:
-            worker.close()
-        self._workers = [None for _ in self._workers]
+            worker.close(max(0.0, deadline - time.monotonic()))
+        for n in numbers:
+            self._workers[n] = None
         self._waiting = False
 
 
@@ -347,53 +344,21 @@ class RecordedEnv(GymnasiumEnv):
         self._sink = sink
 
     def scene(self, task: GymnasiumTask) -> Scene:
-        """The model of a task as a reset leaves it."""
-        return scene_of(callable_of(self._make_env), task.value, name=task.env_name)
+        """The model of a task as a reset leaves it.
+
+        Raises:
+            UserError: the environment fails.
+        """
+        worker = self._worker(0)
+        worker.ask("scene", task.value)
+        answer = worker.answer(reset_patience(self._step_timeout))
+        if isinstance(answer, Failure):
+            self._playing = False
+            self._end_workers([0])
+            raise UserError(f"{task.env_name}: {answer.what}")
+        return answer
 
 
-def missing_names(names: Mapping[str, Any]) -> list[str]:
-    """What a module with these names lacks."""
-    others = [name for name in names if not name.startswith("_") and name not in NAMES]
-    return [
-        f"there is no {name}; a module of tasks has {', '.join(NAMES)}.{nearest(name, others)}"
-        for name in NAMES
-        if name not in names
-    ]
-
-
-def check_horizon(horizon: Any) -> int:
-    """The horizon.
-
-    Raises:
-        UserError: it is no positive whole number.
-    """
-    if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
-        raise UserError(f"horizon must be a whole number of steps, 1 or more, but is {horizon!r}")
-    return int(horizon)
-
-
-def read_tasks(values: Any, *, name: str, env_name: str) -> TaskSet[Any]:
-    """Tasks from what the user calls `name`.
-
-    Raises:
-        UserError: there are none, or one is not made of finite numbers.
-    """
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise UserError(f"{name} must be a list of tasks, but is {values!r}")
-    tasks = []
-    for number, value in enumerate(values):
-        fields = value if isinstance(value, Mapping) else {"": value}
-        try:
-            rows = {key: np.ravel(np.asarray(fields[key], np.float64)) for key in sorted(fields)}
-            parameters = np.concatenate(list(rows.values()))
-        except (TypeError, ValueError):
-            parameters = np.array([np.nan])
-        if not parameters.size or not np.isfinite(parameters).all():
-            raise UserError(
-                f"{name}[{number}] is {value!r}; a task is a finite number, an array of them, or a "
-                "mapping from names to those"
-            )
-        tasks.append(GymnasiumTask(value, parameters, env_name))
-    if not tasks:
-        raise UserError(f"{name} is empty; give at least one task")
-    return TaskSet(tasks)
+def reset_patience(step_timeout: float) -> float:
+    """Seconds that may pass where an environment is made or reset, if a step may take so long."""
+    return max(RESET_SECONDS, 10 * step_timeout)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Float64
 
 from envs.worker.physics import state_of
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 
 MakeEnv = Callable[..., Any]
 """Makes an environment, of a task or without one."""
@@ -49,7 +49,7 @@ class FlatSpaces:
             and np.issubdtype(action.dtype, np.floating)
             and action.is_bounded("both")
         ):
-            flat_action = action
+            flat_action = spaces.Box(action.low, action.high, dtype=action.dtype.type)
         else:
             raise UserError(
                 f"the action space {action} is neither Discrete nor a bounded Box of floats with "
@@ -79,10 +79,22 @@ class FlatSpaces:
         return flat
 
     def execute(self, action: Any) -> Any:
-        """An agent's action as the environment takes it."""
+        """An agent's action as the environment takes it: within its bounds, in its precision, and
+        its own, so that it may change it."""
         if isinstance(self.raw_action, spaces.Discrete):
             return np.int64(action) + self.raw_action.start
-        return np.asarray(action, self.raw_action.dtype)
+        assert isinstance(self.raw_action, spaces.Box)
+        own = np.array(action, self.raw_action.dtype)
+        return np.minimum(np.maximum(own, self.raw_action.low), self.raw_action.high)
+
+
+class Kind(NamedTuple):
+    """What is known of an environment without having it."""
+
+    observation: spaces.Box
+    action: spaces.Box | spaces.Discrete
+    has_physics: bool
+    """Whether it has physics of MuJoCo to record."""
 
 
 class Player:
@@ -120,15 +132,47 @@ class Player:
                 of="step",
             )
             self._obs = self.spaces.flatten(obs)
-            self._success = bool(info.get("success", info.get("is_success", False)))
-            self._resting = bool(terminated or truncated)
+            if not isinstance(info, Mapping):
+                raise UserError(f"step: info must be a dictionary, but is {printable(repr(info))}")
+            self._success = flag(info.get("success", info.get("is_success", False)), "success")
+            ended_early = flag(terminated, "terminated"), flag(truncated, "truncated")
+            self._resting = any(ended_early)
+            reward = number(reward, "the reward")
         self._steps += 1
         ended = self._steps == self.horizon
         if self._states:
             self._states.append(state_of(self.env))
             if ended:
                 self.episode = np.stack(self._states)
-        return self._obs, float(reward), self._success, ended
+        return self._obs, reward, self._success, ended
+
+
+def flag(value: Any, name: str) -> bool:
+    """A truth value that an environment gave; None is False.
+
+    Raises:
+        UserError: it is none: text, several of them, a NaN.
+    """
+    if isinstance(value, bool):
+        return value
+    found = number(0 if value is None else value, name)
+    if found != found:
+        raise UserError(f"step: {name} is {found}, neither true nor false")
+    return bool(found)
+
+
+def number(value: Any, name: str) -> float:
+    """A number that an environment gave, of any type that holds just one.
+
+    Raises:
+        UserError: it is none: text, or several of them.
+    """
+    if isinstance(value, float):
+        return value
+    found = np.asarray(value)
+    if found.size != 1 or found.dtype.kind not in "biuf":
+        raise UserError(f"step: {name} must be one number, but is {printable(repr(value))}")
+    return float(found.item())
 
 
 def parts(result: Any, *, names: Sequence[str], of: str) -> tuple[Any, ...]:

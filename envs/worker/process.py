@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -12,16 +13,18 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from os import _exit
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from envs.worker.player import MakeEnv, Player, make, takes_task
+from envs.worker.physics import physics_of
+from envs.worker.player import FlatSpaces, Kind, MakeEnv, Player, make, takes_task
+from envs.worker.scenes import scene_of
+from envs.worker.tasks import Contents, contents_of, opened
 from envs.worker.user_module import UserModule, describe
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 
 CLOSE_SECONDS = 3.0
 """How long a worker may take to close its environments before it is killed."""
@@ -49,29 +52,57 @@ class Share:
     """
 
     def __init__(
-        self, make_env: MakeEnv, *, horizon: int, first_slot: int, note: MutableSequence[int]
+        self,
+        make_env: MakeEnv | UserModule,
+        *,
+        horizon: int,
+        first_slot: int,
+        note: MutableSequence[int],
     ) -> None:
-        self._make_env = make_env
+        self._source = make_env
         self._horizon = horizon
         self._first_slot = first_slot
         self._note = note
         self._players: list[Player | None] = []
+
+    @property
+    def _make_env(self) -> MakeEnv:
+        return callable_of(self._source)
+
+    def contents(self, horizon: int | None) -> Contents:
+        """What the module says of tasks; see `contents_of`."""
+        assert isinstance(self._source, UserModule)
+        return contents_of(self._source, horizon)
+
+    def kind(self, task: Any) -> Kind:
+        """What an environment is like, of one that is made for this."""
+        env = make(self._make_env, opened(task))
+        try:
+            flat = FlatSpaces.of(env)
+            return Kind(flat.observation, flat.action, physics_of(env) is not None)
+        finally:
+            _close(env)
+
+    def scene(self, task: Any) -> Any:
+        """The `Scene` that recordings of a task are drawn in."""
+        return scene_of(self._make_env, opened(task))
 
     def reset(
         self, tasks: Sequence[Any], seeds: Sequence[int], recording: bool
     ) -> tuple[Shaped[np.ndarray, "N O"]]:
         """Starts a trial on each task, whose physics are written down or not."""
         self._steps = 0
-        from_task = takes_task(self._make_env)
+        make_env = self._make_env
+        from_task = takes_task(make_env)
         self._players = self._players or [None] * len(tasks)
         seen = []
-        for slot, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+        for slot, (sent, seed) in enumerate(zip(tasks, seeds, strict=True)):
             self._write_down(slot)
-            player = self._players[slot]
+            task, player = opened(sent), self._players[slot]
             if player is None or from_task:
                 if player is not None:
                     player.env.close()
-                player = Player(make(self._make_env, task), horizon=self._horizon)
+                player = Player(make(make_env, task), horizon=self._horizon)
                 self._players[slot] = player
             if not from_task:
                 player.env.get_wrapper_attr("set_task")(task)
@@ -98,10 +129,10 @@ class Share:
         return [player.episode for player in players if player.episode is not None]
 
     def close(self) -> None:
-        """Closes the environments."""
+        """Closes the environments; one that failed may fail at that too."""
         for player in self._players:
             if player is not None:
-                player.env.close()
+                _close(player.env)
 
     def failure(self, error: BaseException) -> Failure:
         """Where the last call failed, and why."""
@@ -115,9 +146,7 @@ class Here:
     """Plays its slots in this process; asked and answering as a `Worker`."""
 
     def __init__(self, make_env: MakeEnv | UserModule, *, horizon: int, first_slot: int) -> None:
-        self._share = Share(
-            callable_of(make_env), horizon=horizon, first_slot=first_slot, note=[first_slot, 0]
-        )
+        self._share = Share(make_env, horizon=horizon, first_slot=first_slot, note=[first_slot, 0])
 
     def ask(self, name: str, *arguments: Any) -> None:
         """Says which method of the share to call next."""
@@ -129,16 +158,18 @@ class Here:
         name, arguments = self._request
         try:
             return getattr(self._share, name)(*arguments)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise  # It is the user's.
+        except BaseException as error:  # `sys.exit()` in an environment is a failure as any other.
             return self._share.failure(error)
 
     def dismiss(self) -> None:
         """Nothing: there is no process that could end by itself."""
 
-    def close(self) -> None:
-        """Closes the environments; one that failed may fail at that too."""
-        with suppress(Exception):
-            self._share.close()
+    def close(self, patience: float = 0.0) -> None:
+        """Closes the environments, however long that takes."""
+        del patience
+        self._share.close()
 
 
 # -- worker processes ------------------------------------------------------------------------------
@@ -147,7 +178,8 @@ class Here:
 class Worker:
     """Plays its slots in a process of its own, and outlives it to tell how it died.
 
-    A worker ignores Ctrl-C, which is for the parent, and ends when the parent does.
+    A worker ignores Ctrl-C, which is for the parent, and ends when the parent does. Processes that
+    its environments started end with it.
 
     Raises:
         UserError: `make_env` cannot be sent to a process.
@@ -179,9 +211,20 @@ class Worker:
         return self._process.pid
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Sends which method of the share to call next."""
-        with suppress(OSError):  # It is dead; `answer` tells.
+        """Sends which method of the share to call next.
+
+        Raises:
+            UserError: a task cannot be sent.
+        """
+        try:
             self._connection.send((name, arguments))
+        except OSError:
+            pass  # It is dead; `answer` tells.
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise UserError(
+                f"a task cannot be sent to a worker process ({printable(error)}); make it of "
+                "numbers, or set num_workers to 0"
+            ) from None
 
     def answer(self, patience: float) -> Any:
         """What the method returned, or the failure.
@@ -192,12 +235,16 @@ class Worker:
         seen = self._where()
         while not (ready := wait([self._connection, self._process.sentinel], patience)):
             if self._where() == seen:
-                self._process.kill()
+                self._kill()
                 return self._failure(f"no answer for {patience:g} s, worker killed")
             seen = self._where()
         if self._connection in ready:
             with suppress(EOFError, OSError):
                 return self._connection.recv()
+        died_by_itself = wait([self._process.sentinel], CLOSE_SECONDS)
+        self._kill()  # or what it leaves behind
+        if not died_by_itself:
+            return self._failure("its worker process closed its connection, worker killed")
         self._process.join(CLOSE_SECONDS)
         code = self._process.exitcode
         died = f"was killed by {_signal_name(-code)}" if code and code < 0 else ""
@@ -208,14 +255,23 @@ class Worker:
         with suppress(OSError):
             self._connection.close()
 
-    def close(self) -> None:
+    def close(self, patience: float = CLOSE_SECONDS) -> None:
         """Ends the process, by force if it does not close its environments in time."""
         self.dismiss()
-        self._process.join(CLOSE_SECONDS)
-        if self._process.exitcode is None:
-            self._process.kill()
+        wait([self._process.sentinel], patience)
+        self._kill()
         self._process.join()
         self._process.close()
+
+    def _kill(self) -> None:
+        """Ends the process, if it has not ended yet, and all that its environments started."""
+        pid = self._process.pid
+        if hasattr(os, "waitid") and pid is not None:
+            # Not where it was waited for already: then the number may be another's by now.
+            with suppress(ChildProcessError, ProcessLookupError, PermissionError):
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                os.killpg(pid, signal.SIGKILL)  # the group that it leads, see `serve`
+        self._process.kill()
 
     def _where(self) -> tuple[int, int]:
         return self._note[0], self._note[1]
@@ -233,27 +289,28 @@ def serve(
     first_slot: int,
 ) -> None:
     """What a worker does: answers until the other end of the connection is closed."""
+    if hasattr(os, "setpgid"):  # a group of its own, in which all that it starts can be found
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # by now what was blocked is ignored
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
     try:
-        share = Share(callable_of(make_env), horizon=horizon, first_slot=first_slot, note=note)
+        share = Share(make_env, horizon=horizon, first_slot=first_slot, note=note)
         while True:
             try:
                 name, arguments = connection.recv()
             except (EOFError, OSError):
                 break
             connection.send(getattr(share, name)(*arguments))
-    except Exception as error:
+    except BaseException as error:  # It ends here whatever it is; nothing else ends a worker.
         failure = Failure(slot=note[0], step=note[1], what=describe(error))
         with suppress(OSError):
             connection.send(failure)
     finally:
         if share is not None:
-            with suppress(Exception):
-                share.close()
+            share.close()
 
 
 def _signal_name(number: int) -> str:
@@ -267,7 +324,37 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        _exit(1)
+        if hasattr(os, "killpg"):
+            os.killpg(0, signal.SIGKILL)
+        os._exit(1)
+
+
+def _close(env: Any) -> None:
+    with suppress(Exception, SystemExit):
+        env.close()
+
+
+def ask_once(
+    make_env: MakeEnv | UserModule, name: str, *arguments: Any, apart: bool, patience: float
+) -> Any:
+    """What a share answers that is asked nothing else.
+
+    Args:
+        apart: ask it in a process of its own, rather than in this one.
+        patience: seconds that it may take there.
+
+    Raises:
+        UserError: the user's code failed; says how.
+    """
+    asked = (Worker if apart else Here)(make_env, horizon=1, first_slot=0)
+    try:
+        asked.ask(name, *arguments)
+        answer = asked.answer(patience)
+    finally:
+        asked.close()
+    if isinstance(answer, Failure):
+        raise UserError(answer.what)
+    return answer
 
 
 def callable_of(make_env: MakeEnv | UserModule) -> MakeEnv:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
-from metarl.errors import UserError, nearest
+from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
 
 NOT_THEIRS = ("site-packages", "<frozen", str(Path(__file__).parent))
 """Files in which a user need not look for a mistake."""
@@ -46,7 +46,7 @@ class UserModule:
             return self._load_file() if self.is_file else importlib.import_module(self.source)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"cannot import {self.source}: {describe(error)}") from error
 
     def __reduce__(self) -> tuple[type[UserModule], tuple[str]]:
@@ -79,4 +79,8 @@ def describe(error: BaseException) -> str:
         if not any(part in frame.filename for part in NOT_THEIRS)
     ]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    try:
+        message = str(error)
+    except Exception as second:  # It is code of the user's, too.
+        message = f"a message that fails itself with {type(second).__name__}"
+    return printable(f"{type(error).__name__}: {printable(message)}{place}", limit=MESSAGE_LIMIT)

@@ -2,9 +2,11 @@
 
 import base64
 import gzip
+import http.client
 import io
 import json
 import re
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -20,7 +22,7 @@ from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorld
 from metarl.errors import UserError
 from metarl.recording import Episode, Recording
-from metarl.replay import live_server, write_replay
+from metarl.replay import live, live_server, write_replay
 from metarl.replay.geometry import PLANE_SIZE, describe
 from metarl.replay.page import FRAME_TIME
 from metarl.scene import Scene
@@ -289,6 +291,74 @@ def test_what_stops_a_live_agent_ends_the_server_in_one_line(capsys) -> None:
     asking.join(timeout=10)
     assert failures == ["500"], "the page hears of it"
     assert capsys.readouterr() == ("", ""), "no traceback"
+
+
+@pytest.fixture
+def served():
+    """A live server that plays nothing, in a thread."""
+
+    def next_trial() -> tuple[Scene, Recording]:
+        raise AssertionError("nothing here asks for a trial and may")
+
+    server = live_server(next_trial, title="live", port=0)
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def status(server, path: str, headers: list[tuple[str, str]]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.putrequest("GET", path, skip_host=True)
+    for name, value in headers:
+        connection.putheader(name, value.format(port=server.server_port))
+    connection.endheaders()
+    code = connection.getresponse().status
+    connection.close()
+    return code
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "expected"),
+    [
+        ("/", [("Host", "127.0.0.1:{port}")], 200),
+        ("/", [("Host", "LOCALHOST:9999"), ("Origin", "http://localhost:9999")], 200),
+        ("/", [("Host", "[::1]:{port}"), ("Sec-Fetch-Site", "cross-site")], 200),  # a link to it
+        ("/../../etc/passwd", [("Host", "localhost")], 404),
+        ("/", [], 403),
+        ("/", [("Host", "rebound.example:{port}")], 403),
+        ("/", [("Host", "127.0.0.1.rebound.example")], 403),
+        ("/", [("Host", "localhost"), ("Host", "rebound.example")], 403),
+        ("/next", [("Host", "localhost:{port}"), ("Origin", "http://page.example")], 403),
+        ("/next", [("Host", "localhost:{port}"), ("Origin", "http://localhost:3000")], 403),
+        ("/next", [("Host", "localhost:{port}"), ("Origin", "null")], 403),
+        ("/next", [("Host", "localhost:{port}"), ("Sec-Fetch-Site", "cross-site")], 403),
+    ],
+)  # fmt: skip
+def test_live_answers_only_its_own_page(served, path, headers, expected) -> None:
+    """Another page reaches the port too, by a name that it has pointed here or by guessing."""
+    assert status(served, path, headers) == expected
+
+
+def test_silent_connections_are_few_and_short(served, monkeypatch) -> None:
+    """Neither many at once nor some that send a byte now and then keep others from the page."""
+    address = ("127.0.0.1", served.server_port)
+    silent = [socket.create_connection(address) for _ in range(4 * live.MAX_CONNECTIONS)]
+    assert status(served, "/", [("Host", "localhost")]) == 200
+    assert len(served._held) <= live.MAX_CONNECTIONS
+    handlers = [t for t in threading.enumerate() if "process_request_thread" in t.name]
+    assert len(handlers) <= 2 * live.MAX_CONNECTIONS
+    monkeypatch.setattr(live, "ASK_SECONDS", 0.1)
+    slow = socket.create_connection(address)
+    slow.settimeout(10)
+    slow.sendall(b"GET / HTTP/1.1\r\nHost: local")
+    assert slow.recv(1) == b"", "closed"
+    for connection in [*silent, slow]:
+        connection.close()
+    assert status(served, "/", [("Host", "localhost")]) == 200
 
 
 @needs_browser

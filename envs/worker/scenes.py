@@ -10,35 +10,29 @@ import gymnasium
 
 from envs.worker.physics import Physics, physics_of
 from envs.worker.player import MakeEnv, make, takes_task
-from envs.worker.user_module import describe
 from metarl.errors import UserError
-from metarl.scene import Scene
 
 CAMERA = "track"
 """What Gymnasium's own MuJoCo environments are drawn by."""
 
 
-def scene_of(make_env: MakeEnv, task: Any, *, name: str) -> Scene:
-    """The model of a task as a reset leaves it, in an environment that is made for this.
-
-    Args:
-        name: of the distribution, for messages.
+def scene_of(make_env: MakeEnv, task: Any) -> Any:
+    """A `Scene`: the model of a task as a reset leaves it, in an environment that is made for this.
 
     Raises:
-        UserError: the environment fails, or has no MuJoCo model.
+        UserError: the environment has no MuJoCo model.
     """
-    try:
-        with closing(make(make_env, task)) as env:
-            if not takes_task(make_env):
-                env.get_wrapper_attr("set_task")(task)
-            env.reset(seed=0)
-            physics = physics_of(env)
-            if physics is None:
-                raise UserError("the environment has no MuJoCo model")
-            model = copy(physics.model)  # before the step, which may change it
-            return Scene(model=model, camera=camera_of(env, model), dt=step_time(env, physics))
-    except Exception as error:
-        raise UserError(f"{name}: {describe(error)}") from error
+    from metarl.scene import Scene  # it imports MuJoCo
+
+    with closing(make(make_env, task)) as env:
+        if not takes_task(make_env):
+            env.get_wrapper_attr("set_task")(task)
+        env.reset(seed=0)
+        physics = physics_of(env)
+        if physics is None:
+            raise UserError("the environment has no MuJoCo model")
+        model = copy(physics.model)  # before the step, which may change it
+        return Scene(model=model, camera=camera_of(env, model), dt=step_time(env, physics))
 
 
 def camera_of(env: gymnasium.Env, model: Any) -> str:
