@@ -48,6 +48,7 @@ from metarl.evaluating import Trials
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.protocols import TaskDistribution
+from metarl.provenance import environment
 from metarl.recording import Recorder, Recordings, read_recordings, write_recordings
 from metarl.replay import live_server, trial_after_trial
 from metarl.report.adaptation import adaptation_report, plot_adaptation
@@ -69,7 +70,7 @@ from metarl.report.page import write_report
 from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_published, stored_file
-from metarl.run import CONFIG, environment, is_published, load_agent
+from metarl.run import CONFIG, is_published, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TrialShape
 from train import (

@@ -43,6 +43,7 @@ from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from envs.navigation import PointConfig
 from envs.tabular import TabularConfig
+from envs.worker.user_module import UserModule
 from metarl.board import LINES, check_can_film
 from metarl.config import Config, override, read_yaml, split_command_line, validate
 from metarl.errors import (
@@ -56,11 +57,17 @@ from metarl.errors import (
 from metarl.few_shot import learn_from_tasks
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
-from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
+from metarl.protocols import (
+    Agent,
+    FewShotDistribution,
+    FewShotLearner,
+    TaskDistribution,
+    TaskVectorEnv,
+)
 from metarl.recording import Recorder, Recordings
 from metarl.run import CONFIG, Run, choose_device
 from metarl.seeding import derive_seed
-from metarl.tasks import TaskSet
+from metarl.tasks import TaskHashes, TaskSet
 from metarl.training import FewShotTrainConfig, RunConfig, TrainConfig, Training
 from metarl.types import FewShotShape, TrialShape
 
@@ -122,7 +129,9 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
     training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
     if new:
         Run.create(folder, experiment)
-    run = Run(folder, training.agent, unit=training.unit)
+    run = Run(
+        folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
+    )  # fmt: skip
     run.save()
     unit = training.unit.replace("_", " ")
     progress = Progress(
@@ -193,6 +202,7 @@ def by_reinforcement(experiment: Experiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=agent,
+        task_hashes=hashes_of(distribution, experiment.env),
         iterate=iterate,
         show=show,
         unit="env_steps",
@@ -221,6 +231,7 @@ def from_examples(experiment: FewShotExperiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=learner,
+        task_hashes=hashes_of(distribution, experiment.env),
         iterate=iterate,
         show=lambda run: None,
         unit="tasks",
@@ -290,6 +301,17 @@ def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserErr
     )
     return UserError(
         f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"
+    )
+
+
+def hashes_of(
+    distribution: TaskDistribution | FewShotDistribution, env: EnvConfig | FewShotEnvConfig
+) -> TaskHashes:
+    """What says whether tasks are those of before."""
+    return TaskHashes(
+        train=distribution.train.content_hash,
+        test=distribution.test.content_hash,
+        module=UserModule(env.module).content_hash if isinstance(env, GymnasiumConfig) else None,
     )
 
 

@@ -35,7 +35,8 @@ from evaluate import EvaluationConfig, find_checkpoint, find_shape
 from metarl.errors import nearest, one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
 from metarl.playing import play
-from metarl.run import environment, load_agent
+from metarl.provenance import environment
+from metarl.run import load_agent
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
 from train import Experiment, build_agent, load_experiment

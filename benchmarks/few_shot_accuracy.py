@@ -27,7 +27,8 @@ from metarl.errors import one_line_errors
 from metarl.evaluation import Estimate
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.protocols import FewShotDistribution, FewShotLearner
-from metarl.run import CONFIG, Run, environment
+from metarl.provenance import environment
+from metarl.run import CONFIG, Run
 from metarl.types import FewShotCurve
 
 LEARNERS = ("maml", "reptile", "prototypical", "matching")

@@ -33,7 +33,8 @@ from metarl.errors import one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
 from metarl.playing import play
 from metarl.protocols import Agent
-from metarl.run import METRICS, environment, load_agent
+from metarl.provenance import environment
+from metarl.run import METRICS, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TimeStep
 from train import Experiment, build_agent, load_experiment

@@ -23,7 +23,8 @@ from training import train_to_the_end
 from evaluate import EvaluationConfig, find_trials, measure
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
-from metarl.run import METRICS, environment
+from metarl.provenance import environment
+from metarl.run import METRICS
 from train import DEFAULT_CONFIG, load_experiment
 
 

@@ -28,7 +28,7 @@ from envs.metaworld import MetaWorldConfig
 from metarl.errors import UserError, one_line_errors
 from metarl.playing import play_and_learn
 from metarl.protocols import TaskVectorEnv
-from metarl.run import environment
+from metarl.provenance import environment
 from train import DEFAULT_CONFIG, Experiment, build_agent, load_experiment, training_shape
 
 ENGINES = ("native", "reference")

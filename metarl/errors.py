@@ -54,6 +54,11 @@ def printable(text: object, *, limit: int = 500) -> str:
     return f"{line[:limit]} …" if cut else line
 
 
+def note(text: str) -> None:
+    """Says something on stderr that a user should know and that stops nothing."""
+    print(f"note: {printable(text, limit=MESSAGE_LIMIT)}", file=sys.stderr)
+
+
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130, and a

@@ -29,8 +29,8 @@ from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import RandomPolicy, ScriptedPolicy
 from metarl.errors import UserError
 from metarl.protocols import TaskDistribution
+from metarl.provenance import environment
 from metarl.result import write_stored
-from metarl.run import environment
 from metarl.seeding import derive_seed
 from metarl.tasks import Task, TaskSet, fingerprint
 
