@@ -59,7 +59,7 @@ from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import (
     Agent,
-    FewShotDistribution,
+    EpisodeSampler,
     FewShotLearner,
     TaskDistribution,
     TaskVectorEnv,
@@ -202,7 +202,7 @@ def by_reinforcement(experiment: Experiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=agent,
-        task_hashes=hashes_of(distribution, experiment.env),
+        task_hashes=hashes_of(train=distribution.train, test=distribution.test, env=experiment.env),
         iterate=iterate,
         show=show,
         unit="env_steps",
@@ -231,7 +231,7 @@ def from_examples(experiment: FewShotExperiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=learner,
-        task_hashes=hashes_of(distribution, experiment.env),
+        task_hashes=hashes_of(train=distribution.train, test=distribution.test, env=experiment.env),
         iterate=iterate,
         show=lambda run: None,
         unit="tasks",
@@ -305,12 +305,15 @@ def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserErr
 
 
 def hashes_of(
-    distribution: TaskDistribution | FewShotDistribution, env: EnvConfig | FewShotEnvConfig
+    *,
+    train: TaskSet[Any] | EpisodeSampler,
+    test: TaskSet[Any] | EpisodeSampler,
+    env: EnvConfig | FewShotEnvConfig,
 ) -> TaskHashes:
-    """What says whether tasks are those of before."""
+    """What tells whether the tasks of a config are those of before."""
     return TaskHashes(
-        train=distribution.train.content_hash,
-        test=distribution.test.content_hash,
+        train=train.content_hash,
+        test=test.content_hash,
         module=UserModule(env.module).content_hash if isinstance(env, GymnasiumConfig) else None,
     )
 

@@ -58,10 +58,14 @@ def parse_json(text: str, kind: Any, *, source: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, problem["loc"]))
-        what = printable(problem["msg"])
-        raise UserError(f"cannot read {source}: {f'{place}: ' if place else ''}{what}") from None
+        raise UserError(f"cannot read {source}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where pydantic found something wrong first, and what."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = printable(".".join(map(str, problem["loc"])))
+    return f"{place}: {printable(problem['msg'])}" if place else printable(problem["msg"])
 
 
 @contextmanager
