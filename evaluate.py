@@ -18,6 +18,7 @@ import math
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +33,7 @@ from envs.gymnasium_tasks.adapted import Adapted, Fit, LoneEnv, adapt_agent
 from envs.gymnasium_tasks.trust import check_trusted
 from envs.metaworld import MetaWorld
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
-from metarl.checkpoint import checkpoints
+from metarl.checkpoint import Meta, checkpoints, read_meta
 from metarl.comparison import check_alike
 from metarl.config import (
     Config,
@@ -43,7 +44,7 @@ from metarl.config import (
     split_command_line,
     validate,
 )
-from metarl.errors import UserError, one_line_errors
+from metarl.errors import UserError, note, one_line_errors, printable
 from metarl.evaluating import Trials
 from metarl.experiment import (
     Experiment,
@@ -57,6 +58,7 @@ from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.interface import Interface, WhoseBounds
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
+from metarl.provenance import environment
 from metarl.recording import Recorder, Recordings, read_recordings, write_recordings
 from metarl.replay import live_server, trial_after_trial
 from metarl.report.adaptation import adaptation_report, plot_adaptation
@@ -78,7 +80,7 @@ from metarl.report.page import write_report
 from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_published, stored_file
-from metarl.run import CONFIG, environment, is_published, load_agent
+from metarl.run import CONFIG, is_published, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TrialShape
 
@@ -232,7 +234,7 @@ def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
         for path in sorted((folder / "eval").glob(f"{config.split}_{checkpoint.name}*.json")):
             options = Evaluation.read(path).options
             if options["protocol"] == config.protocol:
-                return config.model_copy(update={"episodes": options["episodes"]})
+                return config.model_copy(update={"episodes": options.get("episodes")})
     return config
 
 
@@ -250,6 +252,7 @@ def evaluate(
     path = evaluation_file(trials, config)
     if config.stored:
         evaluation = Evaluation.read(path)
+        check_is_of(evaluation, trials, path)
         print_evaluation(evaluation, console)
         return evaluation
     evaluation = measure(trials, config, recordings)
@@ -264,9 +267,35 @@ def evaluate(
     return evaluation
 
 
+def check_is_of(evaluation: Evaluation, trials: Trials, path: Path) -> None:
+    """Checks that a stored evaluation is of these trials.
+
+    Raises:
+        UserError: it is of another run or checkpoint, or of tasks that have changed since.
+    """
+    stored, now = asdict(evaluation.setting), asdict(trials.setting)
+    stored |= {"env_steps": evaluation.env_steps, "split": evaluation.split}
+    now |= {"env_steps": trials.env_steps, "split": trials.split}
+    for name, value in stored.items():
+        if value not in (now[name], None if name == "reward_version" else now[name]):
+            raise UserError(
+                f"{path} is of {name} {printable(value)}, but the run has {now[name]} now; leave "
+                "--stored out to play it anew"
+            )
+
+
 def measure(trials: Trials, config: EvaluationConfig, recordings: Recordings | None) -> Evaluation:
     """Plays every task; a few of them are recorded where that is wanted."""
+    if config.tasks is None:
+        note_changed_tasks(read_meta(trials.checkpoint), trials.distribution.train.content_hash)
     return trials.play(config.model_dump(mode="json", include=set(PLAYED)), recordings)
+
+
+def note_changed_tasks(meta: Meta, train_hash: str) -> None:
+    """Says where an agent was not trained on the training tasks of today."""
+    if meta.task_hashes and meta.task_hashes.train != train_hash:
+        note("the training tasks changed since the agent learned on them; held-out tasks and "
+             "results may be others too")  # fmt: skip
 
 
 def evaluate_one(trials: Trials, config: EvaluationConfig, console: Console) -> None:
@@ -372,6 +401,9 @@ def evaluate_few_shot(
     path = stored_file(folder, config.split, options, trained_for=int(checkpoint.name))
     if config.stored:
         evaluation = FewShotEvaluation.read(path)
+        of = evaluation.experiment, evaluation.seed, evaluation.tasks, evaluation.split
+        if of != (experiment.name, experiment.seed, int(checkpoint.name), config.split):
+            raise UserError(f"{path} is of another run, checkpoint or split; leave --stored out")
         print_few_shot(evaluation, console)
     else:
         evaluation = measure_few_shot(experiment, checkpoint, config)
@@ -395,7 +427,7 @@ def measure_few_shot(
     distribution = env.build()
     shape = distribution.shape
     learner = build_learner(experiment, shape)
-    load_agent(learner, checkpoint)
+    note_changed_tasks(load_agent(learner, checkpoint), distribution.train.content_hash)
     sampler = distribution.test if config.split == "test" else distribution.train
     usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
     judged = judge(

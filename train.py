@@ -45,11 +45,11 @@ from metarl.few_shot import learn_from_tasks
 from metarl.interface import Interface
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
-from metarl.protocols import Agent, TaskDistribution
+from metarl.protocols import Agent, FewShotDistribution, TaskDistribution
 from metarl.recording import Recorder, Recordings
 from metarl.run import CONFIG, Run
 from metarl.seeding import derive_seed
-from metarl.tasks import TaskSet
+from metarl.tasks import TaskHashes, TaskSet
 from metarl.training import Training
 from metarl.types import TrialShape
 
@@ -70,7 +70,9 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
         trust(experiment.env)
     if training.interface is not None:
         training.interface.keep(folder)
-    run = Run(folder, training.agent, unit=training.unit)
+    run = Run(
+        folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
+    )  # fmt: skip
     run.save()
     unit = training.unit.replace("_", " ")
     progress = Progress(
@@ -141,6 +143,7 @@ def by_reinforcement(experiment: Experiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=agent,
+        task_hashes=hashes_of(distribution),
         iterate=iterate,
         show=show,
         unit="env_steps",
@@ -170,6 +173,7 @@ def from_examples(experiment: FewShotExperiment) -> Training:
     return Training(
         title=f"{experiment.name}: {distribution.name}",
         agent=learner,
+        task_hashes=hashes_of(distribution),
         iterate=iterate,
         show=lambda run: None,
         unit="tasks",
@@ -220,6 +224,15 @@ def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserErr
     )
     return UserError(
         f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"
+    )
+
+
+def hashes_of(distribution: TaskDistribution | FewShotDistribution) -> TaskHashes:
+    """What tells whether the tasks of a run are those of before."""
+    return TaskHashes(
+        train=distribution.train.content_hash,
+        test=distribution.test.content_hash,
+        module=getattr(distribution, "module_hash", None),  # where they come from a user's module
     )
 
 

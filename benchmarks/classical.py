@@ -36,7 +36,8 @@ from metarl.errors import nearest, one_line_errors
 from metarl.evaluation import bootstrap_interval, mean
 from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
-from metarl.run import environment, load_agent
+from metarl.provenance import environment
+from metarl.run import load_agent
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
 

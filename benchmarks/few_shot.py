@@ -40,7 +40,7 @@ from envs.few_shot import GlyphsConfig, SinusoidConfig
 from metarl.encoders import Conv4Config, MLPConfig
 from metarl.errors import one_line_errors
 from metarl.protocols import FewShotDistribution
-from metarl.run import environment
+from metarl.provenance import environment
 from metarl.types import FewShotBatch
 
 CPU = torch.device("cpu")

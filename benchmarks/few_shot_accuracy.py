@@ -28,7 +28,8 @@ from metarl.evaluation import Estimate
 from metarl.experiment import build_learner, load
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.protocols import FewShotDistribution, FewShotLearner
-from metarl.run import CONFIG, Run, environment
+from metarl.provenance import environment
+from metarl.run import CONFIG, Run
 from metarl.types import FewShotCurve
 
 LEARNERS = ("maml", "reptile", "prototypical", "matching")

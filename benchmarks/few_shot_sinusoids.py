@@ -22,7 +22,8 @@ from few_shot_accuracy import EPISODES, RESULTS, ROOT, trained
 
 from metarl.errors import one_line_errors
 from metarl.few_shot import few_shot_curve, summarize_few_shot
-from metarl.run import METRICS, environment
+from metarl.provenance import environment
+from metarl.run import METRICS
 
 SHOTS, STEPS = 10, (0, 1, 5, 32)
 PRETRAINED = {

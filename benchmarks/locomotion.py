@@ -34,7 +34,8 @@ from metarl.evaluation import bootstrap_interval, mean
 from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
 from metarl.protocols import Agent
-from metarl.run import METRICS, environment, load_agent
+from metarl.provenance import environment
+from metarl.run import METRICS, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TimeStep
 

@@ -34,8 +34,9 @@ from metarl.actions import execute
 from metarl.errors import UserError, one_line_errors
 from metarl.experiment import load_experiment
 from metarl.protocols import Agent
+from metarl.provenance import environment
 from metarl.result import METAWORLD_ADAPTATION_EPISODES
-from metarl.run import CONFIG, environment
+from metarl.run import CONFIG
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import first_step
 from metarl.types import Rollout, TimeStep, TrialShape

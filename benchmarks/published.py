@@ -41,6 +41,7 @@ from metarl.checkpoint import checkpoints
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
 from metarl.experiment import load_experiment
+from metarl.result import CHECKSUM, write_stored
 from metarl.run import CONFIG, METRICS, publish_checkpoint
 
 KEPT_LINES = 200
@@ -79,10 +80,9 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     )
     for file in files:
         evaluation = json.loads(file.read_text(encoding="utf-8"))
+        evaluation.pop(CHECKSUM, None)
         (evaluation["environment"],) = without_places([evaluation["environment"]])
-        (partial_target / "eval" / file.name).write_text(
-            json.dumps(evaluation, indent=1), encoding="utf-8"
-        )
+        write_stored(partial_target / "eval" / file.name, evaluation)
     lines = (run / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
     every = -(-len(lines) // KEPT_LINES)
     (partial_target / METRICS).write_text("".join(lines[::-1][::every][::-1]), encoding="utf-8")

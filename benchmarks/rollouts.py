@@ -44,7 +44,7 @@ from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
 from envs.metaworld.official import HORIZON, make_official_env, set_official_task
 from metarl.errors import one_line_errors
 from metarl.processors import num_processors
-from metarl.run import environment
+from metarl.provenance import environment
 
 try:
     import envpool

@@ -24,7 +24,8 @@ from evaluate import EvaluationConfig, find_trials, measure
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
 from metarl.experiment import load_experiment
-from metarl.run import METRICS, environment
+from metarl.provenance import environment
+from metarl.run import METRICS
 from train import DEFAULT_CONFIG
 
 

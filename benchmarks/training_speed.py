@@ -29,7 +29,7 @@ from metarl.errors import UserError, one_line_errors
 from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play_and_learn
 from metarl.protocols import TaskVectorEnv
-from metarl.run import environment
+from metarl.provenance import environment
 from train import DEFAULT_CONFIG, training_shape
 
 ENGINES = ("native", "reference")

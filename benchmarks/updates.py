@@ -37,7 +37,7 @@ from metarl.actions import kl_divergence
 from metarl.errors import one_line_errors
 from metarl.experience import Chunk, Experience
 from metarl.optim import conjugate_gradient
-from metarl.run import environment
+from metarl.provenance import environment
 from metarl.seeding import torch_generator
 from metarl.trial import run_trial
 from metarl.types import TrialShape

@@ -25,10 +25,10 @@ import numpy as np
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import make_official_env, set_official_task
 from metarl.errors import one_line_errors
+from metarl.provenance import environment as about_here
 from metarl.recording import Episode, Recording
 from metarl.rendering.backends import environment, find_backend
 from metarl.rendering.renderer import OffscreenRenderer
-from metarl.run import environment as about_here
 from metarl.scene import DRAWN_STATE, Scene, drawn_state
 from metarl.video import adaptation_video
 

@@ -31,7 +31,7 @@ from envs.metaworld import MetaWorldConfig
 from metarl.errors import one_line_errors
 from metarl.gpu_packages import check_installed, default_device
 from metarl.processors import num_processors
-from metarl.run import environment
+from metarl.provenance import environment
 from metarl.seeding import torch_generator
 from metarl.trial import collect, first_step
 

@@ -1,76 +1,174 @@
 """Checkpoints: a folder of safetensors and JSON that is either whole or not there.
 
 A checkpoint is written beside its target, flushed to disk and then renamed, so whenever the process
-dies, what carries a checkpoint's name is complete. Nothing that is loaded can execute.
+dies, what carries a checkpoint's name is complete. What happens to it later is found by its
+checksums, which `sha256sum --check SHA256SUMS` reads too. Nothing that is loaded can execute.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, Field, model_validator
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
+from metarl.files import read_json, read_text
 from metarl.optim import PREFIX
+from metarl.tasks import TaskHashes
 
 TENSORS = "tensors.safetensors"
 META = "meta.json"
-FORMAT = 1
+SUMS = "SHA256SUMS"
+FORMAT = 2
+"""1 had no checksums, and is still read."""
+FORMAT_KEY = "format"
+"""Of the tensors' own metadata: checksums that were taken away are missed."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+class Meta(BaseModel, frozen=True, extra="forbid"):
+    """What a checkpoint holds the state of."""
+
+    format: Literal[1, 2] = FORMAT
+    iteration: Count
+    env_steps: Count | None = None
+    tasks: Count | None = None
+    """What few-shot learning counts in place of env steps."""
+    skipped: Count = 0
+    """Iterations that taught nothing."""
+    published: bool = False
+    """It was cut down to what the agent acts and adapts with."""
+    task_hashes: TaskHashes | None = None
+    """Of what was trained on; not known of format 1."""
+
+    @model_validator(mode="after")
+    def _counts_one_thing(self) -> Meta:
+        if (self.env_steps is None) == (self.tasks is None):
+            raise ValueError("it should count env_steps or tasks")
+        return self
+
+    @property
+    def trained_for(self) -> int:
+        """Env steps, or tasks; the checkpoint's folder is named after it."""
+        count = self.tasks if self.env_steps is None else self.env_steps
+        assert count is not None
+        return count
+
+
+class _Version(BaseModel):
+    format: int
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was loaded, its tensors on the CPU."""
+
+    tensors: dict[str, Tensor]
+    meta: Meta
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
     """Writes a checkpoint; one that is already there is complete and stays as it is."""
-    if folder.exists():
+    if folder.is_dir():
         return
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-              partial / TENSORS)  # fmt: skip
-    (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1), encoding="utf-8")
-    for path in (partial / TENSORS, partial / META, partial):
+              partial / TENSORS, metadata={FORMAT_KEY: str(FORMAT)})  # fmt: skip
+    content = {**meta.model_dump(exclude_none=True), "format": FORMAT}
+    (partial / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (partial / SUMS).write_text(_checksums(partial), encoding="utf-8")
+    for path in (partial / TENSORS, partial / META, partial / SUMS, partial):
         _flush(path)
     partial.rename(folder)
     _flush(folder.parent)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and facts of a checkpoint.
+def load_checkpoint(folder: Path) -> Saved:
+    """What is in a checkpoint.
 
     Raises:
-        UserError: it is missing, truncated, damaged or of another format.
+        UserError: it is missing, damaged, renamed or of another format, or holds a tensor that is
+            not finite.
     """
-    if not folder.is_dir():
+    meta = read_meta(folder)
+    try:
+        with safe_open(folder / TENSORS, "pt") as file:
+            version = (file.metadata() or {}).get(FORMAT_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever torch makes of a damaged header
+        raise _damaged(folder, error) from None
+    if version != (None if meta.format == 1 else str(meta.format)):
+        raise _damaged(folder, f"{META} and {TENSORS} are of different formats")
+    if name := first_not_finite(tensors):
+        raise _damaged(folder, f"its tensor {printable(name, limit=200)} is not finite")
+    return Saved(tensors, meta)
+
+
+def read_meta(folder: Path) -> Meta:
+    """What a checkpoint holds the state of; its files are compared with their checksums.
+
+    Raises:
+        UserError: it is missing, damaged, renamed or of another format.
+    """
+    if not os.path.lexists(folder):
         raise UserError(f"no checkpoint {folder}{_others(folder)}")
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
+        if not folder.is_dir():
+            raise UserError("it is no folder")
+        version = read_json(folder / META, _Version).format
+        if version not in (1, FORMAT):
+            raise UserError(f"it is of another version: of format {version}, not of 1 or {FORMAT}")
+        # Those of a checkpoint that claims to be old are looked at too.
+        if version > 1 or os.path.lexists(folder / SUMS):
+            _compare_checksums(folder)
+        meta = read_json(folder / META, Meta)
+    except (OSError, UserError) as error:
+        raise _damaged(folder, error) from None
+    if str(meta.trained_for) != folder.name:
         raise UserError(
-            f"checkpoint {folder} is damaged ({error}); remove it and use another{_others(folder)}"
-        ) from None
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"checkpoint {folder} is of another version, not of format {FORMAT}")
-    return tensors, meta
+            f"checkpoint {folder} was renamed: it holds the state after {meta.trained_for}; give "
+            "it that name again, or remove it"
+        )
+    return meta
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
+    """All checkpoints in a folder, oldest first; what is not named as one is left alone.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    if not os.path.lexists(folder):
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    try:
+        # str.isdigit is true of digits of every script, and of `007`.
+        numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+        named = [folder / str(number) for number in sorted(set(numbers))]
+        return [path for path in named if os.path.lexists(path)]
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {printable(error)}") from None
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity; None where there is none."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
     """Checks that loaded tensors belong to an agent that has the `expected` ones.
 
-    Optimizer moments may be missing from `expected`: a new agent has none yet.
+    Optimizer moments may be missing from `expected`: a new agent has none yet. They are compared
+    with its parameters where they are loaded, see `metarl.optim`.
 
     Raises:
         UserError: naming the first tensor that does not fit.
@@ -86,9 +184,17 @@ def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source
                 f"checkpoint {source} does not fit: {name} is {_size(loaded[name])} there and "
                 f"{_size(tensor)} here; the observations, actions or layer sizes differ"
             )
+        if loaded[name].dtype != tensor.dtype:
+            raise UserError(
+                f"checkpoint {source} does not fit: {name} is of type {loaded[name].dtype} there "
+                f"and {tensor.dtype} here"
+            )
     unknown = [n for n in loaded if n not in expected and not n.startswith(PREFIX)]
     if unknown:
-        raise UserError(f"checkpoint {source} is of another agent: it has a tensor {unknown[0]}")
+        raise UserError(
+            f"checkpoint {source} is of another agent: it has a tensor "
+            f"{printable(unknown[0], limit=200)}"
+        )
 
 
 def _size(tensor: Tensor) -> str:
@@ -98,6 +204,34 @@ def _size(tensor: Tensor) -> str:
 def _others(folder: Path) -> str:
     others = [path.name for path in checkpoints(folder.parent) if path != folder]
     return f"; there are {', '.join(others)}" if others else ""
+
+
+def _damaged(folder: Path, error: object) -> UserError:
+    """What is said of a checkpoint that cannot be used, and how to go on without it."""
+    known = checkpoints(folder.parent)
+    older = known[: known.index(folder)] if folder in known else []
+    advice = (
+        f"remove {folder} to go on from the next older one, {older[-1].name}"
+        if older
+        else "there is no older one; train the config anew"
+    )
+    return UserError(f"checkpoint {folder} is damaged ({printable(error)}); {advice}")
+
+
+def _checksums(folder: Path) -> str:
+    """The content of a checkpoint's `SHA256SUMS`."""
+    lines = []
+    for name in (TENSORS, META):
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def _compare_checksums(folder: Path) -> None:
+    if not all((folder / name).is_file() for name in (TENSORS, META, SUMS)):
+        raise UserError(f"it has no {TENSORS}, {META} or {SUMS}")
+    if read_text(folder / SUMS, limit=1000) != _checksums(folder):
+        raise UserError(f"its files are not those that were saved, by their {SUMS}")
 
 
 def _flush(path: Path) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from metarl.comparison import Setting
 from metarl.playing import play
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
+from metarl.provenance import environment
 from metarl.recording import Recordings
 from metarl.result import Evaluation
-from metarl.run import environment, load_agent
+from metarl.run import load_agent
 from metarl.tasks import TaskSet, goals_of
 from metarl.types import TrialShape
 

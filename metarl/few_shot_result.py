@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, FiniteFloat
 from torch import Tensor
 
+from metarl.config import Size
 from metarl.evaluation import Estimate
 from metarl.few_shot import summarize_few_shot
-from metarl.result import count, read_stored, write_stored
+from metarl.result import (
+    Count,
+    check_shape,
+    count,
+    plain_fields,
+    read_stored,
+    write_stored,
+)
 from metarl.types import FewShotCurve
 
 
@@ -26,15 +35,15 @@ class FewShotEvaluation:
     experiment: str
     agent: str
     """The kind of learner, e.g. `maml`."""
-    seed: int
-    tasks: int
+    seed: Count
+    tasks: Count
     """What the learner had been trained on."""
     distribution: str
     split: str
     split_hash: str
-    num_ways: int | None
+    num_ways: Size | None
     """Classes of a task; None where a function is regressed."""
-    num_queries: int
+    num_queries: Size
     """Examples of a task that the learner is judged on."""
     batch_norm: str
     """Whose statistics normalise, see `metarl.encoders`."""
@@ -145,22 +154,47 @@ class FewShotEvaluation:
             UserError: there is none, or it is of another version or damaged.
         """
 
-        def parse(stored: dict[str, Any]) -> FewShotEvaluation:
-            tasks = stored["per_task"]
-            pixels = tasks["nearest_neighbour"]
+        def parse(facts: dict[str, Any], tasks: _PerTask) -> FewShotEvaluation:
+            shots, steps, ways = facts["shots"], facts["steps"], facts["num_ways"]
+            rows = len(tasks.scores.get("loss", []))
+            if not rows or tasks.scores.keys() != {"loss", *(["accuracy"] if ways else [])}:
+                raise ValueError(f"it has scores of {', '.join(tasks.scores)}")
+            for measure, scores in tasks.scores.items():
+                check_shape(scores, (rows, len(shots), len(steps)), name=measure)
+            if tasks.nearest_neighbour is not None:
+                check_shape(tasks.nearest_neighbour, (rows, len(shots)), name="nearest_neighbour")
+            for name, least, numbers in (("shots", 1, shots), ("steps", 0, steps)):
+                if not numbers or numbers[0] < least or numbers != sorted(set(numbers)):
+                    raise ValueError(f"{name} {numbers} should be rising")
+            _Options.model_validate(facts["options"], strict=True)
+            pixels = tasks.nearest_neighbour
             return FewShotEvaluation(
-                **{name: stored[name] for name in STORED},
+                **facts,
                 scores={
                     measure: torch.tensor(
                         [[diverged_as_infinite(row) for row in rows] for rows in scores],
                         dtype=torch.float64,
                     )
-                    for measure, scores in tasks["scores"].items()
+                    for measure, scores in tasks.scores.items()
                 },
                 pixels=None if pixels is None else torch.tensor(pixels, dtype=torch.float64),
             )
 
-        return read_stored(path, parse)
+        facts = plain_fields(FewShotEvaluation, STORED)
+        return read_stored(path, parse, facts=facts, per_task=_PerTask)
+
+
+class _Options(BaseModel):
+    """The one that is asked for; how else it was judged may be there too."""
+
+    seed: Count
+
+
+class _PerTask(BaseModel):
+    """The part of a stored evaluation that has a row for each task."""
+
+    scores: dict[str, list[list[list[float | None]]]]
+    nearest_neighbour: list[list[FiniteFloat]] | None
 
 
 def diverged_as_infinite(values: list[float] | list[float | None]) -> list[float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ def read_json(path: Path, kind: Any, *, limit: int = SIZE_LIMIT) -> Any:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read, is no JSON, or holds something else; says where.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read {path}: it is no file")  # a pipe would wait for ever
     return parse_json(read_text(path, limit=limit), kind, source=str(path))
 
 
@@ -56,20 +58,35 @@ def parse_json(text: str, kind: Any, *, source: str) -> Any:
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, problem["loc"]))
-        what = printable(problem["msg"])
-        raise UserError(f"cannot read {source}: {f'{place}: ' if place else ''}{what}") from None
+        raise UserError(f"cannot read {source}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where pydantic found something wrong first, and what."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = printable(".".join(map(str, problem["loc"])))
+    return f"{place}: {printable(problem['msg'])}" if place else printable(problem["msg"])
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place when all is written, and is gone
     when something fails."""
-    partial = path.with_name(f".partial-{getpid()}-{path.name}")
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
         partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file, so that another takes its place and nothing is lost; returns where it
+    is now."""
+    kept = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while os.path.lexists(kept):
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged-{number}")
+    return path.rename(kept)

@@ -13,10 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from metarl.config import Config, Positive, Size
-from metarl.errors import NotFiniteError
+from metarl.errors import NotFiniteError, UserError, printable
 
 PREFIX = "optimizer."
 """Of the names of tensors that belong to optimizers."""
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter that it has changed."""
 
 
 def optimizer_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -40,16 +42,39 @@ def state_dict(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str,
 
 
 def load_state_dict(
-    optimizer: torch.optim.Optimizer, module: nn.Module, tensors: dict[str, Tensor]
+    optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Takes over what `state_dict` gave."""
+    """Takes over what `state_dict` gave.
+
+    Raises:
+        UserError: a tensor does not belong to this module's Adam; nothing is taken over.
+    """
     parameters = dict(module.named_parameters())
     moments = section(tensors, PREFIX)
-    optimizer.param_groups[0]["lr"] = float(moments.pop("learning_rate"))
-    optimizer.state.clear()
+    rate = float(moments.pop("learning_rate"))
+    if rate < 0:
+        raise UserError(f"{PREFIX}learning_rate is {rate}")
+    state: dict[str, dict[str, Tensor]] = {}
     for key_and_name, tensor in moments.items():
         key, _, name = key_and_name.partition(".")
-        optimizer.state[parameters[name]][key] = tensor.clone()
+        if key not in MOMENTS or name not in parameters:
+            known = printable(PREFIX + key_and_name, limit=200)
+            raise UserError(f"it has a tensor {known}, which is of no parameter here")
+        shape = () if key == "step" else parameters[name].shape
+        if tensor.shape != shape or not tensor.is_floating_point():
+            raise UserError(
+                f"{PREFIX}{key_and_name} is {tuple(tensor.shape)} of {tensor.dtype}, and should be "
+                f"{tuple(shape)} of {parameters[name].dtype}"
+            )
+        if key != "exp_avg" and (tensor < 0).any():
+            raise UserError(f"{PREFIX}{key_and_name} is negative")
+        state.setdefault(name, {})[key] = tensor.clone()
+    for name, found in state.items():
+        if missing := set(MOMENTS) - found.keys():
+            raise UserError(f"it has no tensor {PREFIX}{min(missing)}.{name}")
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.state.clear()
+    optimizer.state.update({parameters[name]: found for name, found in state.items()})
 
 
 def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf) -> float:

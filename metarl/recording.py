@@ -7,21 +7,32 @@ step. It needs no OpenGL for that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 from metarl.files import written_whole
 from metarl.scene import Scene
 from metarl.types import Rollout, TrialShape
 
+COLUMNS = {
+    "env_name": "U",
+    "task": "i",
+    "before": "i",
+    "states": "f",
+    "reward": "f",
+    "success": "b",
+}
+"""Arrays that are stored of each recording, and the kinds of their numbers."""
+LARGEST_FILE = 2**32
+"""Bytes of recordings, unpacked."""
 Sink = Callable[[Float64[np.ndarray, "N S R"]], None]
 """Takes an episode of every slot: S = horizon + 1 states, the start and what followed each step.
 Rows of scenes with fewer than R numbers are filled up with zeros."""
@@ -195,20 +206,49 @@ def read_recordings(path: Path) -> list[Recording]:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    recordings: list[Recording] = []
     try:
+        with ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > LARGEST_FILE:
+            raise ValueError(f"it unpacks to {size:,} bytes")
         with np.load(path, allow_pickle=False) as stored:
-            while f"{len(recordings)}/task" in stored:
-                k = len(recordings)
-                columns = [stored[f"{k}/{c}"] for c in ("before", "states", "reward", "success")]
-                episodes = [
-                    Episode(before=int(before), states=states, reward=reward, success=success)
-                    for before, states, reward, success in zip(*columns, strict=True)
-                ]
-                name, task = str(stored[f"{k}/env_name"]), int(stored[f"{k}/task"])
-                recordings.append(Recording(env_name=name, task=task, episodes=episodes))
+            arrays = {name: stored[name] for name in stored.files}
+        number = len(arrays) // len(COLUMNS)
+        if not number or arrays.keys() != {f"{k}/{c}" for k in range(number) for c in COLUMNS}:
+            raise ValueError("its arrays are not those of recordings")
+        return [_recording({c: arrays[f"{k}/{c}"] for c in COLUMNS}) for k in range(number)]
     except FileNotFoundError:
         raise UserError(f"no recordings in {path}; leave --stored out to play them") from None
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
-    return recordings
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of damaged bytes
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise UserError(f"{path} cannot be read ({reason}); leave --stored out") from None
+
+
+def _recording(columns: Mapping[str, np.ndarray]) -> Recording:
+    """A recording of its stored arrays.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    count, size, width = columns["states"].shape
+    shapes = {
+        "env_name": (), "task": (), "before": (count,), "states": (count, size, width),
+        "reward": (count, size - 1), "success": (count, size - 1),
+    }  # fmt: skip
+    for name, array in columns.items():
+        if array.shape != shapes[name] or array.dtype.kind != COLUMNS[name] or not array.size:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    columns = {**columns, "states": columns["states"].astype(np.float64)}
+    task, before = int(columns["task"]), columns["before"].tolist()
+    if task < 0 or before != sorted({0, *before}):
+        raise ValueError(f"task {task}, episodes after {before} others")
+    return Recording(
+        env_name=str(columns["env_name"]),
+        task=task,
+        episodes=[
+            Episode(before=before[k], **{c: columns[c][k] for c in ("states", "reward", "success")})
+            for k in range(count)
+        ],
+    )

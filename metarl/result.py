@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import torch
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, create_model, model_validator
 
 from metarl.comparison import Setting
-from metarl.errors import UserError
+from metarl.config import Fraction, Size
+from metarl.errors import UserError, printable
 from metarl.evaluation import Estimate, Summary, success_after, summarize
-from metarl.files import written_whole
+from metarl.files import first_problem, parse_json, read_text, written_whole
 from metarl.types import AdaptationCurve
 
 E = TypeVar("E")  # an evaluation
+P = TypeVar("P", bound=BaseModel)  # what is stored of each task
+T = TypeVar("T")
+Count = Annotated[int, Field(ge=0)]
+CHECKSUM = "sha256"
+"""Of all else in a file of results, under this name in it."""
 
 METAWORLD_ADAPTATION_EPISODES = 10
 """Before the test episodes of Meta-World's documented protocol."""
@@ -30,15 +38,15 @@ class Evaluation:
     experiment: str
     agent: str
     """The kind of agent, e.g. `rl2`."""
-    seed: int
-    env_steps: int
+    seed: Count
+    env_steps: Count
     """What the agent had been trained for."""
     distribution: str
     split: str
     split_hash: str
-    horizon: int
+    horizon: Size
     """Steps of an episode."""
-    slots_per_task: int
+    slots_per_task: Size
     """Episodes that were played side by side; a score is the mean over them."""
     options: dict[str, Any]
     """How it was played, as `evaluate.py` was told."""
@@ -131,19 +139,72 @@ class Evaluation:
             UserError: there is none, or it is of another version or damaged.
         """
 
-        def parse(stored: dict[str, Any]) -> Evaluation:
-            tasks = stored["per_task"]
-            scores = {m: torch.tensor(v, dtype=torch.float64) for m, v in tasks["scores"].items()}
+        def parse(facts: dict[str, Any], tasks: _PerTask) -> Evaluation:
+            at_once = facts["slots_per_task"]
+            if tasks.experience != [at_once * column for column in range(len(tasks.experience))]:
+                raise ValueError(f"experience is {tasks.experience}, {at_once} episodes at once")
+            _Options.model_validate(facts["options"], strict=True)
             return Evaluation(
-                **{name: stored[name] for name in STORED if name in stored},
-                parameters=tasks["parameters"],
-                goals=tasks["goal"],
+                **facts,
+                parameters=tasks.parameters,
+                goals=tasks.goal,
                 curve=AdaptationCurve(
-                    env_names=tasks["env_name"], experience=tasks["experience"], scores=scores
+                    env_names=tasks.env_name,
+                    experience=tasks.experience,
+                    scores={
+                        m: torch.tensor(v, dtype=torch.float64) for m, v in tasks.scores.items()
+                    },
                 ),
             )
 
-        return read_stored(path, parse)
+        return read_stored(path, parse, facts=plain_fields(Evaluation, STORED), per_task=_PerTask)
+
+
+class _Options(BaseModel):
+    """Those that are asked for; how else it was played may be there too."""
+
+    protocol: Literal["curve", "metaworld"]
+    episodes: Size | None = None
+    greedy: bool
+    threshold: Fraction
+    seed: Count
+
+
+class _PerTask(BaseModel):
+    """The part of a stored evaluation that has a row for each task."""
+
+    env_name: Annotated[list[str], Field(min_length=1)]
+    parameters: list[list[float]]
+    goal: list[list[float]] | None
+    experience: Annotated[list[Count], Field(min_length=1)]
+    scores: dict[str, list[list[FiniteFloat]]]
+
+    @model_validator(mode="after")
+    def _is_rectangular(self) -> _PerTask:
+        rows, columns = len(self.env_name), len(self.experience)
+        if len(self.parameters) != rows or len(self.goal or self.parameters) != rows:
+            raise ValueError(f"parameters and goals should be those of {count(rows, 'task')}")
+        if missing := {"return", "success_any", "success_last"} - self.scores.keys():
+            raise ValueError(f"there should be scores of {min(missing)}")
+        for measure, scores in self.scores.items():
+            check_shape(scores, (rows, columns), name=measure)
+            if measure.startswith("success") and not all(0 <= s <= 1 for r in scores for s in r):
+                raise ValueError(f"{measure} should be shares from 0 to 1")
+        return self
+
+
+def check_shape(nested: Any, shape: Sequence[int], *, name: str) -> None:
+    """Checks that nested lists are as long as they should be.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not shape:
+        return
+    if len(nested) != shape[0]:
+        raise ValueError(f"{name} has {len(nested):,} rows in place of {shape[0]:,}")
+    for row in nested:
+        check_shape(row, shape[1:], name=name)
 
 
 def said_of_published(evaluation: Evaluation, path: Path) -> str:
@@ -194,25 +255,74 @@ def stored_file(folder: Path, split: str, options: Mapping[str, Any], *, trained
     return folder / "eval" / f"{'_'.join(parts)}.json"
 
 
+def plain_fields(kind: type, names: Collection[str]) -> dict[str, Any]:
+    """The type and the default of some fields of a dataclass, as pydantic's `create_model` takes
+    them."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
+        for field in fields(kind)
+        if field.name in names
+    }
+
+
 def write_stored(path: Path, stored: Mapping[str, Any]) -> None:
-    """Writes an evaluation as JSON, whole or not at all."""
+    """Writes results as JSON with their checksum, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(stored, indent=1), encoding="utf-8")
+        partial.write_text(
+            json.dumps({**stored, CHECKSUM: _checksum(stored)}, indent=1), encoding="utf-8"
+        )
 
 
-def read_stored(path: Path, parse: Callable[[dict[str, Any]], E]) -> E:
+def read_stored(
+    path: Path,
+    parse: Callable[[dict[str, Any], P], E],
+    *,
+    facts: dict[str, Any],
+    per_task: type[P],
+) -> E:
     """An evaluation from JSON.
+
+    Args:
+        parse: makes it of its facts and of what is stored of each task; what it raises is told.
+        facts: their types and defaults, see `plain_fields`.
+        per_task: a pydantic model.
 
     Raises:
         UserError: there is none, or it is of another version or damaged.
     """
+    model = create_model("Stored", per_task=(per_task, ...), **facts)
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        stored = dict(read_checked(path, model))
+        return parse(stored, stored.pop("per_task"))
     except FileNotFoundError:
         raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error!r}); leave --stored out") from None
+    except (UserError, ValueError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else printable(error)
+        raise UserError(f"{path} cannot be read ({reason}); leave --stored out") from None
+
+
+def read_checked(path: Path, kind: type[T]) -> T:
+    """What `write_stored` wrote, as a pydantic model or a dataclass.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged or holds something else.
+    """
+    text = read_text(path)
+    values = parse_json(text, kind, source=str(path))
+    # What was stored before there were checksums has none.
+    stored = json.loads(text)
+    if stored.pop(CHECKSUM, None) not in (None, _checksum(stored)):
+        raise UserError(f"{path} was changed since it was written: its checksum is another")
+    return values
+
+
+def _checksum(stored: Mapping[str, Any]) -> str:
+    """SHA-256 of values, however they are laid out in a file."""
+    as_read = json.loads(json.dumps(stored))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def count(number: int, noun: str) -> str:

@@ -16,32 +16,38 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import shutil
-import subprocess
-import sys
-import time
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, Literal
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
+from pydantic import BaseModel, ValidationError
 
 from metarl import optim
 from metarl.board import Board
-from metarl.checkpoint import META, check_fits, checkpoints, load_checkpoint, save_checkpoint
+from metarl.checkpoint import (
+    Meta,
+    Saved,
+    check_fits,
+    checkpoints,
+    first_not_finite,
+    load_checkpoint,
+    read_meta,
+    save_checkpoint,
+)
 from metarl.config import Config, write_yaml
-from metarl.errors import NotFiniteError, UserError
-from metarl.files import written_whole
+from metarl.errors import NotFiniteError, UserError, note, printable
+from metarl.files import set_aside, written_whole
 from metarl.protocols import Learner
+from metarl.provenance import append_start, check_same_tasks
+from metarl.tasks import TaskHashes
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
-PUBLISHED = "published"
-"""A fact of checkpoints that were cut down to what the agent acts and adapts with."""
-PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
+CHECKPOINTS = "checkpoints"
+LONGEST_LINE = 2**20
+"""Bytes of a line of metrics; what is longer was not written here."""
 
 
 class Run:
@@ -55,15 +61,25 @@ class Run:
         folder: of the run.
         agent: what is trained and saved.
         unit: the name under which `env_steps` are written: `tasks` of few-shot learning.
+        task_hashes: of what it is trained with; stored with each checkpoint.
 
     Raises:
-        UserError: it is being trained already, or its newest checkpoint cannot be gone on from.
+        UserError: it is being trained already, its newest checkpoint cannot be gone on from, or it
+            was trained on other tasks.
     """
 
-    def __init__(self, folder: Path, agent: Learner, *, unit: str = "env_steps") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        agent: Learner,
+        *,
+        unit: Literal["env_steps", "tasks"] = "env_steps",
+        task_hashes: TaskHashes | None = None,
+    ) -> None:
         self.folder = folder
         self.agent = agent
         self.unit = unit
+        self.task_hashes = task_hashes
         self.iteration = 0
         self.env_steps = 0
         self.skipped = 0
@@ -73,7 +89,7 @@ class Run:
         self._load_newest()
         self._finished = self._snapshot()
         self._cut_metrics()
-        _append_start(folder)
+        append_start(folder)
         self._metrics_file = (folder / METRICS).open("a", encoding="utf-8")
         self.board = Board(folder, first_step=self.env_steps + 1)
 
@@ -102,12 +118,14 @@ class Run:
         """Counts and logs an iteration that played `env_steps` steps.
 
         Raises:
-            NotFiniteError: a metric is not finite. Nothing is counted, and the last good state
-                stays in place.
+            NotFiniteError: a metric, or a part of the agent, is not finite. Nothing is counted, and
+                the last good state stays in place.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NotFiniteError(name)
+        if tensor := first_not_finite(self.agent.state_dict()):
+            raise NotFiniteError(tensor)
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:
@@ -131,7 +149,7 @@ class Run:
     def save(self) -> Path:
         """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
         tensors, meta = self._finished
-        folder = self.folder / "checkpoints" / str(meta[self.unit])
+        folder = self.folder / CHECKPOINTS / str(meta.trained_for)
         save_checkpoint(folder, tensors, meta)
         return folder
 
@@ -141,37 +159,87 @@ class Run:
         self.board.close()
         self._lock.release()
 
-    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _snapshot(self) -> Saved:
         tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
-        counters = {
-            "iteration": self.iteration, self.unit: self.env_steps, "skipped": self.skipped
-        }  # fmt: skip
-        return tensors, counters
+        plays = self.unit == "env_steps"
+        meta = Meta(
+            iteration=self.iteration,
+            env_steps=self.env_steps if plays else None,
+            tasks=None if plays else self.env_steps,
+            skipped=self.skipped,
+            task_hashes=self.task_hashes,
+        )
+        return Saved(tensors, meta)
 
     def _load_newest(self) -> None:
-        whole = checkpoints(self.folder / "checkpoints")
-        if whole:
-            meta = load_agent(self.agent, whole[-1])
-            self.iteration, self.env_steps = meta["iteration"], meta[self.unit]
-            self.skipped = meta.get("skipped", 0)
+        saved = checkpoints(self.folder / CHECKPOINTS)
+        if not saved:
+            return
+        meta = load_agent(self.agent, saved[-1])
+        if (meta.tasks is None) != (self.unit == "env_steps"):
+            raise UserError(f"checkpoint {saved[-1]} does not count {self.unit}; its config is not "
+                            "that of this run")  # fmt: skip
+        check_same_tasks(meta.task_hashes, self.task_hashes, folder=self.folder)
+        if meta.format == 1:
+            note(f"{saved[-1]} is of before checkpoints had checksums: whether it is damaged "
+                 "cannot be told")  # fmt: skip
+        self.iteration, self.env_steps = meta.iteration, meta.trained_for
+        self.skipped = meta.skipped
 
     def _cut_metrics(self) -> None:
-        """Drops lines of iterations that are played again, and a last line that was cut short."""
+        """Drops lines of iterations that are played again, and a last line that was cut short. A
+        log with damaged lines is kept beside the new one."""
         path = self.folder / METRICS
-        if not path.exists():
-            return
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["iteration"] <= self.iteration
-        ]
-        with written_whole(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+        kept = damaged = 0
+        try:
+            if path.exists():
+                with written_whole(path) as partial:
+                    with path.open("rb") as log, partial.open("wb") as whole:
+                        kept, damaged = _copy_lines(log, whole, last=self.iteration)
+                    if damaged:
+                        aside = set_aside(path)
+                        note(f"{damaged} damaged lines of {path} are dropped; as it was, it is "
+                             f"kept as {aside.name}")  # fmt: skip
+        except OSError as error:
+            raise UserError(f"cannot go on with {path}: {printable(error)}") from None
+        if kept < self.iteration:
+            note(f"{path} lacks {self.iteration - kept} of {self.iteration} iterations")
+
+
+def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]:
+    """Copies the lines of iterations up to the last; returns how many, and how many lines are
+    damaged."""
+    seen: set[int] = set()
+    damaged = 0
+    while line := log.readline(LONGEST_LINE):
+        if not line.endswith(b"\n"):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = log.readline(LONGEST_LINE)
+            # What was being written when the process died is no damage.
+            damaged += len(line) == LONGEST_LINE
+            continue
+        try:
+            iteration = _Line.model_validate_json(line, strict=True).iteration
+        except ValidationError:
+            iteration = 0
+        if iteration < 1 or iteration in seen:
+            damaged += 1
+        elif iteration <= last:
+            seen.add(iteration)
+            whole.write(line)
+    return len(seen), damaged
+
+
+class _Line(BaseModel):
+    """A line of metrics: this, and anything else."""
+
+    iteration: int
 
 
 def _check_trainable(folder: Path) -> None:
     """Checks that a run was not published, before anything is written to it."""
-    if any(map(is_published, checkpoints(folder / "checkpoints"))):
+    if any(map(is_published, checkpoints(folder / CHECKPOINTS))):
         raise UserError(
             f"{folder} was published without what training needs; evaluate it, or train its "
             "config anew"
@@ -192,25 +260,28 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def load_agent(agent: Learner, folder: Path) -> dict[str, Any]:
-    """Loads a checkpoint into an agent; returns its counters.
+def load_agent(agent: Learner, folder: Path) -> Meta:
+    """Loads a checkpoint into an agent; returns what it is of.
 
     Raises:
         UserError: the checkpoint is damaged or does not fit the agent.
     """
     tensors, meta = load_checkpoint(folder)
-    if meta.get(PUBLISHED):
+    if meta.published:
         tensors |= optim.optimizer_tensors(agent.state_dict())
     check_fits(tensors, agent.state_dict(), source=folder)
-    agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
+    try:
+        agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
+    except UserError as error:
+        raise UserError(f"checkpoint {folder} does not fit: {error}") from None
     return meta
 
 
 def is_published(checkpoint: Path) -> bool:
     """Whether `publish_checkpoint` wrote it; not where there is none."""
     try:
-        return PUBLISHED in json.loads((checkpoint / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_meta(checkpoint).published
+    except UserError:
         return False  # whoever loads it tells what is wrong
 
 
@@ -220,7 +291,7 @@ def publish_checkpoint(source: Path, target: Path) -> None:
     kept = {
         name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
     }
-    save_checkpoint(target, kept, {**meta, PUBLISHED: True})
+    save_checkpoint(target, kept, meta.model_copy(update={"published": True}))
 
 
 def choose_device(name: str) -> torch.device:
@@ -234,52 +305,3 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("no CUDA device here; use --device cpu or --device auto")
     return torch.device(name)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and command: what a result must be read with."""
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "git": _git_revision(),
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name, as well as the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _git_revision() -> str | None:
-    here = Path(__file__).parent
-    try:
-        revision = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.stdout.strip()
-
-
-def _append_start(folder: Path) -> None:
-    """Notes this start of the run in env.json; a resumed run has several."""
-    path = folder / "env.json"
-    try:
-        starts = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        starts = []
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps([*starts, environment()], indent=1), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -37,6 +38,18 @@ def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
     if any(goal is None for goal in goals):
         return None
     return [np.asarray(goal, float).tolist() for goal in goals]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskHashes:
+    """What a run is trained with, as SHA-256 of its content."""
+
+    train: str
+    """Of the tasks to learn on."""
+    test: str
+    """Of those that are held out."""
+    module: str | None = None
+    """Of the file of a user's module that plays them."""
 
 
 T = TypeVar("T", bound=Task)

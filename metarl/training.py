@@ -12,6 +12,7 @@ from metarl.config import Config
 from metarl.interface import Interface
 from metarl.protocols import Learner
 from metarl.run import Run
+from metarl.tasks import TaskHashes
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -64,6 +65,8 @@ class Training:
 
     title: str
     agent: Learner
+    task_hashes: TaskHashes
+    """Of what it learns from and is judged on."""
     iterate: Callable[[int], dict[str, float]]
     """Plays and learns iteration i; returns what to log."""
     show: Callable[[Run], None]

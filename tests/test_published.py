@@ -52,6 +52,9 @@ def test_a_published_run_plays_as_it_did_and_nothing_is_replaced(
     content = json.loads(altered.read_text())
     content["per_task"]["scores"]["return"][3][0] += 1
     altered.write_text(json.dumps(content))
+    assert "its checksum is another" in fails(capsys, evaluate, [str(run), "--stored"])
+    del content["sha256"]
+    altered.write_text(json.dumps(content))
     evaluate.main([str(run), "--episodes", "11"])
     assert "return differs in 1 of 10 tasks" in capsys.readouterr().out
     assert "published without what training needs" in fails(capsys, train, ["--resume", str(run)])
@@ -100,7 +103,7 @@ def test_a_seed_counts_once_and_on_the_tasks_of_the_others(shown: Path, capsys) 
     assert "one too many of this seed" in fails(capsys, published, ["--results", "results"])
     again.unlink()
     content = json.loads(first.read_text())
-    first.write_text(json.dumps({**content, "split_hash": "another"}))
+    first.write_text(json.dumps({**content, "split_hash": "another", "sha256": None}))
     assert "not evaluated on the same tasks" in fails(capsys, published, ["--results", "results"])
 
 

@@ -126,6 +126,8 @@ class GymnasiumTasks:
             raise UserError(
                 f"{shared[0].value!r} is in train_tasks and in test_tasks; keep it in one of them"
             )
+        self.module_hash = make_env.content_hash if isinstance(make_env, UserModule) else None
+        """SHA-256 of the module's file, where tasks come from one."""
         self._make_env = make_env
         self._num_workers = num_processors() if num_workers is None else num_workers
         self._on_failure: Literal["stop", "restart"] = on_failure

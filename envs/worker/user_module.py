@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -48,6 +49,17 @@ class UserModule:
             raise
         except (Exception, SystemExit) as error:
             raise UserError(f"cannot import {self.source}: {describe(error)}") from error
+
+    @property
+    def content_hash(self) -> str | None:
+        """SHA-256 of its file; None where it has none that can be read. Modules that it imports do
+        not count."""
+        try:
+            spec = None if self.is_file else importlib.util.find_spec(self.source)
+            path = self.source if self.is_file else spec and spec.origin
+            return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+        except (OSError, ImportError, ValueError):
+            return None
 
     def __reduce__(self) -> tuple[type[UserModule], tuple[str]]:
         # A module cannot be sent to another process; it is executed there anew.

@@ -8,16 +8,15 @@ yardstick.env_steps_to(0.98)
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat
 
 from envs.yardsticks.curves import LearningCurve, env_steps_to
 from envs.yardsticks.from_scratch import (
@@ -27,10 +26,10 @@ from envs.yardsticks.from_scratch import (
 )
 from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import RandomPolicy, ScriptedPolicy
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 from metarl.protocols import TaskDistribution
-from metarl.result import write_stored
-from metarl.run import environment
+from metarl.provenance import environment
+from metarl.result import check_shape, read_checked, write_stored
 from metarl.seeding import derive_seed
 from metarl.tasks import Task, TaskSet, fingerprint
 
@@ -45,7 +44,7 @@ T = TypeVar("T", bound=Task)
 class PlayedTask:
     """A task of a yardstick."""
 
-    index: int
+    index: Annotated[int, Field(ge=0)]
     """Its number in the held-out split."""
     env_name: str
     parameters: list[float]
@@ -64,12 +63,12 @@ class Yardstick:
     distribution: str
     split_hash: str
     """Of the whole split of which these tasks are some."""
-    tasks: list[PlayedTask]
+    tasks: Annotated[list[PlayedTask], Field(min_length=1)]
     """One for each row."""
-    env_steps: list[int]
+    env_steps: Annotated[list[int], Field(min_length=1)]
     """Env steps of learning before each column, those of evaluations not counted: per task, or of
     all training tasks together for a multi-task policy."""
-    scores: dict[str, list[list[float]]]
+    scores: dict[str, list[list[FiniteFloat]]]
     """By measure, as in `LearningCurve.scores`; of each task a row."""
     seconds: float
     """Of wall time, of all tasks together."""
@@ -282,10 +281,12 @@ def read_yardstick(path: Path) -> Yardstick:
         UserError: no such file, not a yardstick, or one of another version.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        yardstick = TypeAdapter(Yardstick).validate_python(values)
-    except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        yardstick = read_checked(path, Yardstick)
+        shape = len(yardstick.tasks), len(yardstick.env_steps)
+        for measure in ("return", "success_any", "success_last"):
+            check_shape(yardstick.scores[measure], shape, name=measure)
+    except (OSError, UserError, ValueError, KeyError) as error:
+        reason = printable(error)
         raise UserError(f"{path} is no yardstick ({reason}); make it again") from None
     if yardstick.format != FORMAT:
         raise UserError(f"{path} is of format {yardstick.format}, not {FORMAT}; make it again")

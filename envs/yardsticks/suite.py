@@ -24,6 +24,7 @@ from envs.yardsticks.results import (
     write_yardstick,
 )
 from metarl.config import Config, Size
+from metarl.errors import UserError
 from metarl.protocols import TaskDistribution
 
 FIXED_EPISODES = 10
@@ -70,7 +71,12 @@ def measure_yardsticks(
     def kept(name: str, settings: Config | None, make: Callable[[], Yardstick]) -> Yardstick:
         path = folder / f"{name}_{stamp(distribution, config, settings)}.json"
         if path.is_file():
-            return read_yardstick(path)
+            stored = read_yardstick(path)
+            if stored.split_hash == distribution.test.content_hash and len(stored.rows) == len(
+                tasks
+            ):
+                return stored
+            raise UserError(f"{path} is of other tasks; move it away, and it is made again")
         made = make()
         write_yardstick(made, path)
         return made

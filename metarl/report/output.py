@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from metarl.errors import UserError
+from metarl.errors import UserError, note
+from metarl.files import read_json
 from metarl.protocols import TaskDistribution
 from metarl.recording import Recorder, Recording
 from metarl.rendering.renderer import OffscreenRenderer, check_camera
@@ -81,7 +82,18 @@ def with_scenes(
     with closing(distribution.make_env(1)) as env:
         if not isinstance(env, Recorder):
             raise UserError(NOTHING_TO_SHOW)
-        scenes = {number: env.scene(tasks[number]) for number in {r.task for r in recordings}}
+        scenes: dict[int, Scene] = {}
+        for recording in recordings:
+            number = recording.task
+            if number >= len(tasks) or tasks[number].env_name != recording.env_name:
+                raise UserError(
+                    f"the recordings of {recording.title} are of other tasks; leave --stored out"
+                )
+            scenes[number] = scenes.get(number) or env.scene(tasks[number])
+            if recording.episodes[0].states.shape[1] < scenes[number].state_size:
+                raise UserError(
+                    f"the recordings of {recording.title} are of another model; leave --stored out"
+                )
     return [(scenes[recording.task], recording) for recording in recordings]
 
 
@@ -130,9 +142,12 @@ def remove_others(folder: Path, films: Sequence[Film]) -> None:
     """Removes the videos that were written here before and are none of these, and lists these."""
     listed = folder / FILMS
     try:
-        earlier = [str(name) for name in json.loads(listed.read_text(encoding="utf-8"))]
-    except (OSError, ValueError):
-        earlier = []
+        earlier = read_json(listed, dict[str, str])
+    except FileNotFoundError:
+        earlier = {}
+    except UserError as error:
+        note(f"{error}; videos of before stay where they are")
+        earlier = {}
     for name in set(earlier) - {film.file for film in films}:
         if Path(name).name == name:
             (folder / name).unlink(missing_ok=True)

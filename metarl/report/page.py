@@ -12,8 +12,10 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from pydantic import BaseModel
 
-from metarl.files import written_whole
+from metarl.errors import UserError, note
+from metarl.files import read_json, written_whole
 from metarl.report.blocks import Report, Rollouts, Table
 from metarl.report.figures import svg
 
@@ -46,13 +48,30 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
     return page
 
 
+class _Block(BaseModel):
+    name: str
+
+
+class _Section(BaseModel):
+    blocks: list[_Block]
+
+
+class _Earlier(BaseModel):
+    """What is asked of an earlier report's numbers."""
+
+    sections: list[_Section]
+
+
 def names_of_blocks(stored: Path) -> list[str]:
     """What files of an earlier report are called; nothing where there is none that can be read."""
     try:
-        sections = json.loads(stored.read_text(encoding="utf-8"))["sections"]
-        names = [block["name"] for section in sections for block in section["blocks"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        report = read_json(stored, _Earlier)
+    except FileNotFoundError:
         return []
+    except UserError as error:
+        note(f"{error}; pictures and tables of before stay where they are")
+        return []
+    names = [block.name for section in report.sections for block in section.blocks]
     return [name for name in names if Path(name).name == name]
 
 

@@ -35,7 +35,7 @@ from envs.metaworld.tasks import TASKS
 from envs.metaworld.warp import WarpMetaWorldEnv
 from envs.warp_engine.scene import DeviceScene
 from metarl.files import written_whole
-from metarl.run import environment
+from metarl.provenance import environment
 from tests.envs.parity import official_tasks
 from tests.warp.scripted import (
     HORIZON,
