@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from operator import index
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -19,7 +19,7 @@ from metarl.seeding import slot_generator
 
 T = TypeVar("T")
 
-Seed = int | Sequence[int | None] | None
+Seed = SupportsIndex | Sequence[SupportsIndex | None] | Int[np.ndarray, " N"] | None
 """One seed, from which every slot's stream is derived; or one for each slot, None to go on."""
 RESET_MASK = "reset_mask"
 SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}

@@ -21,7 +21,7 @@ holds, or in a state that is drawn anew each time and observed then.
 import ctypes
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter, index
 from queue import SimpleQueue
@@ -304,10 +304,10 @@ class Batch:
             self._work[stepping.RECORD] = 0
             self.record = None
 
-    def restart(self, slots: Iterable[int] | None = None) -> None:
-        """Start a new episode in these slots, or in all: `obs` becomes that of their snapshots."""
-        for slot in range(self.num_slots) if slots is None else slots:
-            self._restart(self._work.ctypes.data, slot)
+    def restart(self, slots: np.ndarray | None = None) -> None:
+        """Start a new episode in these slots (n,), or in all: `obs` becomes that of snapshots."""
+        chosen = np.arange(self.num_slots) if slots is None else slots.astype(np.int64)
+        self._restart(self._work.ctypes.data, chosen.ctypes.data, len(chosen))
 
     def drawn(self, slot: int) -> np.ndarray:
         """What can be drawn of a slot's present, then what is edited of its model."""

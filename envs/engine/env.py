@@ -63,6 +63,21 @@ class EngineEnv(DrawnEnv[T]):
         self._sink: Sink | None = None
 
     @property
+    def horizon(self) -> int:  # pyright: ignore
+        """Steps of an episode; the batch counts them, so it stays as it is.
+
+        Raises:
+            AttributeError: it is set to another number.
+        """
+        return self._horizon
+
+    @horizon.setter
+    def horizon(self, horizon: int) -> None:
+        if getattr(self, "_horizon", horizon) != horizon:
+            raise AttributeError("the horizon is fixed: make an environment with another one")
+        self._horizon = horizon
+
+    @property
     def num_threads(self) -> int:
         """How many threads step the slots, the caller's among them."""
         return self._batch.num_threads
@@ -94,7 +109,7 @@ class EngineEnv(DrawnEnv[T]):
                 self._placed[slot] = tasks[slot]
         self._batch.keep_record(self._sink is not None)
         self._draw_starts(slots)
-        self._batch.restart(slots.tolist())
+        self._batch.restart(slots)
         self._draw_starts(slots)
         self._known_unstable[slots] = False
         return self._batch.obs.copy()

@@ -259,9 +259,12 @@ def _step(work_address, leads):
         give_way()
 
 
-def _restart(work_address, slot):
-    """Set a slot back to its snapshot."""
-    restart_slot(carray(pointer(work_address, types.int64), WORK_SIZE), slot)
+def _restart(work_address, slots_address, count):
+    """Set some slots back to their snapshots."""
+    work = carray(pointer(work_address, types.int64), WORK_SIZE)
+    slots = carray(pointer(slots_address, types.int64), count)
+    for k in range(count):
+        restart_slot(work, slots[k])
 
 
 @cache
@@ -273,8 +276,9 @@ def compiled_step() -> CFunc:
 
 @cache
 def compiled_restart() -> CFunc:
-    """The C function `void restart(int64 work, int64 slot)`."""
-    return _compiled(_restart, types.void(types.int64, types.int64), name="restart")
+    """The C function `void restart(int64 work, int64 slots, int64 count)`."""
+    signature = types.void(types.int64, types.int64, types.int64)
+    return _compiled(_restart, signature, name="restart")
 
 
 def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:
