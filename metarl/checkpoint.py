@@ -25,18 +25,29 @@ FORMAT = 1
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Writes a checkpoint; one that is already there is complete and stays as it is."""
+    """Writes a checkpoint; one that is already there is complete and stays as it is.
+
+    Raises:
+        OSError: the system does not let it be written, or the folder that it goes to is gone.
+    """
     if folder.exists():
         return
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-              partial / TENSORS)  # fmt: skip
-    (partial / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=1), encoding="utf-8")
-    for path in (partial / TENSORS, partial / META, partial):
-        _flush(path)
-    partial.rename(folder)
+    try:
+        partial.mkdir()
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                  partial / TENSORS)  # fmt: skip
+        text = json.dumps({"format": FORMAT, **meta}, indent=1)
+        (partial / META).write_text(text, encoding="utf-8")
+        for path in (partial / TENSORS, partial / META, partial):
+            _flush(path)
+        partial.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
+        if isinstance(error, SafetensorError):  # it says so where the system refuses
+            raise OSError(f"cannot write the checkpoint {folder}: {error}") from None
+        raise
     _flush(folder.parent)
 
 

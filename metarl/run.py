@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,16 @@ class Run:
         """Counts and logs an iteration that played `env_steps` steps.
 
         Raises:
-            NotFiniteError: a metric is not finite. Nothing is counted, and the last good state
-                stays in place.
+            NotFiniteError: a metric or a weight is not finite. Nothing is counted, and the last
+                good state stays in place.
+            OSError: it cannot be logged; likewise.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NotFiniteError(name)
+        for name, tensor in self.agent.state_dict().items():
+            if not tensor.isfinite().all():
+                raise NotFiniteError(f"{name} of the agent")
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:
@@ -129,15 +134,21 @@ class Run:
         self.board.show(metrics, env_steps=self.env_steps)
 
     def save(self) -> Path:
-        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
+        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now.
+
+        Raises:
+            OSError: the system does not let it be written, or the run's folder is gone.
+        """
         tensors, meta = self._finished
         folder = self.folder / "checkpoints" / str(meta[self.unit])
+        folder.parent.mkdir(exist_ok=True)
         save_checkpoint(folder, tensors, meta)
         return folder
 
     def close(self) -> None:
         """Flushes what was logged; others may train the run."""
-        self._metrics_file.close()
+        with suppress(OSError):  # Of a line that could not be written: it was told then.
+            self._metrics_file.close()
         self.board.close()
         self._lock.release()
 
@@ -220,6 +231,7 @@ def publish_checkpoint(source: Path, target: Path) -> None:
     kept = {
         name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
     }
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(target, kept, {**meta, PUBLISHED: True})
 
 
