@@ -36,6 +36,7 @@ from metarl.checkpoint import META, check_fits, checkpoints, load_checkpoint, sa
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError
 from metarl.files import written_whole
+from metarl.finite import check_weights
 from metarl.protocols import Learner
 
 CONFIG = "config.yaml"
@@ -110,9 +111,7 @@ class Run:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NotFiniteError(name)
-        for name, tensor in self.agent.state_dict().items():
-            if not tensor.isfinite().all():
-                raise NotFiniteError(f"{name} of the agent")
+        check_weights(self.agent)
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:

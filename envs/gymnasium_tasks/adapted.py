@@ -16,6 +16,7 @@ from envs.worker.player import FlatSpaces, Player
 from metarl.actions import execute
 from metarl.errors import NotFiniteError, UserError
 from metarl.evaluation import adaptation_curve
+from metarl.finite import is_finite
 from metarl.protocols import Agent
 from metarl.seeding import derive_seed, torch_generator
 from metarl.trial import collect, first_step
@@ -87,6 +88,7 @@ class Adapted:
         Raises:
             ValueError: the reward is missing.
             UserError: the observation is of another shape.
+            NotFiniteError: something is NaN or infinite; nothing of it is remembered.
         """
         if reward is None and not episode_start:
             raise ValueError(
@@ -96,8 +98,14 @@ class Adapted:
         step = self._show(self._spaces.flatten(obs)[None], episode_start=episode_start)
         if reward is not None:
             step = replace(step, prev_reward=torch.full_like(step.prev_reward, float(reward)))
+        for name, shown in (("the observation", step.obs), ("the reward", step.prev_reward)):
+            if not is_finite(shown):
+                raise NotFiniteError(name)
         generator = None if greedy else self._generator
-        action, _, self._state = self._agent.act(self._state, step, generator=generator)
+        action, log_prob, state = self._agent.act(self._state, step, generator=generator)
+        if not is_finite(log_prob):
+            raise NotFiniteError("the agent's action")
+        self._state = state
         executed, prev_action = execute(action, self._spaces.action)
         self._step = replace(step, prev_action=prev_action)
         return self._spaces.execute(executed[0])
