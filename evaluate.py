@@ -23,6 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from metarl import stopping
+
+if __name__ == "__main__":
+    stopping.install("evaluate.py")  # before the imports, which take seconds
+
 import gymnasium
 import tyro
 from pydantic import BeforeValidator, Field

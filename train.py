@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from metarl import stopping
+
+if __name__ == "__main__":
+    stopping.install("train.py")  # before the imports, which take seconds
 
 # Threads of torch that wait by spinning for long stall when another process takes their core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -24,13 +29,14 @@ import tyro
 
 from envs.gymnasium_tasks.trust import check_trusted, trust
 from metarl.board import LINES, check_can_film
+from metarl.checkpoint import checkpoints
 from metarl.config import split_command_line
 from metarl.errors import (
     EnvironmentFailedError,
     NotFiniteError,
-    TrialLostError,
     UserError,
     one_line_errors,
+    printable,
 )
 from metarl.experiment import (
     FIELDS,
@@ -62,59 +68,111 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
     All randomness of iteration i follows from (seed, i), so a resumed run plays and learns bit for
     bit what an uninterrupted one would have.
     """
-    plan = experiment.train
     reinforced = isinstance(experiment, Experiment)
     training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
-    if new:
-        Run.create(folder, experiment)
-        trust(experiment.env)
-    if training.interface is not None:
-        training.interface.keep(folder)
-    run = Run(
-        folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
-    )  # fmt: skip
-    run.save()
-    unit = training.unit.replace("_", " ")
-    progress = Progress(
-        training.title,
-        total_env_steps=training.total,
-        done_env_steps=run.env_steps,
-        unit=unit,
-        shown=training.shown,
-    )
-    iteration_steps = training.per_iteration
-    try:
-        with progress:
+    with stopping.deferred(), closing(training), begun(experiment, folder, training, new) as run:
+        progress = Progress(
+            training.title,
+            total_env_steps=training.total,
+            done_env_steps=run.env_steps,
+            unit=training.unit.replace("_", " "),
+            shown=training.shown,
+        )
+        with how_it_ends(run), progress, saved_first(run):
             while run.env_steps < training.total:
                 try:
-                    metrics = training.iterate(run.iteration)
-                    run.finish_iteration(metrics, env_steps=iteration_steps)
+                    with stopping.interruptible():
+                        metrics = training.iterate(run.iteration)
+                    run.finish_iteration(metrics, env_steps=training.per_iteration)
                 except (NotFiniteError, EnvironmentFailedError) as error:
-                    skip_nan = isinstance(error, NotFiniteError) and experiment.on_nan == "skip"
-                    if not (skip_nan or isinstance(error, TrialLostError)):
-                        raise stop_at(error, run) from None
-                    run.skip_iteration(env_steps=iteration_steps)
+                    check_can_skip(error, run, on_nan=experiment.on_nan)
+                    run.skip_iteration(env_steps=training.per_iteration)
                     progress.note(f"iteration {run.iteration} skipped: {error}")
                 else:
-                    try:
-                        training.show(run)
-                    except UserError as error:  # a picture is not worth a training
-                        progress.note(f"nothing shown of iteration {run.iteration}: {error}")
-                    progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
-                if run.iteration % plan.checkpoint_every == 0:
+                    show(training, run, progress)
+                if run.iteration % experiment.train.checkpoint_every == 0:
                     run.save()
         if scores := {name: run.metrics[name] for name in training.final if name in run.metrics}:
             run.board.show_hyperparameters(experiment.model_dump(mode="json"), scores)
-    except KeyboardInterrupt:
+
+
+@contextmanager
+def begun(
+    experiment: Experiment | FewShotExperiment, folder: Path, training: Training, new: bool
+) -> Iterator[Run]:
+    """The run, new or as it was left, with a checkpoint of where it begins.
+
+    Raises:
+        UserError: it cannot be gone on from, or cannot be written.
+    """
+    if new:
+        Run.create(folder, experiment)
+        trust(experiment.env)
+    try:
+        if training.interface is not None:
+            training.interface.keep(folder)
+        run = Run(
+            folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"cannot write the run {folder}: {error}") from None
+    with closing(run):
+        yield run
+
+
+@contextmanager
+def saved_first(run: Run) -> Iterator[None]:
+    """Whatever ends the training, its newest finished state is saved before anything is closed."""
+    try:
         run.save()
-        print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
-              f"  python train.py --resume {folder}")  # fmt: skip
-        raise SystemExit(130) from None
+        yield
     finally:
-        run.close()
-        training.close()
-    print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
-          f"  python evaluate.py {folder}")  # fmt: skip
+        run.save()
+
+
+@contextmanager
+def how_it_ends(run: Run) -> Iterator[None]:
+    """Says what is saved and how to go on, whatever ends the training: its budget, a signal, or a
+    system that lets nothing be written.
+
+    Raises:
+        UserError: something cannot be written.
+    """
+    unit = run.unit.replace("_", " ")
+    try:
+        yield
+        print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
+              f"  python evaluate.py {run.folder}")  # fmt: skip
+    except KeyboardInterrupt:
+        with suppress(OSError):  # The terminal may be what has gone.
+            print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
+                  f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
+        raise SystemExit(stopping.EXIT_CODE) from None
+    except BrokenPipeError:  # for whoever runs the command: `train.py | head`
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write: {error}; {what_is_saved(run)}") from None
+
+
+def what_is_saved(run: Run) -> str:
+    """What is left of a run that cannot be written to, and how to go on with it."""
+    whole = checkpoints(run.folder / "checkpoints")
+    if not whole:
+        return f"no checkpoint is in {run.folder}, begin anew"
+    return (
+        f"saved is {whole[-1]}. Make room or let it be written to, then go on with: "
+        f"python train.py --resume {run.folder}"
+    )
+
+
+def show(training: Training, run: Run, progress: Progress) -> None:
+    """Shows a finished iteration; no picture is worth a training."""
+    try:
+        with stopping.interruptible():
+            training.show(run)
+    except Exception as error:
+        progress.note(f"nothing shown of iteration {run.iteration}: {printable(error)}")
+    progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
 
 
 def by_reinforcement(experiment: Experiment) -> Training:
@@ -214,17 +272,26 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     return shape
 
 
-def stop_at(error: NotFiniteError | EnvironmentFailedError, run: Run) -> UserError:
-    """What the user is told of an iteration that cannot be learned from."""
+def check_can_skip(
+    error: NotFiniteError | EnvironmentFailedError, run: Run, *, on_nan: str
+) -> None:
+    """Checks that training can go on without the iteration that failed.
+
+    Raises:
+        UserError: it cannot; says what to do.
+    """
+    skip_nan = isinstance(error, NotFiniteError) and on_nan == "skip"
+    if skip_nan or isinstance(error, TrialLostError):
+        return
     advice = (
         "; lower the learning rate or look at the rewards, or go on without such iterations: "
         "--on-nan skip in a new run"
         if isinstance(error, NotFiniteError)
         else f"; once it is mended go on with --resume {run.folder}"
     )
-    return UserError(
+    raise UserError(
         f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"
-    )
+    ) from None
 
 
 def hashes_of(distribution: TaskDistribution | FewShotDistribution) -> TaskHashes:
@@ -292,12 +359,6 @@ def main(arguments: list[str]) -> None:
     train(experiment, Path(str(run_dir)) if run_dir is not None else default, new=True)
 
 
-def _interrupt(signal_number: int, frame: object) -> None:
-    """A polite kill saves the run as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
     with one_line_errors("train.py"):
         main(sys.argv[1:])

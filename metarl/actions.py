@@ -17,6 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from metarl.errors import NotFiniteError
+from metarl.finite import is_finite
+
 
 def action_size(action_space: spaces.Box | spaces.Discrete) -> int:
     """Numbers that describe an action: its dimensions, or the choices of a discrete one."""
@@ -86,8 +89,14 @@ class Categorical:
     logits: Float[Tensor, "*batch A"]
 
     def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
-        """Draws an action."""
+        """Draws an action.
+
+        Raises:
+            NotFiniteError: a probability is NaN; on a GPU that would end the process.
+        """
         flat = self.logits.softmax(-1).flatten(0, -2)
+        if not is_finite(flat):
+            raise NotFiniteError("what the policy chooses from")
         return torch.multinomial(flat, 1, generator=generator).view(self.logits.shape[:-1])
 
     def mode(self) -> Int[Tensor, "*batch"]:

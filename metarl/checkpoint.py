@@ -11,17 +11,17 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, model_validator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from metarl.errors import UserError, printable
 from metarl.files import read_json, read_text
+from metarl.finite import first_not_finite
 from metarl.optim import PREFIX
 from metarl.tasks import TaskHashes
 
@@ -76,20 +76,30 @@ class Saved(NamedTuple):
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
-    """Writes a checkpoint; one that is already there is complete and stays as it is."""
+    """Writes a checkpoint; one that is already there is complete and stays as it is.
+
+    Raises:
+        OSError: the system does not let it be written, or the folder that it goes to is gone.
+    """
     if folder.is_dir():
         return
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-              partial / TENSORS, metadata={FORMAT_KEY: str(FORMAT)})  # fmt: skip
-    content = {**meta.model_dump(exclude_none=True), "format": FORMAT}
-    (partial / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    (partial / SUMS).write_text(_checksums(partial), encoding="utf-8")
-    for path in (partial / TENSORS, partial / META, partial / SUMS, partial):
-        _flush(path)
-    partial.rename(folder)
+    try:
+        partial.mkdir()
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                  partial / TENSORS, metadata={FORMAT_KEY: str(FORMAT)})  # fmt: skip
+        content = {**meta.model_dump(exclude_none=True), "format": FORMAT}
+        (partial / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (partial / SUMS).write_text(_checksums(partial), encoding="utf-8")
+        for path in (partial / TENSORS, partial / META, partial / SUMS, partial):
+            _flush(path)
+        partial.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
+        if isinstance(error, SafetensorError):  # it says so where the system refuses
+            raise OSError(f"cannot write the checkpoint {folder}: {error}") from None
+        raise
     _flush(folder.parent)
 
 
@@ -157,11 +167,6 @@ def checkpoints(folder: Path) -> list[Path]:
         return [path for path in named if os.path.lexists(path)]
     except OSError as error:
         raise UserError(f"cannot read {folder}: {printable(error)}") from None
-
-
-def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor that holds a NaN or an infinity; None where there is none."""
-    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:

@@ -19,13 +19,18 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
+from metarl import stopping
+
+if __name__ == "__main__":
+    stopping.install("doctor")  # before the imports, which take seconds
+
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metarl.errors import UserError
+from metarl.errors import UserError, one_line_errors
 from metarl.processors import num_processors
 from metarl.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
 
@@ -302,4 +307,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors("doctor"):
+        sys.exit(main())

@@ -4,8 +4,10 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
+
+from metarl import stopping
 
 MESSAGE_LIMIT = 2_000
 """Characters of an error message; what an environment or a file says can be of any length."""
@@ -54,32 +56,57 @@ def printable(text: object, *, limit: int = 500) -> str:
     return f"{line[:limit]} …" if cut else line
 
 
-def note(text: str) -> None:
-    """Says something on stderr that a user should know and that stops nothing."""
-    print(f"note: {printable(text, limit=MESSAGE_LIMIT)}", file=sys.stderr)
-
-
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130, and a
-    reader of the output who has seen enough (`| head`) into exit code 141, as a shell does."""
+    """Turns a `UserError`, and an error of the system such as a full disk, into one line on stderr
+    and exit code 2, a signal to stop into exit code 130, and a reader of the output who has seen
+    enough (`| head`) into exit code 141, as a shell does."""
     try:
         try:
-            yield
+            with stopping.running():
+                yield
         finally:
             sys.stdout.flush()
     except UserError as error:
-        print(f"{program}: {printable(error, limit=MESSAGE_LIMIT)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end(f"{program}: {error}", code=2)
     except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        _end(f"{program}: stopped", code=stopping.EXIT_CODE)
     except BrokenPipeError:
         if _is_read(sys.stdout):
             raise  # It was another pipe.
-        # What is still unwritten would fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise SystemExit(141) from None
+    except Exception as error:
+        if stopping.requested():  # What was interrupted fails in many ways.
+            _end(f"{program}: stopped", code=stopping.EXIT_CODE)
+        if isinstance(error, OSError) and not isinstance(error, ConnectionError):
+            _end(f"{program}: {error}", code=2)
+        raise
+
+
+def note(text: str) -> None:
+    """Says something on stderr that a user should know and that stops nothing."""
+    _say(f"note: {text}")
+
+
+def _say(text: str) -> None:
+    """Prints a line on stderr, where that can be written to."""
+    with suppress(OSError):
+        print(printable(text, limit=MESSAGE_LIMIT), file=sys.stderr, flush=True)
+
+
+def _end(line: str, *, code: int) -> NoReturn:
+    _say(line)
+    try:
+        sys.stdout.flush()
+    except OSError:  # on a full disk, or a terminal that is gone
+        _drop_output()
+    raise SystemExit(code) from None
+
+
+def _drop_output() -> None:
+    """What is still unwritten would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_read(output: TextIO) -> bool:

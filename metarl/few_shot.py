@@ -13,7 +13,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from metarl.errors import NotFiniteError
 from metarl.evaluation import Estimate, bootstrap_interval, mean
+from metarl.finite import check_weights, is_finite
 from metarl.protocols import EpisodeSampler, FewShotLearner
 from metarl.seeding import derive_seed, torch_generator
 from metarl.types import FewShotBatch, FewShotCurve
@@ -103,6 +105,9 @@ def few_shot_curve(
         steps: numbers of gradient steps, rising; where not given, those up to the learner's own.
         shots: support examples of a class, or of a function.
         seed: of the tasks and their examples.
+
+    Raises:
+        NotFiniteError: what it predicts is NaN or infinite.
     """
     steps = milestones(learner.default_steps) if steps is None else list(steps)
     by_steps = axis == "gradient steps"
@@ -114,6 +119,9 @@ def few_shot_curve(
         for shot in shots[-1:] if by_steps else shots:
             batch = draw(sampler, count, shot, seed=seed, first=first).to(learner.device)
             outputs = learner.predict(batch.support_x, batch.support_y, batch.query_x, after=after)
+            if not is_finite(outputs):
+                check_weights(learner)
+                raise NotFiniteError("what the learner predicts")
             by_column += [scores(output, batch.query_y) for output in outputs]
         rows.append({m: torch.stack([c[m] for c in by_column], 1) for m in by_column[0]})
     return FewShotCurve(

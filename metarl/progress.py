@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from metarl.errors import note
 
 RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
 
@@ -43,6 +46,7 @@ class Progress:
         self._last_line = float("-inf")
         self._console = Console()
         self._live: Live | None = None
+        self._failed = False
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -58,10 +62,32 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._or_go_on_without():
+                self._live.stop()
 
     def show(self, metrics: dict[str, float], *, iteration: int, env_steps: int) -> None:
         """Shows the newest iteration's metrics."""
+        with self._or_go_on_without():
+            self._show(metrics, iteration, env_steps)
+
+    def note(self, text: str) -> None:
+        """Prints a line that stays, above the display where there is one."""
+        with self._or_go_on_without():
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def _or_go_on_without(self) -> Iterator[None]:
+        """A full disk or a terminal that is gone is no reason to stop; `| head` is meant to."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                note(f"no progress can be shown, training goes on: {error}")
+
+    def _show(self, metrics: dict[str, float], iteration: int, env_steps: int) -> None:
         elapsed = time.monotonic() - self._started
         speed = (env_steps - self._first) / max(elapsed, 1e-9)
         left = _clock((self._total - env_steps) / max(speed, 1e-9))
@@ -75,10 +101,6 @@ class Progress:
                 f"  {self._unit} {env_steps:,}  {speed:,.0f}/s  left {left}{''.join(scores)}",
                 flush=True,
             )
-
-    def note(self, text: str) -> None:
-        """Prints a line that stays, above the display where there is one."""
-        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _table(
         self, metrics: dict[str, float], iteration: int, env_steps: int, speed: float, left: str

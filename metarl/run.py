@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -31,7 +32,6 @@ from metarl.checkpoint import (
     Saved,
     check_fits,
     checkpoints,
-    first_not_finite,
     load_checkpoint,
     read_meta,
     save_checkpoint,
@@ -39,6 +39,7 @@ from metarl.checkpoint import (
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError, note, printable
 from metarl.files import set_aside, written_whole
+from metarl.finite import check_weights
 from metarl.protocols import Learner
 from metarl.provenance import append_start, check_same_tasks
 from metarl.tasks import TaskHashes
@@ -120,12 +121,12 @@ class Run:
         Raises:
             NotFiniteError: a metric, or a part of the agent, is not finite. Nothing is counted, and
                 the last good state stays in place.
+            OSError: it cannot be logged; likewise.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise NotFiniteError(name)
-        if tensor := first_not_finite(self.agent.state_dict()):
-            raise NotFiniteError(tensor)
+        check_weights(self.agent)
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:
@@ -147,15 +148,21 @@ class Run:
         self.board.show(metrics, env_steps=self.env_steps)
 
     def save(self) -> Path:
-        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now."""
+        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now.
+
+        Raises:
+            OSError: the system does not let it be written, or the run's folder is gone.
+        """
         tensors, meta = self._finished
         folder = self.folder / CHECKPOINTS / str(meta.trained_for)
+        folder.parent.mkdir(exist_ok=True)
         save_checkpoint(folder, tensors, meta)
         return folder
 
     def close(self) -> None:
         """Flushes what was logged; others may train the run."""
-        self._metrics_file.close()
+        with suppress(OSError):  # Of a line that could not be written: it was told then.
+            self._metrics_file.close()
         self.board.close()
         self._lock.release()
 
@@ -291,6 +298,7 @@ def publish_checkpoint(source: Path, target: Path) -> None:
     kept = {
         name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
     }
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(target, kept, meta.model_copy(update={"published": True}))
 
 

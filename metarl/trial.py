@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
+from jaxtyping import Float
 from torch import Tensor
 
+from metarl import stopping
 from metarl.actions import action_size, execute, execute_on
 from metarl.errors import NotFiniteError
+from metarl.finite import check_weights, is_finite
 from metarl.protocols import Agent, DeviceVectorEnv, TaskVectorEnv
 from metarl.tasks import Task
 from metarl.types import Rollout, TimeStep, TrialShape
@@ -36,9 +39,11 @@ def run_trial(
         generator: draws the actions; without one the agent takes the mode.
 
     Raises:
-        NotFiniteError: an observation or a reward is NaN or infinite; names task, slot and step.
+        NotFiniteError: an observation or a reward is NaN or infinite, or what the agent makes of
+            them; names task, slot and step.
     """
-    env.set_tasks([task for task in tasks for _ in range(shape.slots_per_task)])
+    of_slots = [task for task in tasks for _ in range(shape.slots_per_task)]
+    env.set_tasks(of_slots)
     obs, _ = env.reset(seed=seed)
     state = agent.begin_trial(env.num_envs)
     step = first_step(obs, env.single_action_space, agent.device)
@@ -46,25 +51,35 @@ def run_trial(
     for _ in range(shape.rollouts):
         if rollouts:
             state = agent.adapt(state, rollouts[-1])
-        rollout, state, step = collect(
-            agent, env, state, step, num_steps=shape.episodes * env.horizon, generator=generator
-        )
-        _check_finite(rollout, tasks, shape.slots_per_task)
+        try:
+            rollout, state, step = collect(
+                agent, env, state, step, num_steps=shape.episodes * env.horizon, generator=generator
+            )
+        except SlotNotFiniteError as error:
+            task = error.slot // shape.slots_per_task
+            raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None
         rollouts.append(rollout)
     return rollouts
 
 
-def _check_finite(rollout: Rollout, tasks: Sequence[Task], slots_per_task: int) -> None:
+class SlotNotFiniteError(NotFiniteError):
+    """A NaN or an infinity in what is played in a slot."""
+
+    def __init__(self, what: str, *, slot: int, step: int) -> None:
+        self.what, self.slot = f"{what} in step {step} of slot {slot}", slot
+        super().__init__(self.what)
+
+
+def _check_rollout(rollout: Rollout) -> None:
     for name, values in (("reward", rollout.reward), ("observation", rollout.seen.obs)):
-        finite = values.isfinite().flatten(2).all(-1) if values.ndim > 2 else values.isfinite()
-        if not finite.all():
-            slot, step = (~finite).nonzero()[0].tolist()
-            task = slot // slots_per_task
-            raise NotFiniteError(
-                f"{name} in step {step + 1} of slot {slot}",
-                task=task,
-                env_name=tasks[task].env_name,
-            )
+        for number, at_step in enumerate(values.unbind(1) if not is_finite(values) else ()):
+            _check_step(name, at_step, step=number + 1)
+
+
+def _check_step(name: str, values: Float[Tensor, "N ..."], *, step: int) -> None:
+    if not is_finite(values):
+        finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
+        raise SlotNotFiniteError(name, slot=int((~finite).nonzero()[0]), step=step)
 
 
 @torch.no_grad()
@@ -77,7 +92,13 @@ def collect(
     num_steps: int,
     generator: torch.Generator | None,
 ) -> tuple[Rollout, S, TimeStep]:
-    """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from."""
+    """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from.
+
+    Raises:
+        NotFiniteError: an observation or a reward is NaN or infinite, before the agent sees it, or
+            what the agent makes of them. Of an environment on a device only after all steps: to
+            look at what lies there would take longer than to play.
+    """
     with one_torch_thread():
         return _collect(agent, env, state, step, num_steps=num_steps, generator=generator)
 
@@ -106,8 +127,18 @@ def _collect(
     rewards, episode_ends, successes = [], [], []
     next_obs: Any = None
     executed_as = _executor(env, agent.device)
-    for _ in range(num_steps):
-        action, log_prob, state = agent.act(state, step, generator=generator)
+    look = not isinstance(env, DeviceVectorEnv)
+    if look:
+        _check_step("observation", step.obs, step=1)
+    for number in range(1, num_steps + 1):
+        stopping.check()
+        try:
+            action, log_prob, state = agent.act(state, step, generator=generator)
+            if look:
+                _check_step("the agent's action", log_prob, step=number)
+        except NotFiniteError:
+            check_weights(agent)  # They are to blame more often than what was made of them.
+            raise
         executed, prev_action = executed_as(action)
         obs, reward, terminated, truncated, info = env.step(executed)
         episode_end = _tensor(terminated, agent.device) | _tensor(truncated, agent.device)
@@ -124,6 +155,9 @@ def _collect(
             prev_reward=rewards[-1],
             episode_start=episode_end,
         )
+        if look:
+            _check_step("reward", step.prev_reward, step=number)
+            _check_step("observation", step.obs, step=number + 1)
     rollout = Rollout(
         seen=TimeStep.stack(seen),
         action=torch.stack(actions, dim=1),
@@ -133,6 +167,8 @@ def _collect(
         success=torch.stack(successes, dim=1),
         final_obs=_tensor(next_obs, agent.device),
     )
+    if not look:
+        _check_rollout(rollout)
     return rollout, state, step
 
 

@@ -23,7 +23,7 @@ from metarl.scene import Scene
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream
-    from torch.utils.tensorboard.writer import SummaryWriter
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -95,19 +95,16 @@ def gif(frames: Iterable[Frame], *, fps: float) -> bytes:
     return file.getvalue()
 
 
-def tensorboard_video(
-    writer: SummaryWriter, *, tag: str, frames: Sequence[Frame], env_steps: int, fps: float
-) -> None:
-    """Shows frames, moving, among TensorBoard's images."""
+def moving_image(tag: str, frames: Sequence[Frame], *, fps: float) -> Summary:
+    """Frames as TensorBoard shows them, moving, among its images."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     height, width = frames[0].shape[:2]
+    # torch makes the same of it, but wants moviepy, and with it ffmpeg.
     picture = Summary.Image(
         height=height, width=width, colorspace=3, encoded_image_string=gif(frames, fps=fps)
     )
-    summary = Summary(value=[Summary.Value(tag=tag, image=picture)])
-    # The writer's own `add_video` makes the same of it, but wants moviepy, and with it ffmpeg.
-    writer._get_file_writer().add_summary(summary, env_steps)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
 # -- pictures --------------------------------------------------------------------------------------

@@ -38,6 +38,6 @@ def fails(capsys: pytest.CaptureFixture[str], program, arguments: list[str]) -> 
         program.main(arguments)
     assert stopped.value.code == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
+    assert captured.err.count("\n") == 1, captured.err
     assert "Traceback" not in captured.err
     return captured.err

@@ -17,6 +17,7 @@ from envs.worker.player import FlatSpaces, Player
 from metarl.actions import execute
 from metarl.errors import NotFiniteError
 from metarl.evaluation import adaptation_curve
+from metarl.finite import is_finite
 from metarl.interface import Interface, WhoseBounds
 from metarl.protocols import Agent
 from metarl.seeding import derive_seed, torch_generator
@@ -112,19 +113,24 @@ class Adapted:
         Raises:
             ValueError: the reward is missing.
             UserError: the observation is of another shape.
-            NotFiniteError: the observation or the reward is not finite.
+            NotFiniteError: something is NaN or infinite; nothing of it is remembered.
         """
         if reward is None and not episode_start:
             raise ValueError(
                 "give the reward that the last action earned: act(obs, reward); after a reset say "
                 "act(obs, episode_start=True)"
             )
-        flat = check_finite(self._spaces.flatten(obs), reward or 0.0, "what was shown to act")
-        step = self._show(flat[None], episode_start=episode_start)
+        step = self._show(self._spaces.flatten(obs)[None], episode_start=episode_start)
         if reward is not None:
             step = replace(step, prev_reward=torch.full_like(step.prev_reward, float(reward)))
+        for name, shown in (("the observation", step.obs), ("the reward", step.prev_reward)):
+            if not is_finite(shown):
+                raise NotFiniteError(name)
         generator = None if greedy else self._generator
-        action, _, self._state = self._agent.act(self._state, step, generator=generator)
+        action, log_prob, state = self._agent.act(self._state, step, generator=generator)
+        if not is_finite(log_prob):
+            raise NotFiniteError("the agent's action")
+        self._state = state
         executed, prev_action = execute(action, self._actions)
         self._step = replace(step, prev_action=prev_action)
         return self._spaces.execute(executed[0])

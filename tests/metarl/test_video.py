@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from metarl import video
+from metarl.board import EventFile
 from metarl.errors import UserError
 from metarl.recording import Episode, Recording
 from metarl.rendering.renderer import OffscreenRenderer
@@ -22,8 +23,8 @@ from metarl.video import (
     captioned,
     fitting,
     gif,
+    moving_image,
     side_by_side,
-    tensorboard_video,
     write_video,
 )
 from tests.metarl.test_rendering import (
@@ -134,11 +135,10 @@ def test_a_gif_moves_at_the_pace_asked_for() -> None:
 
 def test_tensorboard_finds_the_gif(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from torch.utils.tensorboard.writer import SummaryWriter
 
-    writer = SummaryWriter(str(tmp_path))
-    tensorboard_video(writer, tag="adaptation", frames=numbered(4), env_steps=500, fps=10.0)
-    writer.close()
+    file = EventFile(tmp_path, first_step=1)
+    file.add(moving_image("adaptation", numbered(4), fps=10.0), step=500)
+    file.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     (found,) = events.Images("adaptation")
     assert (found.step, found.width, found.height) == (500, 64, 48)
