@@ -34,6 +34,7 @@ from metarl.config import split_command_line
 from metarl.errors import (
     EnvironmentFailedError,
     NotFiniteError,
+    TrialLostError,
     UserError,
     one_line_errors,
     printable,
