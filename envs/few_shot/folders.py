@@ -25,7 +25,7 @@ from envs.few_shot.images import (
 )
 from envs.few_shot.pictures import contents, decode, note_blank
 from metarl.config import Size
-from metarl.errors import UserError, nearest, note
+from metarl.errors import UserError, nearest, note, printable
 from metarl.files import read_text
 
 HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")
@@ -82,7 +82,7 @@ class FoldersConfig(EpisodeConfig):
         note_blank(images, (str(path) for path in chain(*used.values())))
         classes = ImageClasses(list(used), images, counts)
         return ImageDistribution(
-            self.root.name, classes.only(train), classes.only(test), self,
+            printable(self.root.name), classes.only(train), classes.only(test), self,
             symmetries=self.symmetries, test_symmetries=self.symmetries,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ downloaded: the folder is to hold `images_background.zip` and `images_evaluation
 from __future__ import annotations
 
 import zipfile
+from os.path import isdir, isfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,8 @@ SIZE = 28
 ARCHIVE_LIMIT, ENTRY_LIMIT, TOTAL_LIMIT = 128 * 2**20, 16 * 2**20, 1024 * 2**20
 """Bytes of a zip file, of a file in it, and of all files in it. The official ones have 10 MB, and
 their images a few hundred bytes each."""
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of compression; zipfile reads others into memory whole, whatever size they claim to have."""
 ENCRYPTED = 0x1
 """The flag of an entry that needs a password."""
 NOT_OFFICIAL = "put the official file there, or unpack it beside"
@@ -91,12 +93,12 @@ def read_omniglot(root: Path) -> ImageClasses:
     by_class, file_names = {}, []
     for part in PARTS:
         archive, folder = root / f"{part}.zip", root / part
-        if folder.is_dir():
+        if isdir(folder):
             files = {
                 f"{part}/{name}": list(contents(paths))
                 for name, paths in files_by_class(folder).items()
             }
-        elif archive.is_file():
+        elif isfile(archive):
             files = _files_in(archive, part)
         else:
             raise UserError(
@@ -125,7 +127,9 @@ def _files_in(archive: Path, part: str) -> dict[str, list[tuple[str, bytes]]]:
             for name, entry in _entries(archive, opened).items():
                 below = name.rpartition("/")[0]
                 below = below if below.startswith(f"{part}/") else f"{part}/{below}"
-                files.setdefault(below, []).append((f"{archive}/{name}", opened.read(entry)))
+                with opened.open(entry) as file:  # Without a limit it would unpack 2 GB at once.
+                    content = file.read(ENTRY_LIMIT)
+                files.setdefault(below, []).append((f"{archive}/{name}", content))
     except UserError:
         raise
     except Exception as error:  # What damaged files make zipfile raise is of every kind.
@@ -157,7 +161,7 @@ def _entries(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInf
         elif entry.flag_bits & ENCRYPTED:
             wrong = "is encrypted"
         elif entry.compress_type not in METHODS:
-            wrong = f"is compressed by a method (number {entry.compress_type}) that is not known"
+            wrong = f"uses compression method {entry.compress_type}, which is not read here"
         elif entry.file_size > ENTRY_LIMIT:
             wrong = f"is larger than {ENTRY_LIMIT:,} bytes"
         if wrong:
