@@ -37,6 +37,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	# for the tests of recorders; without its wish for an old Pillow, which it does not need
+	-$(BIN)/pip install --quiet --no-deps moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
 	@touch $@
 
 # metaworld asks for an older MuJoCo than MuJoCo Warp runs on, hence an environment of its own

@@ -91,7 +91,7 @@ def make_single(
     split: Literal["train", "test"],
     env_name: str | None = None,
     seed: int = 0,
-    engine: Literal["native", "reference"] = "native",
+    engine: Literal["native", "reference", "warp"] = "native",
     horizon: int = 500,
     num_goals: int = 50,
     reward_version: Literal["v1", "v2"] = "v2",

@@ -2,16 +2,20 @@
 
 import subprocess
 import sys
+import warnings
 from collections import Counter
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import (
     ClipReward,
     RecordEpisodeStatistics,
 )
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from envs.metaworld import MetaWorld
 from envs.metaworld.native import NativeEnv
@@ -116,6 +120,56 @@ def test_gymnasiums_own_wrappers_work() -> None:
             assert (info["episode"]["l"] == 3).all()
             np.testing.assert_allclose(info["episode"]["r"], returns)
             returns = np.zeros(2)
+
+
+def test_one_environment_passes_gymnasiums_and_stable_baselines_checkers() -> None:
+    name, keywords = "metarl/ML1-train-v0", {"env_name": "reach-v3", "horizon": 20}
+    made = gymnasium.make(name, **keywords)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Box observation space")  # the official bounds
+        warnings.filterwarnings("error", message=".*deterministic|.*not within")
+        check_env(made.unwrapped, skip_render_check=True)
+        sb3_check_env(made)
+    made.close()
+
+
+def test_one_environment_plays_as_a_slot_does_and_wants_a_reset_at_the_end() -> None:
+    name, keywords = "metarl/ML1-test-v0", {"env_name": "push-v3", "horizon": 3, "seed": SEED}
+    env, slots = gymnasium.make(name, **keywords), gymnasium.make_vec(name, num_envs=1, **keywords)
+    with pytest.raises(ResetNeeded):
+        env.step(np.zeros(4, np.float32))
+    for _ in range(2):
+        np.testing.assert_array_equal(env.reset(seed=0)[0], slots.reset(seed=0)[0][0])
+        for step in range(1, 4):
+            action = env.action_space.sample()
+            obs, reward, terminated, truncated, info = env.step(action)
+            _, rewards, _, _, infos = slots.step(action[None])
+            np.testing.assert_array_equal(obs, infos["final_obs"][0])  # not that of a new episode
+            assert (reward, terminated, truncated) == (rewards[0], False, step == 3)
+            numbers = {key: infos[key][0] for key in ("success", "near_object", "unscaled_reward")}
+            assert info.items() >= numbers.items()
+        with pytest.raises(ResetNeeded, match="the episode has ended"):
+            env.step(action)
+    with pytest.raises(ValueError, match="reset knows no option 'low'"):
+        env.reset(options={"low": 0})
+    with pytest.raises(ValueError, match="shape"):
+        env.reset(seed=0), env.step(np.zeros(3, np.float32))
+    other = MetaWorld("ML1-push-v3", seed=SEED).train[0]
+    env.unwrapped.set_task(other)
+    env.reset()
+    assert env.unwrapped.slots.tasks == (other,)
+    env.close()
+    slots.close()
+
+
+def test_one_environment_is_refused_in_the_same_words() -> None:
+    with pytest.raises(UserError, match="needs the name of its class"):
+        gymnasium.make("metarl/ML1-train-v0")
+    with pytest.raises(UserError, match=r"use gymnasium\.make_vec"):
+        gymnasium.make("metarl/ML10-train-v0", engine="warp")
+    for make in (gymnasium.make, gymnasium.make_vec):
+        with pytest.raises(UserError, match="unknown render_mode 'human'; use 'rgb_array'"):
+            make("metarl/ML1-train-v0", env_name="reach-v3", render_mode="human")
 
 
 def test_importing_envs_is_cheap() -> None:

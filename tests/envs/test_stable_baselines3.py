@@ -6,6 +6,7 @@ import torch
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
 from envs.metaworld import MetaWorld
 from envs.navigation import STEP_LENGTH, PointEnv, PointTask
@@ -79,6 +80,30 @@ def test_attributes_and_methods_are_those_of_the_one_environment() -> None:
     with pytest.raises(ValueError, match="3 slots share one"):
         env.env_method("reset", indices=0)
     assert env.env_is_wrapped(Monitor) == [False] * 3
+
+
+def test_attributes_of_slots_are_found_and_options_refused() -> None:
+    env = SB3VecEnv(points())
+    assert env.get_attr("task", indices=[2, 0]) == [env.env.next_tasks[2], env.env.next_tasks[0]]
+    assert env.get_attr("action_space") == [env.action_space] * 3
+    assert env.render_mode is None
+    with pytest.raises(ValueError, match="nothing is drawn here"):
+        env.get_images()
+    env.set_options({"reset_mask": [True, False, False]})
+    with pytest.raises(ValueError, match="no options for reset"):
+        env.reset()
+    env.reset()
+
+
+def test_wrappers_of_stable_baselines_train_and_evaluate() -> None:
+    env = VecFrameStack(VecNormalize(VecMonitor(SB3VecEnv(points()))), n_stack=2)
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu", seed=0)
+    model.learn(24)
+    assert {episode["l"] for episode in model.ep_info_buffer} == {4}
+    returns, lengths = evaluate_policy(
+        model, env, n_eval_episodes=3, warn=False, return_episode_rewards=True
+    )
+    assert lengths == [4, 4, 4] and np.isfinite(returns).all()
 
 
 def test_a_seed_reaches_the_next_reset_only() -> None:
