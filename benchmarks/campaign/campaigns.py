@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Protocol
 
-from benchmarks.campaign import kills, storms
+from benchmarks.campaign import configs, damage, disks, hostile, kills, storms, workers
 from benchmarks.campaign.experiments import Place
 from benchmarks.campaign.verdict import Verdict
 
@@ -21,4 +21,12 @@ class Campaign(Protocol):
         ...
 
 
-CAMPAIGNS: dict[str, Campaign] = {"kills": kills, "storms": storms}
+CAMPAIGNS: dict[str, Campaign] = {
+    "kills": kills,
+    "storms": storms,
+    "damage": damage,
+    "hostile": hostile,
+    "configs": configs,
+    "workers": workers,
+    "disks": disks,
+}

@@ -56,7 +56,8 @@ class Command:
 
     def start(self) -> Running:
         """Starts it, as the leader of a session of its own."""
-        out, err = (self.cwd / f".{name}" for name in ("stdout", "stderr"))
+        # Beside the folder, whose disk may be full.
+        out, err = (self.cwd.parent / f".{name}" for name in ("stdout", "stderr"))
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()

@@ -82,12 +82,23 @@ agent: {RL2}
 {PLAYED % (128, 2)}
 """,
 }
+KILLED = tuple(EXPERIMENTS)
+"""Those that are killed and stopped at any moment."""
+NO_WORKERS = tuple(name for name in EXPERIMENTS if name != "user_module")
+RECORDED = "cheetah"
+"""Has physics that can be recorded."""
+EXPERIMENTS |= {
+    RECORDED: f"""
+env: {{kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 5, num_test_tasks: 4}}
+agent: {RL2}
+{PLAYED % (40, 2)}
+"""
+}
 EVALUATING = {name: ["--episodes", "2"] for name in EXPERIMENTS} | {
     "maml_trpo_point": ["--episodes", "4"],
     "maml_sinusoid": ["--episodes", "4", "--shots", "[1]"],
 }
 """Options with which they are evaluated in a second."""
-NO_WORKERS = tuple(name for name in EXPERIMENTS if name != "user_module")
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,20 @@ class Trained:
     metrics: list[dict[str, Any]]
 
     @staticmethod
-    def read(run: Path) -> Trained:
+    def read(run: Path, *, at: int | None = None) -> Trained:
         """Of a run's folder.
+
+        Args:
+            run: the folder.
+            at: the checkpoint of so many steps, whatever others there are; else the newest, and all
+                are looked at.
 
         Raises:
             ValueError: it has no checkpoint, or something in it that looks whole is not.
         """
         names = checkpoint_names(run)
+        if at is not None:
+            names = [name for name in names if name == str(at)]
         if not names:
             raise ValueError("no checkpoint is there")
         unit = ""
@@ -122,19 +140,25 @@ class Trained:
         return Trained(
             steps=int(names[-1]),
             tensors={k: (str(t.dtype), t.shape, t.tobytes()) for k, t in sorted(tensors.items())},
-            metrics=metrics(run),
+            metrics=metrics(run) if at is None else [],
         )
 
     def difference(self, other: Trained) -> str:
         """What is not the same in another, or "" where every bit is."""
-        if self.steps != other.steps:
-            return f"{other.steps} steps in place of {self.steps}"
-        for name in self.tensors.keys() | other.tensors.keys():
-            if self.tensors.get(name) != other.tensors.get(name):
-                return f"tensor {name} differs"
+        if difference := self.tensors_differ(other):
+            return difference
         if self.metrics != other.metrics:
             lines = [line["iteration"] for line in other.metrics]
             return f"metrics differ; iterations {lines} of {len(self.metrics)}"
+        return ""
+
+    def tensors_differ(self, other: Trained) -> str:
+        """What is not the same in another's tensors, or ""."""
+        if self.steps != other.steps:
+            return f"{other.steps} steps in place of {self.steps}"
+        for name in sorted(self.tensors.keys() | other.tensors.keys()):
+            if self.tensors.get(name) != other.tensors.get(name):
+                return f"tensor {name} differs"
         return ""
 
 
@@ -232,9 +256,8 @@ class Place:
     def compare(self, experiment: str, attack: str) -> Verdict:
         """Whether the run here has the bits of the undisturbed one."""
         try:
-            difference = self.reference(experiment).trained.difference(
-                Trained.read(self.folder / RUN)
-            )
+            trained = Trained.read(self.folder / RUN)
+            difference = self.reference(experiment).trained.difference(trained)
         except (OSError, ValueError) as error:
             return Verdict("differs", attack, str(error))
         return Verdict("differs" if difference else "survived", attack, difference)

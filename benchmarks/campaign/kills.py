@@ -12,7 +12,7 @@ import signal
 from typing import Any
 
 from benchmarks.campaign.child import Trap
-from benchmarks.campaign.experiments import EXPERIMENTS, RUN, Place
+from benchmarks.campaign.experiments import KILLED, RUN, Place
 from benchmarks.campaign.verdict import Verdict
 
 COUNT = 250
@@ -22,7 +22,7 @@ FRESH_SECONDS = 6.0
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     """Kills a training one to three times, and lets it end."""
-    experiment = list(EXPERIMENTS)[number // 5 % len(EXPERIMENTS)]
+    experiment = KILLED[number // 5 % len(KILLED)]
     how = ("operation", "operation", "clock", "clock", "fresh")[number % 5]
     reference = place.reference(experiment)
     arguments = place.lay_out(experiment)

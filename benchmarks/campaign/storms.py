@@ -10,7 +10,7 @@ import random
 import signal
 
 from benchmarks.campaign.child import Trap
-from benchmarks.campaign.experiments import EVALUATING, EXPERIMENTS, RUN, Place
+from benchmarks.campaign.experiments import EVALUATING, KILLED, RUN, Place
 from benchmarks.campaign.verdict import Verdict
 
 COUNT = 320
@@ -25,7 +25,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     how = ("operation", "clock", "clock", "fresh", "operation", "clock", "clock", "evaluation")[
         number % 8
     ]
-    experiment = list(EXPERIMENTS)[number // 8 % len(EXPERIMENTS)]
+    experiment = KILLED[number // 8 % len(KILLED)]
     storm = [rng.choice(SIGNALS) for _ in range(rng.randint(1, 3))]
     pauses = [rng.uniform(0, rng.choice(PAUSES)) for _ in storm[1:]]
     reference = place.reference(experiment)
