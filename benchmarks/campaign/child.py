@@ -76,7 +76,7 @@ def run_script(
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         mode, errors = "r" if number == 0 else "w", "backslashreplace" if number == 2 else "strict"
         stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False,
-                      buffering=1 if number == 2 else -1)  # noqa: SIM115  # fmt: skip
+                      buffering=1 if number == 2 else -1)  # fmt: skip
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     faulthandler.register(signal.SIGUSR1, file=2)

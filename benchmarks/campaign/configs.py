@@ -28,7 +28,13 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "bandit": {"num_train_tasks": 20, "num_test_tasks": 5},
         "tabular": {"num_train_tasks": 20, "num_test_tasks": 5},
         "sinusoid": {"num_train_tasks": 20, "num_test_tasks": 5},
-        "glyphs": {"num_train_classes": 10, "num_test_classes": 6, "images_per_class": 12},
+        "glyphs": {
+            "num_train_classes": 10,
+            "num_test_classes": 6,
+            "images_per_class": 6,
+            "queries": 2,
+            "test_queries": 2,
+        },
         "digits": {"num_glyphs": 10, "train_ways": None, "shots": 1, "queries": 2},
         "omniglot": {"num_train_classes": 8, "ways": 2, "queries": 1, "test_queries": 1},
     },
@@ -56,7 +62,21 @@ WORK = (
 """Keys by which more is done: a large number is no mistake, and takes as long as it takes."""
 SMALL = (-1, 0, 1, 2, 3, 5, 7)
 LARGE = (2**40, 2**63, 10**30, -(2**63))
-FLOATS = (0.0, -0.0, 1e-300, 1e-9, 0.5, 1.0, 1.5, -0.5, 1e9, 1e29, 1e300, float("nan"), float("inf"))
+FLOATS = (
+    0.0,
+    -0.0,
+    1e-300,
+    1e-9,
+    0.5,
+    1.0,
+    1.5,
+    -0.5,
+    1e9,
+    1e29,
+    1e300,
+    float("nan"),
+    float("inf"),
+)
 OTHERS = (
     None, True, False, "", "x", "3", "1e3", "\x1b[31m", "a" * 10_000, [], [1], [-1], ["x"], [[]],
     {}, {"kind": "x"}, {"a": {"b": 1}}, [0] * 100,
@@ -134,6 +154,8 @@ def all_values(path: Path, place: Place) -> dict[str, Any]:
             values[section] |= kinds[values[section]["kind"]]
         values.setdefault("train", {})
         values["train"] |= TINY_TRAINING["env_steps" in values["train"]]
+        if values["env"].get("benchmark") == "ML10":
+            values["train"]["tasks_per_trial"] = 10  # one of each class
         if "encoder" in values["agent"]:
             encoder = values["agent"]["encoder"]
             encoder |= {"hidden_sizes": [4]} if encoder["kind"] == "mlp" else {"filters": 2}
@@ -158,7 +180,7 @@ def change(values: dict[str, Any], rng: random.Random) -> str:
     if isinstance(old, str):
         choices += [old.upper(), f"{old} ", f"{old}x", rng.choice(SMALL)]
     value = rng.choice(choices)
-    if name in WORK and (value is None or isinstance(value, float) and value > 10):
+    if name in WORK and (value is None or (isinstance(value, float) and value > 10)):
         value = -3  # None is a default, and that is a whole training
     where[name] = deepcopy(value)
     return f"{'.'.join(map(str, key))}: {value}"

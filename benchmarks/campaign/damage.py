@@ -279,7 +279,9 @@ def stored_result(rng: random.Random, place: Place) -> Verdict:
         file.write_bytes(content)
     else:
         done = spoil(file, rng)
-    return same_words(place.run(*read, hang=HANG), expected, f"stored evaluation of {experiment}: {done}")
+    return same_words(
+        place.run(*read, hang=HANG), expected, f"stored evaluation of {experiment}: {done}"
+    )
 
 
 # -- how they end ---------------------------------------------------------------------------------
@@ -310,7 +312,9 @@ def resumed(place: Place, experiment: str, attack: str, *, lines: bool = False) 
         return verdict
     try:
         difference = expected.tensors_differ(Trained.read(place.folder / RUN, at=expected.steps))
-        difference = difference or lost_lines(place.folder / RUN, expected, allowed=lines, ended=ended)
+        difference = difference or lost_lines(
+            place.folder / RUN, expected, allowed=lines, ended=ended
+        )
     except (OSError, ValueError) as error:
         difference = str(error)
     if difference:

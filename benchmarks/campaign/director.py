@@ -115,11 +115,13 @@ def carried_out(
                 order = waiting.get_nowait()
                 answer = job.attack(order)
                 if "broken" in answer:
-                    raise UserError(f"{order} could not be carried out: {answer['broken']}")
+                    print(answer["broken"], file=sys.stderr)
+                    raise UserError(
+                        f"{order['campaign']} {order['number']} could not be carried out: "
+                        f"{answer['broken'].splitlines()[-1]}"
+                    )
                 seconds = answer.pop("seconds")
-                done.put(
-                    Attacked(order["campaign"], order["number"], seconds, Verdict(**answer))
-                )
+                done.put(Attacked(order["campaign"], order["number"], seconds, Verdict(**answer)))
         except Empty:
             done.put(None)
         except Exception as error:
@@ -230,6 +232,9 @@ def main(arguments: list[str]) -> int:
         return int(not attacks[0].verdict.good)
     attacks.sort(key=lambda attacked: (names.index(attacked.campaign), attacked.number))
     text = said(attacks, seed=options.seed, share=options.share, seconds=time.monotonic() - started)
+    for look, alike in groups(attacks):
+        numbers = ", ".join(str(attacked.number) for attacked in alike[:8])
+        print(f"{len(alike)} × {look} ({numbers}{', …' if len(alike) > 8 else ''})")
     print(f"\n{text}")
     if options.output or options.share == 1:
         store(options.output or PROJECT / "results" / "campaign", attacks, text, options)

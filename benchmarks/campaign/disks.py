@@ -50,9 +50,7 @@ def small_disk(rng: random.Random, place: Place) -> Verdict:
         return place.finish(experiment, attack_said)
 
 
-def small_disk_evaluated(
-    rng: random.Random, place: Place, *, report: bool = False
-) -> Verdict:
+def small_disk_evaluated(rng: random.Random, place: Place, *, report: bool = False) -> Verdict:
     """An evaluation of a run on a disk that has little room left."""
     experiment = rng.choice(EVALUATED)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment], *(["--report"] if report else [])]

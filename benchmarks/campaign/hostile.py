@@ -137,7 +137,8 @@ MODULES = {
     "no tasks": USER_MODULE + "\ntrain_tasks = []",
     "tasks are a text": USER_MODULE + "\ntrain_tasks = 'abc'",
     "tasks without end": USER_MODULE + "\nimport itertools\ntrain_tasks = None",
-    "tasks raise": USER_MODULE + "\ndef g():\n    yield [1]\n    raise OSError('x')\ntrain_tasks = g()",
+    "tasks raise": USER_MODULE
+    + "\ndef g():\n    yield [1]\n    raise OSError('x')\ntrain_tasks = g()",
     "NaN task": USER_MODULE + "\ntrain_tasks = [[float('nan')]]",
     "huge task": USER_MODULE + "\ntrain_tasks = [[10**400]]",
     "objects": USER_MODULE + "\ntrain_tasks = [object()]",
@@ -241,7 +242,9 @@ def png(width: int, height: int, *, depth: int = 8, color: int = 0, pixels: byte
     """A PNG that says that it is so large, whatever is in it."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     data = zlib.compress(pixels, 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def pictures(rng: random.Random, place: Place) -> Verdict:
@@ -441,7 +444,9 @@ def archive(rng: random.Random, place: Place) -> Verdict:
             add(f"{inside}/XX.png", b"text"),
             file.write_bytes(file.read_bytes().replace(b"XX.png", b"\xff\xfe.png")),
         ),
-        "the same twice": lambda: add(f"{file.stem}/Alphabet/character00/0.png", encoded(grey(rng))),
+        "the same twice": lambda: add(
+            f"{file.stem}/Alphabet/character00/0.png", encoded(grey(rng))
+        ),
         "cut": lambda: file.write_bytes(content[:at]),
         "a bit": lambda: file.write_bytes(flipped(content, at, rng)),
         "zeros": lambda: file.write_bytes(content[:at] + bytes(40) + content[at + 40 :]),

@@ -53,7 +53,9 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     for name, pause in zip(storm[1:], pauses, strict=True):
         running.ended_within(pause)
         running.send(signal.Signals[name])
-    gaps = "".join(f", {name} {pause:.3f} s later" for name, pause in zip(storm[1:], pauses, strict=True))
+    gaps = "".join(
+        f", {name} {pause:.3f} s later" for name, pause in zip(storm[1:], pauses, strict=True)
+    )
     said = f"{arguments[0]} of {experiment}: {storm[0]} {when}{gaps}"
     ended = running.end()
     if fault := ended.fault(said, codes=(0, 130)):

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["survived", "refused", "traceback", "hang", "differs", "accepted", "other", "skipped"]
+Kind = Literal[
+    "survived", "refused", "traceback", "hang", "differs", "accepted", "other", "skipped"
+]
 
 KINDS: dict[Kind, str] = {
     "survived": "survived (same bits)",

@@ -152,8 +152,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     once = rng.random() < 0.5
     on_failure = rng.choice(["stop", "restart"])
     attack_said = (
-        f"{where} {what} {'once' if once else 'always'}, {workers} workers, "
-        f"on_failure {on_failure}"
+        f"{where} {what} {'once' if once else 'always'}, {workers} workers, on_failure {on_failure}"
     )
     lines = dict.fromkeys(("set_task", "reset", "step", "close", "make_env", "module"), "pass")
     place_of = "module" if where == "import" else where
