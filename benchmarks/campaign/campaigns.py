@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import random
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from benchmarks.campaign import configs, damage, disks, hostile, kills, storms, workers
 from benchmarks.campaign.experiments import Place
 from benchmarks.campaign.verdict import Verdict
 
 
-class Campaign(Protocol):
-    """A module with attacks."""
+@dataclass(frozen=True)
+class Campaign:
+    """Attacks of a kind."""
 
-    COUNT: int
-    """Of attacks in the whole campaign."""
-
-    def attack(self, number: int, rng: random.Random, place: Place) -> Verdict:
-        """Carries out the attack of a number; all chance in it comes from `rng`."""
-        ...
+    count: int
+    """In the whole campaign."""
+    attack: Callable[[int, random.Random, Place], Verdict]
+    """Carries out the attack of a number; all chance in it comes from the generator."""
 
 
-CAMPAIGNS: dict[str, Campaign] = {
-    "kills": kills,
-    "storms": storms,
-    "damage": damage,
-    "hostile": hostile,
-    "configs": configs,
-    "workers": workers,
-    "disks": disks,
+CAMPAIGNS = {
+    name: Campaign(module.COUNT, module.attack)
+    for name, module in {
+        "kills": kills,
+        "storms": storms,
+        "damage": damage,
+        "hostile": hostile,
+        "configs": configs,
+        "workers": workers,
+        "disks": disks,
+    }.items()
 }

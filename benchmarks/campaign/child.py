@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import faulthandler
+import io
 import os
 import resource
 import shutil
@@ -50,6 +51,7 @@ def exec_script(
     assert trap is None, "no trap can be laid in a new Python"
     os.environ.update(environment)
     _settle(cwd, files, limits)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.execv(sys.executable, [sys.executable, str(script), *arguments])
 
 
@@ -73,18 +75,16 @@ def run_script(
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
     _settle(cwd, files, limits)
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        mode, errors = "r" if number == 0 else "w", "backslashreplace" if number == 2 else "strict"
-        stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False,
-                      buffering=1 if number == 2 else -1)  # fmt: skip
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    sys.stdin = sys.__stdin__ = stream(0)
+    sys.stdout = sys.__stdout__ = stream(1)
+    sys.stderr = sys.__stderr__ = stream(2)
     faulthandler.register(signal.SIGUSR1, file=2)
     if trap is not None:
         _lay(trap)
     status = 0
     try:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             exec(code, main.__dict__)
         finally:
             _end_threads()
@@ -109,6 +109,14 @@ def run_script(
     os._exit(status & 0xFF)
 
 
+def stream(number: int) -> io.TextIOWrapper:
+    """Standard input, output or errors, as Python makes them where they are no terminal."""
+    file = io.FileIO(number, "wb" if number else "rb", closefd=False)
+    buffer = io.BufferedWriter(file) if number else io.BufferedReader(file)
+    errors = "backslashreplace" if number == 2 else "strict"
+    return io.TextIOWrapper(buffer, "utf-8", errors, line_buffering=number == 2)
+
+
 def _end_threads() -> None:
     """Waits for threads that are no daemons, as Python does at its end."""
     threading._shutdown()  # type: ignore[attr-defined]
@@ -131,7 +139,6 @@ def _settle(cwd: Path, files: tuple[Path, Path], limits: tuple[int, int | None])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _lay(trap: Trap) -> None:

@@ -10,7 +10,6 @@ import ctypes
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,13 +19,10 @@ from pathlib import Path
 from benchmarks.campaign.child import Trap, exec_script, run_script
 from benchmarks.campaign.verdict import Ended
 
-HANG = 60.0
-"""Seconds that a command may take which usually needs one; a new Python gets twice as long."""
-GRACE = 10.0
-"""Seconds that processes may outlive the command that started them."""
 MEMORY = 6 * 2**30
 """Bytes of address space of each process."""
 PR_SET_CHILD_SUBREAPER = 36
+STORMS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def adopt_orphans() -> None:
@@ -48,7 +44,9 @@ class Command:
     file_size: int | None = None
     """Bytes that it can write to a file."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    hang: float = HANG
+    patience: float = 60.0
+    """Seconds that it may take; a new Python gets twice as long. What it starts may outlive it by a
+    sixth of that."""
 
     def run(self) -> Ended:
         """Starts it and waits for its end."""
@@ -58,10 +56,14 @@ class Command:
         """Starts it, as the leader of a session of its own."""
         # Beside the folder, whose disk may be full.
         out, err = (self.cwd.parent / f".{name}" for name in ("stdout", "stderr"))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for path in (out, err):
+            path.write_bytes(b"")
+        # Until the child is what it is to be, signals wait.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STORMS)
         pid = os.fork()
-        if pid == 0:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STORMS)
+        else:
             try:
                 os.setsid()
                 (exec_script if self.fresh else run_script)(
@@ -75,16 +77,16 @@ class Command:
                 )
             finally:  # never back into the loop of attacks
                 os._exit(70)
-        return Running(pid, out, err, hang=self.hang * (2 if self.fresh else 1))
+        return Running(pid, out, err, patience=self.patience, slow=2 if self.fresh else 1)
 
 
 class Running:
     """A command that was started."""
 
-    def __init__(self, pid: int, out: Path, err: Path, *, hang: float) -> None:
+    def __init__(self, pid: int, out: Path, err: Path, *, patience: float, slow: float) -> None:
         self.pid = pid
         self._files = out, err
-        self._hang = hang
+        self._patience, self._slow = patience, slow
         self._status: int | None = None
         self._descriptor = os.pidfd_open(pid)
 
@@ -113,14 +115,14 @@ class Running:
 
     def end(self) -> Ended:
         """Waits for its end, and that of all that it started; by force if it takes too long."""
-        hung = not self.ended_within(self._hang)
+        hung = not self.ended_within(self._patience * self._slow)
         if hung:
             # Asks for the stacks of a forked one; a fresh one is ended by that.
             self.send(signal.SIGUSR1)
             self.ended_within(1.0)
             _kill_all()
             _, self._status = (0, 9) if self._status is not None else os.waitpid(self.pid, 0)
-        left = _left()
+        left = _left(self._patience / 6)
         os.close(self._descriptor)
         assert self._status is not None
         out, err = (_text(path) for path in self._files)
@@ -128,9 +130,9 @@ class Running:
         return Ended(code, out, err, hung=hung, left=() if hung else left)
 
 
-def _left() -> tuple[str, ...]:
+def _left(grace: float) -> tuple[str, ...]:
     """The commands of processes that do not end by themselves; they are ended."""
-    until = time.monotonic() + GRACE
+    until = time.monotonic() + grace
     while _reaped_some():
         if time.monotonic() > until:
             left = tuple(_command_line(pid) for pid in _children())

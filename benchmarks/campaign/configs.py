@@ -19,7 +19,6 @@ from benchmarks.campaign.hostile import draw_archives
 from benchmarks.campaign.verdict import Verdict
 
 COUNT = 560
-HANG = 40.0
 TINY: dict[str, dict[str, dict[str, Any]]] = {
     "env": {
         "metaworld": {"num_goals": 2, "horizon": 8, "num_threads": 1},
@@ -130,7 +129,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     (place.folder / CONFIG).write_text(text, encoding="utf-8", errors="surrogatepass")
     attack_said = f"{path.name}: {done[:120]}{' as a flag' if flags else ''}"
-    ended = place.run("train.py", CONFIG, "--run-dir", RUN, *flags, hang=HANG)
+    ended = place.run("train.py", CONFIG, "--run-dir", RUN, *flags)
     if verdict := ended.fault(attack_said) or ended.refused(attack_said):
         return verdict
     if must_refuse:
@@ -162,7 +161,7 @@ def all_values(path: Path, place: Place) -> dict[str, Any]:
         if values["env"]["kind"] == "omniglot":
             draw_archives(folder / "data" / "omniglot", random.Random(0))
         (folder / CONFIG).write_text(yaml.safe_dump(values), encoding="utf-8")
-        ended = place.run("train.py", CONFIG, "--run-dir", RUN, cwd=folder, hang=120)
+        ended = place.run("train.py", CONFIG, "--run-dir", RUN, cwd=folder)
         if ended.code != 0:
             raise RuntimeError(f"{path.name}, made tiny, cannot be trained: {ended.err[-500:]}")
     return yaml.safe_load((folder / RUN / "config.yaml").read_text(encoding="utf-8"))

@@ -36,9 +36,12 @@ COUNT = 1_060
 TENSORS, META = "tensors.safetensors", "meta.json"
 OLD_META = ("iteration", "env_steps", "tasks", "skipped")
 """What checkpoints said before they had checksums, and their format, 1."""
+THINGS = (
+    "nothing", "a pipe", "a folder", "a file", "a link to itself", "a dangling link",
+    "a link to /dev/zero",
+)  # fmt: skip
+"""What can be where something else should be."""
 BLOCK = 64
-HANG = 30.0
-"""Seconds that a command may take which usually needs one."""
 NAMES = ("²", "٣", "0400", " 400", "-1", "1e3", "9" * 30, "4_00", "x\ny", "\udcff", "１２")
 """Folders that are no checkpoints, whatever `str.isdigit` and `int` think of them."""
 VALUES = (
@@ -109,56 +112,40 @@ def places_of_checkpoints(rng: random.Random, place: Place) -> Verdict:
     far = folder / str(int(names[-1]) * 3)
     name = rng.choice(NAMES)
 
-    def swap(file: str) -> str:
-        for one, two in ((newest, "kept"), (other, newest.name), (folder / "kept", other.name)):
-            source = (one if one.name == "kept" else one) / file
-            target = folder / f"{two}.{file}" if two == "kept" else folder / two / file
-            source = folder / f"kept.{file}" if one.name == "kept" else source
-            source.rename(target)
+    def exchange(file: str) -> str:
+        contents = [(checkpoint / file).read_bytes() for checkpoint in (other, newest)]
+        for checkpoint, content in zip((newest, other), contents, strict=True):
+            (checkpoint / file).write_bytes(content)
         return f"{file} of {newest.name} and {other.name} exchanged"
 
     def rename(source: Path, target: str) -> str:
-        try:
-            source.rename(folder / target)
-        except OSError:  # the target is there: exchange them
+        if (folder / target).exists():
             (folder / target).rename(folder / "kept")
             source.rename(folder / target)
             (folder / "kept").rename(source)
+        else:
+            source.rename(folder / target)
         return f"checkpoint {source.name} renamed to {target!r}"
 
     def replace_by(kind: str, path: Path) -> str:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-        if kind == "a pipe":
-            os.mkfifo(path)
-        elif kind == "a folder":
-            path.mkdir()
-        elif kind == "a file":
-            path.write_bytes(b"x")
-        elif kind == "a link to itself":
-            path.symlink_to(path.name)
-        elif kind == "a link to /dev/zero":
-            path.symlink_to("/dev/zero")
+        put_in_place(kind, path)
         return f"{kind} in place of {path.relative_to(folder)}"
 
     def add(path: Path, make: Callable[[Path], Any], what: str) -> str:
         make(path)
         return f"{what} {path.name!r} beside checkpoints"
 
-    kinds = ("a pipe", "a folder", "a file", "a link to itself", "a link to /dev/zero", "nothing")
     done = rng.choice(
         [
-            lambda: swap(TENSORS),
-            lambda: swap(META),
+            lambda: exchange(TENSORS),
+            lambda: exchange(META),
             lambda: rename(newest, other.name),
             lambda: rename(newest, far.name),
             lambda: rename(other, far.name),
             lambda: rename(newest, name),
             lambda: rename(other, name),
-            lambda: replace_by(rng.choice(kinds), newest / rng.choice([TENSORS, META])),
-            lambda: replace_by(rng.choice(kinds), newest),
+            lambda: replace_by(rng.choice(THINGS), newest / rng.choice([TENSORS, META])),
+            lambda: replace_by(rng.choice(THINGS), newest),
             lambda: add(far, Path.mkdir, "empty folder"),
             lambda: add(far, Path.touch, "empty file"),
             lambda: add(far, lambda path: path.symlink_to("nowhere"), "dangling link"),
@@ -191,14 +178,8 @@ def run_folder(rng: random.Random, place: Place) -> Verdict:
     elif rng.random() < 0.5 and name != "metrics.jsonl":
         done = spoil(file, rng)
     else:
-        kind = rng.choice(["nothing", "a folder", "a pipe", "a dangling link"])
-        file.unlink()
-        if kind == "a folder":
-            file.mkdir()
-        elif kind == "a pipe":
-            os.mkfifo(file)
-        elif kind == "a dangling link":
-            file.symlink_to("nowhere/at/all")
+        kind = rng.choice(THINGS)
+        put_in_place(kind, file)
         done = f"{kind} in its place"
     return resumed(place, experiment, f"{re.sub(r'[0-9.]{9,}.*', '', name)}: {done}", lines=True)
 
@@ -280,7 +261,7 @@ def stored_result(rng: random.Random, place: Place) -> Verdict:
     else:
         done = spoil(file, rng)
     return same_words(
-        place.run(*read, hang=HANG), expected, f"stored evaluation of {experiment}: {done}"
+        place.run(*read, patience=0.5), expected, f"stored evaluation of {experiment}: {done}"
     )
 
 
@@ -304,7 +285,7 @@ def resumed(place: Place, experiment: str, attack: str, *, lines: bool = False) 
         lines: lines of the log may be lost, if something is said of it.
     """
     attack = f"{experiment}, {attack}"
-    ended = place.run("train.py", "--resume", RUN, hang=HANG)
+    ended = place.run("train.py", "--resume", RUN, patience=0.5)
     expected = place.reference(experiment).trained
     if ended.hung and "Traceback" not in ended.err and ended.out.count("\n") > 4:
         return Verdict("accepted", attack, f"trains beyond its budget: {ended.out[-200:]}")
@@ -345,7 +326,7 @@ def evaluated(place: Place, experiment: str, arguments: list[str]) -> Path:
 def same_scores(place: Place, experiment: str, arguments: list[str], attack: str) -> Verdict:
     """Evaluates, and compares every score with those of the undisturbed run."""
     reference = evaluated(place, experiment, arguments)
-    ended = place.run(*arguments, hang=HANG)
+    ended = place.run(*arguments, patience=0.5)
     if verdict := ended.fault(attack) or ended.refused(attack):
         return verdict
     scores = []
@@ -374,7 +355,7 @@ def recording(rng: random.Random, place: Place) -> Verdict:
     (page,) = (reference / RUN / "report").rglob("replay.html")
     again = place.folder / page.relative_to(reference)
     again.unlink()
-    verdict = same_words(place.run(*arguments, "--stored", hang=HANG), expected, attack)
+    verdict = same_words(place.run(*arguments, "--stored", patience=0.5), expected, attack)
     if verdict.kind != "survived":
         return verdict
     if again.exists() and again.read_bytes() == page.read_bytes():
@@ -394,6 +375,24 @@ def same_words(ended: Ended, expected: Ended, attack: str) -> Verdict:
 
 
 # -- damage ---------------------------------------------------------------------------------------
+
+
+def put_in_place(kind: str, path: Path) -> None:
+    """Puts one of `THINGS` where a file or a folder is."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    make: dict[str, Callable[[], object]] = {
+        "nothing": lambda: None,
+        "a pipe": lambda: os.mkfifo(path),
+        "a folder": path.mkdir,
+        "a file": lambda: path.write_bytes(b"x"),
+        "a link to itself": lambda: path.symlink_to(path.name),
+        "a dangling link": lambda: path.symlink_to("nowhere/at/all"),
+        "a link to /dev/zero": lambda: path.symlink_to("/dev/zero"),
+    }
+    make[kind]()
 
 
 def spoil(file: Path, rng: random.Random) -> str:

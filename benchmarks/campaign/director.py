@@ -27,6 +27,7 @@ from metarl.errors import UserError
 from metarl.run import environment
 
 PROJECT = Path(__file__).parents[2]
+BROKEN = "could not be carried out"
 LONGEST = 1_200.0
 """Seconds that a process may be silent: an attack has limits of its own, which are less."""
 
@@ -53,21 +54,18 @@ class Attacked:
 class Job:
     """A process that carries out attacks."""
 
-    def __init__(self, project: Path, folder: Path) -> None:
+    def __init__(self, project: Path, folder: Path, *, patience: float) -> None:
         # One thread: sums of floats have the same bits then, and forking is safe.
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(project)}
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("job.py")), str(project), str(folder)],
+            [sys.executable, str(Path(__file__).with_name("job.py")), str(project), str(folder),
+             str(patience)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **threads}, start_new_session=True,
         )  # fmt: skip
 
     def attack(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Has an attack carried out.
-
-        Raises:
-            UserError: the process broke down.
-        """
+        """Has an attack carried out; `broken` says why it could not be."""
         assert self._process.stdin is not None and self._process.stdout is not None
         guard = threading.Timer(LONGEST, self._process.kill)
         guard.start()
@@ -79,9 +77,7 @@ class Job:
             answer = ""
         finally:
             guard.cancel()
-        if not answer:
-            raise UserError(f"the process that carried out {order} broke down")
-        return json.loads(answer)
+        return json.loads(answer or '{"broken": "the process that carries out attacks ended"}')
 
     def close(self) -> None:
         """Ends it."""
@@ -96,31 +92,26 @@ class Job:
 
 
 def carried_out(
-    orders: Iterable[dict[str, Any]], *, jobs: int, project: Path, folder: Path
+    orders: Iterable[dict[str, Any]], *, jobs: int, project: Path, folder: Path, patience: float
 ) -> Iterator[Attacked]:
-    """All attacks, as they end, in several processes.
-
-    Raises:
-        UserError: an attack could not be carried out.
-    """
+    """All attacks, as they end, in several processes."""
     waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
     for order in orders:
         waiting.put(order)
     done: SimpleQueue[Attacked | Exception | None] = SimpleQueue()
 
     def work(number: int) -> None:
-        job = Job(project, folder / f"job{number}")
+        job = Job(project, folder / f"job{number}", patience=patience)
         try:
             while True:
                 order = waiting.get_nowait()
                 answer = job.attack(order)
+                seconds = answer.pop("seconds", 0.0)
                 if "broken" in answer:
-                    print(answer["broken"], file=sys.stderr)
-                    raise UserError(
-                        f"{order['campaign']} {order['number']} could not be carried out: "
-                        f"{answer['broken'].splitlines()[-1]}"
-                    )
-                seconds = answer.pop("seconds")
+                    said = answer["broken"].strip().splitlines()
+                    answer = {"kind": "other", "attack": BROKEN, "said": "\n".join(said[::-1])}
+                    job.close()
+                    job = Job(project, folder / f"job{number}", patience=patience)
                 done.put(Attacked(order["campaign"], order["number"], seconds, Verdict(**answer)))
         except Empty:
             done.put(None)
@@ -150,16 +141,17 @@ def carried_out(
 
 def table(attacks: list[Attacked]) -> str:
     """Markdown, a line for each campaign."""
-    kinds = [kind for kind in KINDS if kind != "skipped" or any(
-        a.verdict.kind == "skipped" for a in attacks
-    )]  # fmt: skip
+    skipped = any(attacked.verdict.kind == "skipped" for attacked in attacks)
+    kinds = [kind for kind in KINDS if kind != "skipped" or skipped]
     lines = [
         f"| campaign | tried | {' | '.join(KINDS[kind] for kind in kinds)} |",
         f"|---|{'---:|' * (1 + len(kinds))}",
     ]
     names = list(dict.fromkeys(attacked.campaign for attacked in attacks))
     for name in [*names, "all"]:
-        counts = Counter(a.verdict.kind for a in attacks if name in (a.campaign, "all"))
+        counts: Counter[str] = Counter(
+            a.verdict.kind for a in attacks if name in (a.campaign, "all")
+        )
         numbers = [sum(counts.values()), *(counts[kind] for kind in kinds)]
         lines.append(f"| {name} | {' | '.join(f'{number:,}' for number in numbers)} |")
     return "\n".join(lines)
@@ -178,7 +170,7 @@ def main(arguments: list[str]) -> int:
     """The command line; the exit code is 1 where an attack succeeded."""
     parser = command_line.parser(
         "Attacks the command lines, and counts what they survive: "
-        + ", ".join(f"{name} ({campaign.COUNT})" for name, campaign in CAMPAIGNS.items())
+        + ", ".join(f"{name} ({campaign.count})" for name, campaign in CAMPAIGNS.items())
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="CAMPAIGN", help="all where none is named")
@@ -186,6 +178,7 @@ def main(arguments: list[str]) -> int:
     add("--share", type=float, default=1.0, help="of each campaign's attacks (default 1)")
     add("--only", type=int, help="the number of one attack of one campaign; its folder is kept")
     add("--jobs", type=int, default=2, help="processes (default 2)")
+    add("--patience", type=float, default=60, help="seconds after which it hangs (default 60)")
     add("--project", type=Path, default=PROJECT, help="where train.py and evaluate.py are")
     add("--output", type=Path, help="for campaign.json and campaign.md (default results/campaign)")
     options = parser.parse_args(arguments)
@@ -203,7 +196,7 @@ def main(arguments: list[str]) -> int:
         (name, number)
         for name in names
         for number in (
-            range(math.ceil(CAMPAIGNS[name].COUNT * options.share))
+            range(math.ceil(CAMPAIGNS[name].count * options.share))
             if options.only is None
             else [options.only]
         )
@@ -219,7 +212,7 @@ def main(arguments: list[str]) -> int:
     try:
         for attacked in carried_out(
             orders, jobs=min(options.jobs, len(orders)), project=options.project.resolve(),
-            folder=folder,
+            folder=folder, patience=options.patience,
         ):  # fmt: skip
             attacks.append(attacked)
             if not attacked.verdict.good or options.only is not None:
@@ -250,8 +243,8 @@ def said(attacks: list[Attacked], *, seed: int, share: float, seconds: float) ->
     times = ", ".join(f"{name} {count:,}" for name, count in taken.items())
     versions = " ".join(f"{name} {number}" for name, number in about["versions"].items())
     return (
-        f"{table(attacks)}\n\nSeed {seed}, {share:.0%} of each campaign, {seconds / 60:.0f} minutes "
-        f"on {about['cpus']} × {about['cpu']} (seconds by campaign and process: {times}); "
+        f"{table(attacks)}\n\nSeed {seed}, {share:.0%} of each campaign, {seconds / 60:.0f} "
+        f"minutes on {about['cpus']} × {about['cpu']} (seconds by campaign and process: {times}); "
         f"{about['time'][:10]}, revision {about['git']}, Python {about['python']}, {versions}.\n"
     )
 

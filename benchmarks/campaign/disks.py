@@ -104,7 +104,7 @@ def read_only(rng: random.Random, place: Place) -> Verdict:
 
 
 def trapped_training(rng: random.Random, place: Place) -> Verdict:
-    """A training in which, from some file operation on, all writing fails, or the folder is gone."""
+    """A training; from some file operation on all its writing fails, or the folder is gone."""
     experiment = rng.choice(KILLED)
     operations = place.reference(experiment).operations
     do = rng.choice(["no space", "read-only", "remove"])

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from benchmarks.campaign.child import Trap
-from benchmarks.campaign.commands import HANG, Command
+from benchmarks.campaign.commands import Command
 from benchmarks.campaign.verdict import Ended, Verdict
 
 RUN = "run"
@@ -126,7 +126,7 @@ class Trained:
             names = [name for name in names if name == str(at)]
         if not names:
             raise ValueError("no checkpoint is there")
-        unit = ""
+        tensors: dict[str, Any] = {}
         for name in names:
             folder = run / "checkpoints" / name
             try:
@@ -193,14 +193,22 @@ class Place:
 
     base: Path
     project: Path
+    patience: float
+    """Seconds that a command may take which usually needs one."""
     folder: Path = Path()
     """Of this attack; new and empty."""
     _references: dict[str, Reference] = field(default_factory=dict)
 
-    def command(self, *arguments: str, **options: Any) -> Command:
-        """A program and its arguments, in the folder of this attack."""
+    def command(self, *arguments: str, patience: float = 1.0, **options: Any) -> Command:
+        """A program and its arguments, in the folder of this attack.
+
+        Args:
+            arguments: the program first.
+            patience: times the usual one.
+            options: others of `Command`.
+        """
         options = {"cwd": self.folder, "project": self.project, **options}
-        return Command(arguments, **options)
+        return Command(arguments, patience=self.patience * patience, **options)
 
     def run(self, *arguments: str, **options: Any) -> Ended:
         """The same, run to its end."""
@@ -230,7 +238,7 @@ class Place:
             log = self.base / "operations"
             started = time.monotonic()
             ended = self.command(
-                *training(experiment), cwd=folder, trap=Trap(folder / RUN, log=log), hang=4 * HANG
+                *training(experiment), patience=4, cwd=folder, trap=Trap(folder / RUN, log=log)
             ).run()
             seconds = time.monotonic() - started
             if ended.code != 0:

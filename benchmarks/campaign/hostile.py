@@ -36,7 +36,6 @@ from benchmarks.campaign.experiments import (
 from benchmarks.campaign.verdict import Ended, Verdict
 
 COUNT = 360
-HANG = 30.0
 PIXELS = 12
 LEARNER = """
 agent: {kind: prototypical, encoder: {kind: mlp, hidden_sizes: [4]}}
@@ -48,11 +47,12 @@ OMNIGLOT = (
 )
 Fake = bytes | np.ndarray
 NAMES = (
-    "../../x", "/tmp/campaign-x", "..", ".", "", " ", "a/b", "a\nb", "a\tb", "é", "a" * 300, "-x",
-    "CON", "\x1b[31mred", "$\\frac{", "[/bold]", "<script>alert(1)</script>", "\U0001f600", "²",
-    "a\u202eb", "%s%n", "{0}", "~", "$HOME", "a;b", "null", "010", "2024-05-01", "no", "1e3", "0x1f",
+    "../../x", "ABOVE/x", "..", ".", "", " ", "a/b", "a\nb", "a\tb", "é", "a" * 300, "-x", "CON",
+    "\x1b[31mred", "$\\frac{", "[/bold]", "<script>alert(1)</script>", "\U0001f600", "²",
+    "a\u202eb", "%s%n", "{0}", "~", "$HOME", "a;b", "null", "010", "2024-05-01", "no", "1e3",
 )  # fmt: skip
-"""For experiments; also what YAML, shells, terminals and typesetters take for something else."""
+"""For experiments; also what YAML, shells, terminals and typesetters take for something else. ABOVE
+is the path of a folder above."""
 YAMLS: dict[str, str | bytes] = {
     "billion laughs": "".join(
         f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'x'] * 10)}]\n" for n in range(10)
@@ -201,7 +201,7 @@ def train_on(place: Place, config: str | bytes, *flags: str) -> Ended:
     """Trains an iteration of an experiment."""
     content = config if isinstance(config, bytes) else config.encode("utf-8", "surrogateescape")
     (place.folder / CONFIG).write_bytes(content)
-    return place.run("train.py", CONFIG, "--run-dir", RUN, *flags, hang=HANG)
+    return place.run("train.py", CONFIG, "--run-dir", RUN, *flags, patience=0.5)
 
 
 # -- pictures in folders --------------------------------------------------------------------------
@@ -299,17 +299,16 @@ def pictures(rng: random.Random, place: Place) -> Verdict:
         refuse = refuse and what != "folder"
         return ended(train_on(place, FOLDERS + LEARNER), f"picture: {what}", must_refuse=refuse)
     if what in layouts:
-        return layout(what, files, place)
+        return layout(what, place)
     return seen_alike(what, files, place)
 
 
-def layout(what: str, files: list[Path], place: Place) -> Verdict:
+def layout(what: str, place: Place) -> Verdict:
     """Folders as others lay them out."""
     data = place.folder / "data"
     store = place.folder / "store"
     data.rename(store)
     data.mkdir()
-    flags: list[str] = []
     if what == "linked classes":
         for folder in sorted(store.iterdir()):
             (data / folder.name).symlink_to(folder)
@@ -324,7 +323,6 @@ def layout(what: str, files: list[Path], place: Place) -> Verdict:
             if what == "train and val" and (folder.name < "d") != (split == "train"):
                 continue
             shutil.copytree(folder, data / split / folder.name)
-    del files, flags
     run = train_on(place, FOLDERS + LEARNER)
     return ended(run, f"folders: {what}", must_refuse=what == "the same classes twice")
 
@@ -417,10 +415,12 @@ def archive(rng: random.Random, place: Place) -> Verdict:
         file.write_bytes(changed)
 
     def bomb() -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as opened:
-            with opened.open(f"{inside}/0.png", "w", force_zip64=True) as entry:
-                for _ in range(700):
-                    entry.write(bytes(2**20))
+        with (
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened,
+            opened.open(f"{inside}/0.png", "w") as entry,
+        ):
+            for _ in range(700):
+                entry.write(bytes(2**20))
 
     def many() -> None:
         with zipfile.ZipFile(file, "w") as opened:
@@ -438,7 +438,7 @@ def archive(rng: random.Random, place: Place) -> Verdict:
         "picture bomb": lambda: add(f"{inside}/0.png", png(50_000, 50_000, pixels=bytes(10**6))),
         "no picture": lambda: add(f"{inside}/0.png", b"text"),
         "path up": lambda: add("../../../../up/0.png", encoded(grey(rng))),
-        "absolute path": lambda: add("/tmp/campaign-up/0.png", encoded(grey(rng))),
+        "absolute path": lambda: add(f"{place.folder.parent}/up/0.png", encoded(grey(rng))),
         "odd name": lambda: add(f"{inside}/\x1b[31m\n[/b].png", b"text"),
         "name that is no UTF-8": lambda: (
             add(f"{inside}/XX.png", b"text"),
@@ -487,7 +487,7 @@ def yaml(rng: random.Random, place: Place) -> Verdict:
 
 def names(rng: random.Random, place: Place) -> Verdict:
     """Names on the command line and in configs."""
-    name = rng.choice(NAMES)
+    name = rng.choice(NAMES).replace("ABOVE", str(place.folder.parent))
     (place.folder / CONFIG).write_text(EXPERIMENTS["rl2_bandit"], encoding="utf-8")
     how = rng.choice(["--name", "name:", "--run-dir", "config", "--resume", "--seed", "evaluate"])
     arguments = ["train.py", CONFIG, "--train.env-steps=24"]
@@ -505,12 +505,12 @@ def names(rng: random.Random, place: Place) -> Verdict:
             "--resume": ["train.py", f"--resume={name}"],
             "evaluate": ["evaluate.py", name],
         }[how]
-    verdict = ended(place.run(*arguments, hang=HANG), f"name, {how} {name[:20]!r}")
+    verdict = ended(place.run(*arguments, patience=0.5), f"name, {how} {name[:20]!r}")
     if verdict.kind == "survived" and how in ("--name", "name:"):
         # What was trained has to be found again.
         (run,) = (path.parent for path in place.folder.rglob("metrics.jsonl"))
         folder = str(run.relative_to(place.folder))
-        again = place.run("evaluate.py", folder, "--episodes", "2", "--report", hang=2 * HANG)
+        again = place.run("evaluate.py", folder, "--episodes", "2", "--report")
         return ended(again, f"{verdict.attack}, evaluated")
     return verdict
 
@@ -577,5 +577,5 @@ def result(rng: random.Random, place: Place) -> Verdict:
             "keys twice": json.dumps(stored)[:-1] + ', "per_task": {}}',
         }
         file.write_text(texts[what], encoding="utf-8")
-    read = place.run(*arguments, "--stored", *rng.choice([[], ["--report"]]), hang=2 * HANG)
+    read = place.run(*arguments, "--stored", *rng.choice([[], ["--report"]]))
     return ended(read, f"stored evaluation of {experiment}: {what}")

@@ -1,6 +1,6 @@
 """A process that carries out attacks, one after the other, as it is told on stdin.
 
-python benchmarks/campaign/job.py PROJECT FOLDER
+python benchmarks/campaign/job.py PROJECT FOLDER SECONDS
 """
 
 import gc
@@ -17,9 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WARM = (
-    "train",
-    "evaluate",
+PROGRAMS = ("train", "evaluate")
+LATE = (
     "torch._dynamo",
     "torch.utils.tensorboard.writer",
     "torch.utils.tensorboard.summary",
@@ -28,10 +27,10 @@ WARM = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )
-"""What commands import, also those that they import late."""
+"""What they import late, if they import torch."""
 
 
-def main(project: Path, base: Path) -> None:
+def main(project: Path, base: Path, patience: float) -> None:
     """Answers every line on stdin, an attack, with a line, its verdict."""
     # The project comes first on the path but for this package, which attacks others too.
     sys.path[:] = [str(ROOT), *sys.path[1:]]
@@ -42,12 +41,13 @@ def main(project: Path, base: Path) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     commands.adopt_orphans()
-    for name in WARM:
-        with suppress(Exception):  # a command that needs it will tell
-            importlib.import_module(name)
+    for names in (PROGRAMS, LATE):
+        for name in names if names is PROGRAMS or "torch" in sys.modules else ():
+            with suppress(Exception):  # a command that needs it will tell
+                importlib.import_module(name)
     gc.collect()
     gc.freeze()  # forks do not touch, and so not copy, what is there
-    place = experiments.Place(base, project)
+    place = experiments.Place(base, project, patience)
     for line in sys.stdin:
         order = json.loads(line)
         campaign = CAMPAIGNS[order["campaign"]]
@@ -66,4 +66,4 @@ def main(project: Path, base: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))

@@ -26,7 +26,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     how = ("operation", "operation", "clock", "clock", "fresh")[number % 5]
     reference = place.reference(experiment)
     arguments = place.lay_out(experiment)
-    done = []
+    said, done = "", []
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         begun = (place.folder / RUN).exists()
         arguments = ["train.py", "--resume", RUN] if begun else arguments

@@ -81,7 +81,7 @@ class Ended:
             return Verdict(kind, attack, f"{said}\n{self.out[-SAID:]}{self.err[-2 * SAID :]}")
 
         if self.hung:
-            return verdict("hang", f"no end: {self._last_line()}")
+            return verdict("hang", f"no end: {self._innermost()}")
         if any(trace in self.out + self.err for trace in TRACES):
             return verdict("traceback", self._last_line())
         if self.left:
@@ -103,6 +103,11 @@ class Ended:
     def refused(self, attack: str) -> Verdict | None:
         """The one line that refused, where one did."""
         return Verdict("refused", attack, self.errors[0]) if self.code == 2 else None
+
+    def _innermost(self) -> str:
+        """Where it hung, as far as it could be asked."""
+        _, _, stack = self.err.rpartition("(most recent call first):")
+        return next((line for line in stack.splitlines() if line.strip()), self._last_line())
 
     def _last_line(self) -> str:
         lines = self.errors or [line for line in self.out.splitlines() if line.strip()] or [""]

@@ -154,7 +154,9 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     attack_said = (
         f"{where} {what} {'once' if once else 'always'}, {workers} workers, on_failure {on_failure}"
     )
-    lines = dict.fromkeys(("set_task", "reset", "step", "close", "make_env", "module"), "pass")
+    lines: dict[str, str] = dict.fromkeys(
+        ("set_task", "reset", "step", "close", "make_env", "module"), "pass"
+    )
     place_of = "module" if where == "import" else where
     lines[place_of] = f"if happens({once}): {code}"
     config = EXPERIMENTS["user_module"].replace(
@@ -164,7 +166,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     (place.folder / MODULE).write_text(HEAD + FAULTY.format(**lines), encoding="utf-8")
     # Resets may take a minute, whatever the limit of steps is.
     patient = what in HANGS and where not in ("step", "close")
-    ended = quiet(place.run(*training("user_module"), hang=170 if patient else 60))
+    ended = quiet(place.run(*training("user_module"), patience=3 if patient else 1))
     interrupted = what == "interrupts" and workers == 0
     codes = (0, 2, 130) if interrupted else (0, 2)
     if fault := ended.fault(attack_said, codes=codes):
