@@ -19,13 +19,13 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="campaigns fork, adopt orphans and look into /proc"
 )
 SMALL = {
-    "kills": (0, 1, 6, 12),
-    "storms": (0, 1, 9, 15),
-    "damage": (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 17),
-    "hostile": (0, 1, 2, 3, 4, 5, 9),
-    "configs": (3, 13, 23, 31),
+    "kills": (0, 6, 10),
+    "storms": (0, 12, 20),
+    "damage": (0, 2, 3, 4, 5, 6, 7, 8, 9),
+    "hostile": (0, 1, 2, 3, 4, 9),
+    "configs": (3, 13, 23),
     "workers": (3, 5),
-    "disks": (0, 1, 2, 3, 4, 5),
+    "disks": (0, 2, 3, 5),
 }
 """Numbers of attacks that take a second each."""
 FAKE = """
@@ -58,7 +58,7 @@ def main(run, resumed):
         if names:
             begin = int(names[-1])
             newest = run / "checkpoints" / names[-1] / "tensors.safetensors"
-            weights = load_file(newest)["weights"] + (fault == "other bits")
+            weights = weights if fault == "other bits" else load_file(newest)["weights"]
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"iteration": k, "timing/s": time.time()}) for k in range(5)]
     (run / "metrics.jsonl").write_text(chr(10).join(lines))

@@ -126,7 +126,7 @@ def trapped_evaluation(rng: random.Random, place: Place) -> Verdict:
     experiment = rng.choice(EVALUATED)
     place.copy_of(experiment)
     do = rng.choice(["no space", "read-only", "remove"])
-    at = rng.randint(1, 25)
+    at = rng.randint(1, 14)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment]]
     ended = place.run(*arguments, trap=Trap(place.folder / RUN, at=at, do=do))
     attack_said = f"evaluation of {experiment}, {do} from file operation {at} on"
