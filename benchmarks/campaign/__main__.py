@@ -6,11 +6,13 @@ python -m benchmarks.campaign kills --only 17            one attack again; its f
 python -m benchmarks.campaign --project DIR              the programs of another checkout
 """
 
+import signal
 import sys
 
 from benchmarks.campaign.director import main
 from metarl.errors import one_line_errors
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary folders go in any case
     with one_line_errors("benchmarks.campaign"):
         sys.exit(main(sys.argv[1:]))

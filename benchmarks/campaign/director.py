@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -100,18 +101,23 @@ def carried_out(
         waiting.put(order)
     done: SimpleQueue[Attacked | Exception | None] = SimpleQueue()
 
-    def work(number: int) -> None:
-        job = Job(project, folder / f"job{number}", patience=patience)
+    numbers = count()  # of processes: each has a folder of its own
+
+    def new_job() -> Job:
+        return Job(project, folder / f"job{next(numbers)}", patience=patience)
+
+    def work() -> None:
+        job = new_job()
         try:
             while True:
                 order = waiting.get_nowait()
-                answer = job.attack(order)
+                answer: dict[str, Any] = job.attack(order)
                 seconds = answer.pop("seconds", 0.0)
                 if "broken" in answer:
                     said = answer["broken"].strip().splitlines()
                     answer = {"kind": "other", "attack": BROKEN, "said": "\n".join(said[::-1])}
                     job.close()
-                    job = Job(project, folder / f"job{number}", patience=patience)
+                    job = new_job()
                 done.put(Attacked(order["campaign"], order["number"], seconds, Verdict(**answer)))
         except Empty:
             done.put(None)
@@ -121,8 +127,8 @@ def carried_out(
             job.close()
 
     with ThreadPoolExecutor(jobs) as pool:
-        for number in range(jobs):
-            pool.submit(work, number)
+        for _ in range(jobs):
+            pool.submit(work)
         working = jobs
         try:
             while working:
@@ -218,6 +224,7 @@ def main(arguments: list[str]) -> int:
             if not attacked.verdict.good or options.only is not None:
                 print(attacked.report(options.seed), flush=True)
     finally:
+        unmount_below(folder)
         if options.only is None:
             shutil.rmtree(folder, ignore_errors=True)
     if options.only is not None:
@@ -234,13 +241,21 @@ def main(arguments: list[str]) -> int:
     return int(not all(attacked.verdict.good for attacked in attacks))
 
 
+def unmount_below(folder: Path) -> None:
+    """Takes away mounts that a process which broke down left behind."""
+    for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
+        place = line.split(" ")[1]
+        if place.startswith(f"{folder}/"):
+            subprocess.run(["umount", "--lazy", place], check=False)
+
+
 def said(attacks: list[Attacked], *, seed: int, share: float, seconds: float) -> str:
     """The table, and with what it was made."""
     about = environment()
     taken = Counter[str]()
     for attacked in attacks:
         taken[attacked.campaign] += round(attacked.seconds)
-    times = ", ".join(f"{name} {count:,}" for name, count in taken.items())
+    times = ", ".join(f"{name} {spent:,}" for name, spent in taken.items())
     versions = " ".join(f"{name} {number}" for name, number in about["versions"].items())
     return (
         f"{table(attacks)}\n\nSeed {seed}, {share:.0%} of each campaign, {seconds / 60:.0f} "
