@@ -60,7 +60,7 @@ HANGS = {
 HARMLESS = {
     "prints 5 MB": "print('x' * 5_000_000, flush=True)",
     "warns": "warnings.warn('[/bold] careful')",
-    "changes the folder": "os.chdir('/')",
+    "changes the folder": ("os.makedirs(OTHER, exist_ok=True); os.chdir(OTHER)"),
     "closes stdout": "sys.stdout.close()",
     "leaves a thread": "threading.Thread(target=time.sleep, args=(10**6,), daemon=True).start()",
     "seeds numpy": "np.random.seed(0)",
@@ -86,6 +86,8 @@ PLACES = ("import", "make_env", "set_task", "reset", "step", "step", "step", "cl
 HEAD = f"""
 import ctypes, gc, os, signal, sys, threading, time, warnings
 from pathlib import Path
+
+OTHER = Path(__file__).resolve().parent / "other"
 
 
 class Odd(Exception):
