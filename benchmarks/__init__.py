@@ -1,0 +1,1 @@
+"""Programs that measure and attack; those in files of this folder are run as scripts."""

@@ -1,0 +1,35 @@
+"""All campaigns by their names."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.campaign import configs, damage, disks, hostile, kills, storms, workers
+from benchmarks.campaign.experiments import Place
+from benchmarks.campaign.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Attacks of a kind."""
+
+    count: int
+    """In the whole campaign."""
+    attack: Callable[[int, random.Random, Place], Verdict]
+    """Carries out the attack of a number; all chance in it comes from the generator."""
+
+
+CAMPAIGNS = {
+    name: Campaign(module.COUNT, module.attack)
+    for name, module in {
+        "kills": kills,
+        "storms": storms,
+        "damage": damage,
+        "hostile": hostile,
+        "configs": configs,
+        "workers": workers,
+        "disks": disks,
+    }.items()
+}
