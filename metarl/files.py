@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import getpid
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -60,6 +61,21 @@ def parse_json(text: str, kind: Any, *, source: str) -> Any:
         place = ".".join(map(str, problem["loc"]))
         what = printable(problem["msg"])
         raise UserError(f"cannot read {source}: {f'{place}: ' if place else ''}{what}") from None
+
+
+def check_can_write(folder: Path) -> None:
+    """Checks, before anything that takes long, that files can be made in a folder, which need not
+    be there yet; leaves nothing behind.
+
+    Raises:
+        UserError: they cannot; says why.
+    """
+    try:
+        there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+        with TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {printable(error.strerror)}") from None
 
 
 @contextmanager
