@@ -9,24 +9,25 @@ python evaluate.py RUN --report                              a page with picture
 python evaluate.py RUN --video --camera corner               MP4s, before and after adaptation
 python evaluate.py RUN --live                                watch it play in a browser
 python evaluate.py --compare RUN RUN … --replay              several agents or seeds on one page
+python evaluate.py RUN --output DIR                          results go there, not into the run
 python evaluate.py RUN --shots '[1, 5]' --report             of few-shot learning
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
 from metarl import stopping
 
 if __name__ == "__main__":
     stopping.install("evaluate.py")  # before the imports, which take seconds
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
@@ -61,6 +62,7 @@ from metarl.experiment import (
 )
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.few_shot_result import FewShotEvaluation
+from metarl.files import check_can_write
 from metarl.interface import Interface, WhoseBounds
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.provenance import environment
@@ -133,6 +135,9 @@ class EvaluationConfig(Config):
     """Of the actions, the environments and the bootstrap; of few-shot learning, the tasks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the agent lives."""
+    output: str | None = None
+    """Folder that results go to, each run's in one of its own; those of a run go into the run where
+    not given."""
     stored: bool = False
     """Read what this command stored before instead of playing again."""
     report: bool = False
@@ -168,7 +173,8 @@ PLAYED = ("split", "episodes", "tasks", "protocol", "checkpoint", "greedy", "thr
 """Options that change what is played, or said of it."""
 JUDGED = ("split", "episodes", "shots", "checkpoint", "seed")
 """Those of few-shot learning."""
-FEW_SHOT = ("split", "episodes", "shots", "checkpoint", "seed", "device", "stored", "report")
+FEW_SHOT = ("split", "episodes", "shots", "checkpoint", "seed", "device", "output", "stored",
+            "report")  # fmt: skip
 """All that mean something in few-shot learning."""
 LIVE = ("split", "episodes", "tasks", "bounds", "protocol", "checkpoint", "greedy", "seed",
         "device", "live", "port", "trust")  # fmt: skip
@@ -191,6 +197,7 @@ def find_trials(folder: Path, config: EvaluationConfig) -> Trials:
     versioned = isinstance(distribution, MetaWorld)
     return Trials(
         folder=folder,
+        output=output_folder(folder, experiment, config),
         experiment=experiment.name,
         agent=experiment.agent.kind,
         seed=experiment.seed,
@@ -231,6 +238,35 @@ def present_interface(experiment: Experiment) -> Interface:
         return Interface.of(env)
 
 
+def output_folder(
+    folder: Path, experiment: Experiment | FewShotExperiment, config: EvaluationConfig
+) -> Path:
+    """Where what is made of a run goes."""
+    if config.output is None:
+        return folder
+    return Path(config.output) / f"{experiment.name}-seed{experiment.seed}"
+
+
+@contextmanager
+def or_what_is_safe(safe: str) -> Iterator[None]:
+    """Turns an error of the system into a line that says what is safe and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write: {error}; {safe}. Make room, or put results elsewhere: --output DIR"
+        ) from None
+
+
+@contextmanager
+def or_without_picture() -> Iterator[None]:
+    """A picture that fails has its line, and nothing else fails with it."""
+    try:
+        yield
+    except Exception as error:
+        note(f"no picture: {error}")
+
+
 def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
     """The options; on the tasks of a published run, with as many episodes as it is published
     with."""
@@ -246,14 +282,14 @@ def as_published(folder: Path, config: EvaluationConfig) -> EvaluationConfig:
 def evaluation_file(trials: Trials, config: EvaluationConfig) -> Path:
     """Where the evaluation is stored; the same options have the same file."""
     options = config.model_dump(exclude_defaults=True, include=set(PLAYED), mode="json")
-    return stored_file(trials.folder, config.split, options, trained_for=trials.env_steps)
+    return stored_file(trials.output, config.split, options, trained_for=trials.env_steps)
 
 
 def evaluate(
     trials: Trials, config: EvaluationConfig, console: Console, recordings: Recordings | None
 ) -> Evaluation:
     """Plays the trials, or reads what they were when played before; prints and stores them. What
-    was published is not replaced, but compared."""
+    was published is compared, and not replaced."""
     path = evaluation_file(trials, config)
     if config.stored:
         evaluation = Evaluation.read(path)
@@ -263,11 +299,14 @@ def evaluate(
     evaluation = measure(trials, config, recordings)
     print_evaluation(evaluation, console)
     if is_published(trials.checkpoint):
-        print(said_of_published(evaluation, path))
-        return evaluation
-    evaluation.write(path)
-    plot_adaptation(evaluation, path.with_suffix(".png"))
-    recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
+        print(said_of_published(evaluation, trials.folder / path.relative_to(trials.output)))
+        if config.output is None:
+            return evaluation
+    with or_what_is_safe("of this evaluation there is what was printed"):
+        evaluation.write(path)
+        recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
+    with or_without_picture():
+        plot_adaptation(evaluation, path.with_suffix(".png"))
     print(f"Stored in {path} and {path.with_suffix('.png').name}")
     return evaluation
 
@@ -310,23 +349,31 @@ def evaluate_one(trials: Trials, config: EvaluationConfig, console: Console) -> 
     wanted = config.report or config.replay or config.video
     recordings = Recordings(config.record) if wanted and can_show(trials.distribution) else None
     evaluation = evaluate(trials, config, console, recordings)
-    if recordings and not config.stored:
-        write_recordings(file, recordings.kept)
     if not wanted:
         return
-    folder = trials.folder / "report" / path.stem
+    with or_what_is_safe(f"the evaluation is in {path}, and --stored reads it"):
+        if recordings and not config.stored:
+            write_recordings(file, recordings.kept)
+        report(trials, config, evaluation, recordings=file)
+
+
+def report(
+    trials: Trials, config: EvaluationConfig, evaluation: Evaluation, *, recordings: Path
+) -> None:
+    """Writes the report on an evaluation, or its rollouts alone."""
+    folder = trials.output / "report" / evaluation_file(trials, config).stem
     rollouts = None
-    if file.exists() or config.replay or config.video:
+    if recordings.exists() or config.replay or config.video:
         rollouts = write_rollouts(
             folder,
-            with_scenes(trials.distribution, trials.tasks, read_recordings(file)),
+            with_scenes(trials.distribution, trials.tasks, read_recordings(recordings)),
             title=f"{evaluation.experiment}, seed {evaluation.seed}: rollouts",
             text=FIRST_AND_LAST,
             video=config.video, fine=config.fine, camera=config.camera,
         )  # fmt: skip
     if config.report:
-        report = adaptation_report(evaluation, yardstick_sections([evaluation], [trials], config))
-        print(f"Report: {write_report(folder, report, rollouts)}")
+        page = adaptation_report(evaluation, yardstick_sections([evaluation], [trials], config))
+        print(f"Report: {write_report(folder, page, rollouts)}")
 
 
 def compare(trials: Sequence[Trials], config: EvaluationConfig, console: Console) -> None:
@@ -336,29 +383,31 @@ def compare(trials: Sequence[Trials], config: EvaluationConfig, console: Console
         for each in trials:
             each.check()
     files = {each.name: evaluation_file(each, config) for each in trials}
-    folder = comparison_folder(trials[0].folder, list(files), files[trials[0].name].stem)
+    above = Path(config.output) if config.output else trials[0].folder.parent.parent
+    folder = comparison_folder(above, list(files), files[trials[0].name].stem)
     beside = Beside(trials) if config.replay or config.video else None
     evaluations = [
         evaluate(each, config, console, beside.recordings.get(each.name) if beside else None)
         for each in trials
     ]
     rollouts = None
-    if beside:
-        stored = {
-            name: folder / f"{name}_{recordings_file(file).name}" for name, file in files.items()
-        }
-        if not config.stored:
-            beside.store(stored, evaluations, limit=config.record)
-        shown = beside.shown(stored)
-        rollouts = write_rollouts(
-            folder,
-            with_scenes(trials[0].distribution, trials[0].tasks, shown),
-            title=f"{' and '.join(beside.labels.values())}: rollouts",
-            text=beside.description(shown),
-            video=config.video, fine=config.fine, camera=config.camera,
-        )  # fmt: skip
-    report = comparison_report(evaluations, yardstick_sections(evaluations, trials, config))
-    print(f"Report: {write_report(folder, report, rollouts)}")
+    with or_what_is_safe("the evaluations are stored, and --stored reads them"):
+        if beside:
+            stored = {
+                name: folder / f"{name}_{recordings_file(f).name}" for name, f in files.items()
+            }
+            if not config.stored:
+                beside.store(stored, evaluations, limit=config.record)
+            shown = beside.shown(stored)
+            rollouts = write_rollouts(
+                folder,
+                with_scenes(trials[0].distribution, trials[0].tasks, shown),
+                title=f"{' and '.join(beside.labels.values())}: rollouts",
+                text=beside.description(shown),
+                video=config.video, fine=config.fine, camera=config.camera,
+            )  # fmt: skip
+        page = comparison_report(evaluations, yardstick_sections(evaluations, trials, config))
+        print(f"Report: {write_report(folder, page, rollouts)}")
 
 
 def yardstick_sections(
@@ -373,7 +422,7 @@ def yardstick_sections(
     # First, as a checkpoint may be missing, and the others take minutes.
     untrained = [measure(find_trials(t.folder, new), new, None) for t in trials]
     yardsticks = measure_yardsticks(
-        trials[0].distribution, config.yardsticks, trials[0].folder / "yardsticks", print
+        trials[0].distribution, config.yardsticks, trials[0].output / "yardsticks", print
     )
     return [yardstick_section(evaluations, untrained, yardsticks)]
 
@@ -403,7 +452,8 @@ def evaluate_few_shot(
     """Judges a few-shot learner, or reads how it was judged before; prints, stores and reports."""
     checkpoint = find_checkpoint(folder, config)
     options = config.model_dump(exclude_defaults=True, include=set(JUDGED), mode="json")
-    path = stored_file(folder, config.split, options, trained_for=int(checkpoint.name))
+    output = output_folder(folder, experiment, config)
+    path = stored_file(output, config.split, options, trained_for=int(checkpoint.name))
     if config.stored:
         evaluation = FewShotEvaluation.read(path)
         of = evaluation.experiment, evaluation.seed, evaluation.tasks, evaluation.split
@@ -411,13 +461,17 @@ def evaluate_few_shot(
             raise UserError(f"{path} is of another run, checkpoint or split; leave --stored out")
         print_few_shot(evaluation, console)
     else:
+        check_can_write(output)
         evaluation = measure_few_shot(experiment, checkpoint, config)
         print_few_shot(evaluation, console)
-        evaluation.write(path)
-        plot_few_shot(evaluation, path.with_suffix(".png"))
+        with or_what_is_safe("of this evaluation there is what was printed"):
+            evaluation.write(path)
+        with or_without_picture():
+            plot_few_shot(evaluation, path.with_suffix(".png"))
         print(f"Stored in {path} and {path.with_suffix('.png').name}")
     if config.report:
-        page = write_report(folder / "report" / path.stem, few_shot_report(evaluation))
+        with or_what_is_safe(f"the evaluation is in {path}, and --stored reads it"):
+            page = write_report(output / "report" / path.stem, few_shot_report(evaluation))
         print(f"Report: {page}")
 
 
@@ -487,6 +541,28 @@ def check_options(config: EvaluationConfig, *, few_shot: bool) -> None:
             )
     if config.yardstick and (config.split == "train" or config.protocol == "metaworld"):
         raise UserError("--yardstick is for all held-out tasks; leave --split and --protocol out")
+
+
+def check_can_store(trials: Sequence[Trials], config: EvaluationConfig) -> None:
+    """Checks, before anything is played, that what comes of it can be written.
+
+    Raises:
+        UserError: saying why not.
+    """
+    shown = config.report or config.replay or config.video or config.compare
+    for each in trials:
+        here = config.output is None
+        if here and is_published(each.checkpoint):
+            if shown:
+                raise UserError(
+                    f"{each.folder} is published and stays as it is: nothing but its table can be "
+                    "played again; reports go elsewhere, with --output DIR"
+                )
+        elif shown or not config.stored:
+            try:
+                check_can_write(each.output)
+            except UserError as error:
+                raise UserError(f"{error}; put results elsewhere with --output DIR") from None
 
 
 def find_distribution(experiment: Experiment, config: EvaluationConfig) -> TaskDistribution:
@@ -638,13 +714,7 @@ def main(arguments: list[str]) -> None:
         watch(folders[0], config)
         return
     trials = [find_trials(folder, config) for folder in folders]
-    if config.report or config.replay or config.video or config.compare:
-        for each in trials:
-            if is_published(each.checkpoint):
-                raise UserError(
-                    f"{each.folder} is published and stays as it is: nothing but its table can be "
-                    "played again; reports are for runs of your own"
-                )
+    check_can_store(trials, config)
     if config.replay or config.video:
         check_shows(trials[0].distribution, trials[0].tasks, camera=config.camera)
     if config.compare:

@@ -8,6 +8,11 @@ python train.py --list                                     every distribution an
 
 from __future__ import annotations
 
+from metarl import stopping
+
+if __name__ == "__main__":
+    stopping.install("train.py")  # before the imports, which take seconds
+
 import os
 import re
 import sys
@@ -15,11 +20,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from metarl import stopping
-
-if __name__ == "__main__":
-    stopping.install("train.py")  # before the imports, which take seconds
 
 # Threads of torch that wait by spinning for long stall when another process takes their core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")

@@ -1,3 +1,11 @@
 """Task distributions and the engines that step their environments."""
 
+import sys
+
+from metarl import stopping
+
+if sys.argv[:1] == ["-m"] and "envs.gymnasium_tasks" in sys.orig_argv:
+    # Python imports this on its way to that command, and what comes then takes seconds.
+    stopping.install("envs.gymnasium_tasks")
+
 import envs.registration  # noqa: F401  (registers the benchmarks with Gymnasium)

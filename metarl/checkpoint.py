@@ -98,7 +98,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> Non
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
         if isinstance(error, SafetensorError):  # it says so where the system refuses
-            raise OSError(f"cannot write the checkpoint {folder}: {error}") from None
+            raise OSError(f"{error}: {folder}") from None
         raise
     _flush(folder.parent)
 

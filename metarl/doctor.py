@@ -7,6 +7,11 @@ Ends with 0 if all that is needed works; what is optional only has its line.
 
 from __future__ import annotations
 
+from metarl import stopping
+
+if __name__ == "__main__":
+    stopping.install("doctor")  # before the imports, which take seconds
+
 import os
 import platform
 import shutil
@@ -18,11 +23,6 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-
-from metarl import stopping
-
-if __name__ == "__main__":
-    stopping.install("doctor")  # before the imports, which take seconds
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet

@@ -25,6 +25,8 @@ class Trials:
 
     folder: Path
     """Of the run."""
+    output: Path
+    """Folder of what is made of the run: the same one, unless results go elsewhere."""
     experiment: str
     agent: str
     """The kind of agent, e.g. `rl2`."""

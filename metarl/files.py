@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -66,6 +67,21 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
     place = printable(".".join(map(str, problem["loc"])))
     return f"{place}: {printable(problem['msg'])}" if place else printable(problem["msg"])
+
+
+def check_can_write(folder: Path) -> None:
+    """Checks, before anything that takes long, that files can be made in a folder, which need not
+    be there yet; leaves nothing behind.
+
+    Raises:
+        UserError: they cannot; says why.
+    """
+    try:
+        there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+        with TemporaryFile(dir=there, buffering=0) as file:
+            file.write(bytes(2**16))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {printable(error.strerror)}") from None
 
 
 @contextmanager

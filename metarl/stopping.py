@@ -42,6 +42,7 @@ class Phase(Enum):
     IMPORTING = "ends the process with a line"
     INTERRUPTIBLE = "raises KeyboardInterrupt, the first time"
     DEFERRED = "waits"
+    ENDING = "waits until nothing is left to do"
 
 
 class _Signals:
@@ -60,7 +61,7 @@ class _Signals:
         if self.phase is Phase.IMPORTING:
             self.end("stopped")
         if len(self.times) == FORCE[0] and self.times[-1] - self.times[0] < FORCE[1]:
-            self.end("stopped by force")
+            self.end("" if self.phase is Phase.ENDING else "stopped by force")
         first, self.requested = not self.requested, True
         if first and self.phase is Phase.INTERRUPTIBLE:
             raise KeyboardInterrupt
@@ -74,9 +75,14 @@ class _Signals:
         sys.__excepthook__(kind, error, trace)
 
     def end(self, how: str) -> None:
-        """Ends the process without any clean-up; whoever holds the output's lock is not asked."""
+        """Ends the process without any clean-up; whoever holds the output's lock is not asked.
+
+        Args:
+            how: what to say of it; '' where that was said.
+        """
         try:
-            os.write(2, f"{self.program}: {how}\n".encode())
+            if how:
+                os.write(2, f"{self.program}: {how}\n".encode())
         finally:
             os._exit(EXIT_CODE)
 
@@ -97,7 +103,7 @@ def install(program: str) -> None:
 
 def running() -> AbstractContextManager[None]:
     """The part of a command in which it can be interrupted; imports come before it."""
-    return _in(Phase.INTERRUPTIBLE, then=Phase.DEFERRED)
+    return _in(Phase.INTERRUPTIBLE, then=Phase.ENDING)
 
 
 def deferred() -> AbstractContextManager[None]:

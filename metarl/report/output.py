@@ -38,18 +38,18 @@ def recordings_file(evaluation: Path) -> Path:
     return evaluation.with_suffix(".recordings.npz")
 
 
-def comparison_folder(run: Path, runs: Sequence[str], evaluation: str) -> Path:
-    """Where the report on several runs is written, beside the experiments of the first.
+def comparison_folder(above: Path, runs: Sequence[str], evaluation: str) -> Path:
+    """Where the report on several runs is written.
 
     Args:
-        run: the folder of the first.
+        above: the folder that all comparisons lie in.
         runs: the names of all.
         evaluation: the name of what was evaluated.
     """
     name = "_".join([*runs, evaluation])
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return run.parent.parent / "comparisons" / name
+    return above / "comparisons" / name
 
 
 def can_show(distribution: TaskDistribution) -> bool:
