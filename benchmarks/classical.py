@@ -33,10 +33,11 @@ from envs.bandit_learners import classical_learners
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
 from evaluate import EvaluationConfig, find_checkpoint, find_shape
 from metarl.errors import nearest, one_line_errors
-from metarl.evaluation import bootstrap_interval, mean
+from metarl.evaluation import REAL, bootstrap_interval, estimate, mean
 from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
 from metarl.provenance import environment
+from metarl.report.terminal import with_interval
 from metarl.run import load_agent
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskSet
@@ -219,7 +220,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
             totals = {learner: np.asarray(values) for learner, values in m["totals"].items()}
             rivals = [learner for learner in totals if learner not in (RL2, *NO_LEARNERS)]
             best = max(rivals, key=lambda learner, totals=totals: totals[learner].mean())
-            cells = [with_interval(totals[learner], bold=learner == best) for learner in learners]
+            cells = [mean_cell(totals[learner], bold=learner == best) for learner in learners]
             share = share_with_interval(totals[RL2], totals[best])
             training = f"{m['env_steps'] / 1e6:.1f} M steps, {m['training_s'] / 60:.1f} min"
             training = f"as {TRAINED_AS[name]}" if name in TRAINED_AS else training
@@ -228,11 +229,11 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def with_interval(totals: np.ndarray, *, bold: bool) -> str:
+def mean_cell(totals: np.ndarray, *, bold: bool) -> str:
     """Mean over tasks and its 95 % interval."""
-    low, high = bootstrap_interval([totals[:, None]], mean, rng=np.random.default_rng(0))
-    value = f"{totals.mean():.2f}"
-    return f"{f'**{value}**' if bold else value} [{low[0]:.2f}, {high[0]:.2f}]"
+    shown = with_interval(estimate(totals[:, None], bounds=REAL), 0, ".2f")
+    value, _, interval = shown.partition(" ")
+    return f"**{value}** {interval}" if bold else shown
 
 
 def share_with_interval(ours: np.ndarray, best: np.ndarray) -> str:
@@ -252,11 +253,12 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
     newest = max(measured.values(), key=lambda m: m["environment"]["time"])
     about = newest["environment"]
     return (
-        f"{table(measured)}\n\nMean total reward of a trial, with 95 % bootstrap intervals over "
-        f"{newest['tasks']:,} held-out tasks, the same for everybody; bold: the best classical "
-        "learner there. Greedy play and UCB1 are tuned on training tasks for every setting; RL² is "
-        "trained with one seed, and plays sampled actions. Training times are those "
-        f"of rollouts and updates on {about['cpu']}, torch {about['versions']['torch']}."
+        f"{table(measured)}\n\nMean total reward of a trial, with 95 % intervals (Student's t; of "
+        f"ratios, bootstrap) over {newest['tasks']:,} held-out tasks, the same for everybody; "
+        "bold: the best classical learner there. Greedy play and UCB1 are tuned on training tasks "
+        "for every setting; RL² is trained with one seed, and plays sampled actions. Training "
+        f"times are those of rollouts and updates on {about['cpu']}, "
+        f"torch {about['versions']['torch']}."
     )
 
 

@@ -5,9 +5,8 @@ python benchmarks/few_shot_accuracy.py --only maml_glyphs  one experiment; the o
 
 Each learner is trained once as its file in configs/ says, and judged on the same 600 5-way episodes
 of held-out classes as all others, with 1 and with 5 shots. So is the nearest neighbour in pixel
-space. Intervals are 95 % bootstrap intervals over episodes; the difference to
-the nearest neighbour is paired by episode. Runs are kept in runs/few_shot_accuracy and go on where
-they stopped; remove them to train anew.
+space. Intervals are over episodes; the difference to the nearest neighbour is paired by episode.
+Runs are kept in runs/few_shot_accuracy and go on where they stopped; remove them to train anew.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 
 import train
 from metarl.errors import one_line_errors
-from metarl.evaluation import Estimate
+from metarl.evaluation import Estimate, said_of_intervals
 from metarl.experiment import build_learner, load
 from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.protocols import FewShotDistribution, FewShotLearner
@@ -36,6 +35,8 @@ LEARNERS = ("maml", "reptile", "prototypical", "matching")
 DATA = ("glyphs", "digits")
 SHOTS = (1, 5)
 EPISODES = 600
+BOOTSTRAP = "95 % intervals over tasks: percentile bootstraps"
+"""Of results that do not say how their intervals were computed."""
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "few_shot"
 
@@ -72,6 +73,7 @@ def measure(name: str) -> dict[str, Any]:
         **{m: asdict(estimate) for m, estimate in summarize_few_shot(learned).items()},
         "nearest_neighbour": asdict(summarize_few_shot(pixels)["accuracy"]),
         "difference": asdict(difference(learned, pixels)),
+        "intervals": said_of_intervals(None, EPISODES, bounded="accuracy"),
         "environment": environment(),
     }
 
@@ -86,8 +88,13 @@ def pixel_neighbours(distribution: FewShotDistribution) -> FewShotCurve:
 def difference(learned: FewShotCurve, pixels: FewShotCurve) -> Estimate:
     """In accuracy, paired by episode."""
     paired = learned.scores["accuracy"] - pixels.scores["accuracy"]
-    curve = FewShotCurve(axis="shots", experience=learned.experience, scores={"accuracy": paired})
-    return summarize_few_shot(curve)["accuracy"]
+    curve = FewShotCurve(axis="shots", experience=learned.experience, scores={"gain": paired})
+    return summarize_few_shot(curve)["gain"]
+
+
+def said_of_stored(results: dict[str, Any]) -> str:
+    """How the intervals of these results were computed."""
+    return " or ".join(dict.fromkeys(row.get("intervals", BOOTSTRAP) for row in results.values()))
 
 
 def table(results: dict[str, Any]) -> str:
@@ -95,7 +102,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Few-shot accuracy on held-out classes",
         "",
-        f"5-way, {EPISODES} episodes, the same for all; 95 % bootstrap intervals over episodes. "
+        f"5-way, {EPISODES} episodes, the same for all; {said_of_stored(results)}. "
         "Chance is 20 %. Each learner was trained once, on the episodes that its row names, and "
         "judged with 1 and with 5 shots. Made by `python benchmarks/few_shot_accuracy.py`.",
     ]

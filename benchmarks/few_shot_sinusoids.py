@@ -4,8 +4,8 @@ python benchmarks/few_shot_sinusoids.py          about five minutes on 2 cores
 
 Each is trained once as its file in configs/ says; the network without meta-learning is trained on
 the points of all sinusoids, with MAML's network. Then all take gradient steps on the same 10 points
-of the same 600 held-out sinusoids. Intervals are 95 % bootstrap intervals over sinusoids. Runs are
-kept in runs/few_shot_sinusoids and go on where they stopped; remove them to train anew.
+of the same 600 held-out sinusoids. Intervals are over sinusoids. Runs are kept in
+runs/few_shot_sinusoids and go on where they stopped; remove them to train anew.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any
 
 import command_line
 import torch
-from few_shot_accuracy import EPISODES, RESULTS, ROOT, trained
+from few_shot_accuracy import EPISODES, RESULTS, ROOT, said_of_stored, trained
 
 from metarl.errors import one_line_errors
+from metarl.evaluation import Estimate, said_of_intervals
 from metarl.few_shot import few_shot_curve, summarize_few_shot
 from metarl.provenance import environment
+from metarl.report.terminal import with_interval
 from metarl.run import METRICS
 
 SHOTS, STEPS = 10, (0, 1, 5, 32)
@@ -58,6 +60,7 @@ def measure(name: str) -> dict[str, Any]:
         "training_s": sum(line["timing/draw_s"] + line["timing/update_s"] for line in lines),
         "steps": list(STEPS),
         **{measure: asdict(estimate) for measure, estimate in summarize_few_shot(curve).items()},
+        "intervals": said_of_intervals(None, EPISODES, bounded="accuracy"),
         "environment": environment(),
     }
 
@@ -68,18 +71,16 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# Squared error on held-out sinusoids",
         "",
-        f"{SHOTS} points, {EPISODES} sinusoids, the same for all; mean, and its 95 % bootstrap "
-        f"interval over sinusoids. {PUBLISHED} Made by `python benchmarks/few_shot_sinusoids.py`.",
+        f"{SHOTS} points, {EPISODES} sinusoids, the same for all; mean, with "
+        f"{said_of_stored(results)}. {PUBLISHED} "
+        "Made by `python benchmarks/few_shot_sinusoids.py`.",
         "",
         f"| | {' | '.join(heads)} | training, s |",
         "|---" * (len(heads) + 2) + "|",
     ]
     for name, row in results.items():
-        loss = row["loss"]
-        cells = [
-            f"{value:.3g} [{low:.3g}, {high:.3g}]"
-            for value, low, high in zip(loss["value"], loss["low"], loss["high"], strict=True)
-        ]
+        loss = Estimate(**row["loss"])
+        cells = [with_interval(loss, column, ".3g") for column in range(len(STEPS))]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['training_s']:.0f} |")
     return "\n".join([*lines, ""])
 

@@ -30,11 +30,12 @@ from agents.rl2 import RL2Config
 from evaluate import EvaluationConfig, find_shape
 from metarl.checkpoint import checkpoints
 from metarl.errors import one_line_errors
-from metarl.evaluation import bootstrap_interval, mean
+from metarl.evaluation import REAL, estimate
 from metarl.experiment import Experiment, build_agent, load_experiment
 from metarl.playing import play
 from metarl.protocols import Agent
 from metarl.provenance import environment
+from metarl.report.terminal import with_interval
 from metarl.run import METRICS, load_agent
 from metarl.tasks import TaskSet
 from metarl.types import TimeStep
@@ -127,10 +128,9 @@ def learning_curve(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def with_interval(values: np.ndarray) -> str:
+def mean_cell(values: np.ndarray) -> str:
     """Mean over tasks and its 95 % interval."""
-    low, high = bootstrap_interval([values[:, None]], mean, rng=np.random.default_rng(0))
-    return f"{values.mean():.1f} [{low[0]:.1f}, {high[0]:.1f}]"
+    return with_interval(estimate(values[:, None], bounds=REAL), 0, ".1f")
 
 
 def report(measured: dict[str, dict[str, Any]]) -> str:
@@ -144,11 +144,11 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
         played = {key: np.asarray(values) for key, values in m["returns"].items()}
         gain = played["last"] - played["kept from adapting"]
         cells = [
-            with_interval(played["untrained"]),
+            mean_cell(played["untrained"]),
             f"{m['bound_without_adapting']:.1f}",
-            *(with_interval(played[key]) for key in ("kept from adapting", "first", "last")),
-            with_interval(played["last"] - m["bound_without_adapting"]),
-            with_interval(gain),
+            *(mean_cell(played[key]) for key in ("kept from adapting", "first", "last")),
+            mean_cell(played["last"] - m["bound_without_adapting"]),
+            mean_cell(gain),
             f"{m['env_steps'] / 1e6:.1f} M",
         ]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")

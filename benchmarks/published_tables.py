@@ -13,12 +13,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy import stats
+from jaxtyping import Float
 
 from metarl.checkpoint import checkpoints
-from metarl.comparison import Scores, interval
+from metarl.comparison import mean_over_runs
 from metarl.config import read_yaml
 from metarl.errors import UserError
+from metarl.evaluation import SHARE, iqm
+from metarl.report.terminal import with_interval
 from metarl.result import Evaluation
 from metarl.run import CONFIG
 
@@ -122,46 +124,45 @@ class Published:
         return ", ".join(dict.fromkeys(said))
 
 
-@dataclass(frozen=True)
-class Statistic:
-    """Of the scores of all seeds and tasks."""
-
-    name: str
-    of: Callable[[Scores], np.ndarray]
+Cell = Callable[[Sequence[Evaluation], str, int], str]
+"""A statistic of the evaluations of all seeds: of a measure, after so much experience."""
 
 
-MEAN = Statistic("mean", lambda scores: scores.mean((-2, -1)))
-IQM = Statistic(
-    "interquartile mean",
-    lambda scores: np.asarray(stats.trim_mean(scores.reshape(*scores.shape[:-2], -1), 0.25, -1)),
-)
+def scores_after(
+    evaluations: Sequence[Evaluation], measure: str, experience: int
+) -> Float[np.ndarray, "_ N 1"] | None:
+    """Of each seed on each task; None where that was not evaluated."""
+    seen = evaluations[0].curve.experience
+    if experience not in seen:
+        return None
+    column = seen.index(experience)
+    return np.stack([e.curve.scores[measure][:, [column]].numpy() for e in evaluations])
 
 
-def with_interval(
-    evaluations: Sequence[Evaluation], measure: str, experience: int, statistic: Statistic
-) -> str:
-    """A statistic after so much experience, with its interval; a dash where that was not
-    evaluated."""
-    curve = evaluations[0].curve
-    if experience not in curve.experience:
+def mean_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
+    """The mean with its interval; a dash where that was not evaluated."""
+    scores = scores_after(evaluations, measure, experience)
+    if scores is None:
         return "–"
-    column = curve.experience.index(experience)
-    scores = np.stack([e.curve.scores[measure][:, column].numpy() for e in evaluations])
-    low, high = interval(
-        statistic.of, scores, classes=curve.env_names, rng=np.random.default_rng(0), over="both"
-    )
-    return f"{statistic.of(scores):.0%} [{low:.0%}, {high:.0%}]"
+    classes = evaluations[0].curve.env_names
+    return with_interval(mean_over_runs(scores, classes, bounds=SHARE), 0, ".0%")
+
+
+def iqm_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
+    """The interquartile mean; a dash where that was not evaluated."""
+    scores = scores_after(evaluations, measure, experience)
+    return "–" if scores is None else f"{iqm(scores.reshape(-1, 1))[0]:.0%}"
 
 
 def success_table(
-    experiments: Sequence[Published], measure: str, *, split: str, statistic: Statistic
+    experiments: Sequence[Published], measure: str, *, split: str, cell: Cell = mean_cell
 ) -> str:
     """A line for each experiment, a column for each amount of experience."""
     lines = [f"| | seeds | {' | '.join(map(said, EXPERIENCE))} |"]
     lines.append("|---" * (len(EXPERIENCE) + 2) + "|")
     for each in experiments:
         found = each.curves(split)
-        cells = [with_interval(found, measure, n, statistic) for n in EXPERIENCE]
+        cells = [cell(found, measure, n) for n in EXPERIENCE]
         lines.append(f"| [`{each.name}`]({each.name}) | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -296,22 +297,23 @@ def results_page(experiments: Sequence[Published]) -> str:
         "whether every score is the same. Where processor or number of threads is another, sums "
         "are rounded otherwise and returns differ a little; MAML-TRPO, except on reach, and RL² on "
         "ML10 were evaluated with `OMP_NUM_THREADS=1`. Cells are over seeds and tasks, with 95 % "
-        "bootstrap intervals (seeds, and tasks within their class, are resampled). With so few "
-        "seeds they are too narrow: seeds that are resampled cover the true mean half of the time "
-        "where there are two, and three times in four where there are three. MAML-TRPO plays "
-        "five (push) or ten episodes side by side before it adapts, with nothing in between; on "
-        "push ten episodes are two gradient steps, of which it was trained for one.",
+        "intervals over both: Wilson's, with classes as strata and Student's quantile for seeds, "
+        "of which two or three tell little where they differ. How often such intervals hold the "
+        "truth, and when they do not: [coverage](coverage/coverage.md). MAML-TRPO plays five "
+        "(push) or ten episodes side by side before it adapts, with nothing in between; on push "
+        "ten episodes are two gradient steps, of which it was trained for one.",
         "![Adaptation](adaptation.png)",
         "## Held-out tasks: success at any step, after so much experience",
         "Mean:",
-        table("success_any", split="test", statistic=MEAN),
-        "Interquartile mean, which tells less where most episodes succeed or fail outright:",
-        table("success_any", split="test", statistic=IQM),
+        table("success_any", split="test"),
+        "Interquartile mean, which tells less where most episodes succeed or fail outright, and "
+        "has no interval there:",
+        table("success_any", split="test", cell=iqm_cell),
         "## Held-out tasks: success at the last step, mean",
-        table("success_last", split="test", statistic=MEAN),
+        table("success_last", split="test"),
         "## Training tasks: success at any step, mean",
         "Where there are several classes: of 40 goals of each.",
-        table("success_any", split="train", statistic=MEAN),
+        table("success_any", split="train"),
         *protocol_section(experiments),
         *class_sections(experiments),
         *aims_section(experiments),
@@ -334,9 +336,9 @@ def opening_table(experiments: Sequence[Published]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for each in experiments:
         found = each.curves("test")
-        cells = [with_interval(found, "success_any", n, MEAN) for n in columns]
+        cells = [mean_cell(found, "success_any", n) for n in columns]
         cells.append(", ".join(f"{s:.0%}" for s in each.after_ten_episodes("test")) or "–")
-        cells.append(with_interval(found, "success_last", last, MEAN).partition(" ")[0])
+        cells.append(mean_cell(found, "success_last", last).partition(" ")[0])
         cells.append(f"{each.env_steps()} env steps, {each.training_minutes()} min")
         lines.append(f"| [`{each.name}`](results/{each.name}) | {' | '.join(cells)} |")
     return "\n".join(lines)

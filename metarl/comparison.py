@@ -1,28 +1,24 @@
 """Agents beside each other on the same tasks; pure functions.
 
 Scores are (R, N): R runs (seeds) of an agent on N tasks. Aggregates are those of Agarwal et al.
-2021, arXiv:2108.13264, and equal rliable's. What is resampled is a choice: rliable takes tasks as
-given and resamples the runs of each; where tasks are a sample themselves, as goals are, they have
-to be resampled too, and for both agents alike.
+2021, arXiv:2108.13264, and equal rliable's. Intervals do not: rliable takes tasks as given and
+resamples the runs of each, while here tasks are a sample, as goals are, and runs another, where
+there are several. Of one run there is no interval over runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from metarl.errors import UserError
-from metarl.evaluation import RESAMPLES_AT_ONCE
+from metarl.evaluation import SHARE, Bounds, Estimate, estimate
 
-Scores = Float[np.ndarray, "*B _ N"]
-"""Of runs on N tasks, perhaps for many resamples B at once."""
-Over = Literal["runs", "tasks", "both"]
-"""`runs`: those of each task by themselves, as rliable does. `tasks`: within their class.
-`both`: whole runs, and tasks within their class."""
+Scores = Float[np.ndarray, "_ N"]
+"""Of runs on N tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,75 +80,44 @@ def check_alike(settings: Sequence[Setting]) -> None:
             )
 
 
-def mean_difference(ours: Scores, theirs: Scores) -> Float[np.ndarray, "*B"]:
-    """How much more our mean is."""
-    return np.asarray(ours.mean((-2, -1)) - theirs.mean((-2, -1)))
+def mean_over_runs(
+    scores: Float[np.ndarray, "_ N C"], classes: Sequence[str], *, bounds: Bounds
+) -> Estimate:
+    """The mean of each column over runs and tasks; its interval is over tasks of their class, and
+    over runs where there are several."""
+    return estimate(scores.mean(0), classes, bounds=bounds, of_runs=[scores.mean(1)])
 
 
-def probability_of_improvement(ours: Scores, theirs: Scores) -> Float[np.ndarray, "*B"]:
+def mean_difference(
+    ours: Scores, theirs: Scores, classes: Sequence[str], *, bounds: Bounds
+) -> Estimate:
+    """How much more our mean is, paired by task."""
+    low, high = bounds
+    return estimate(
+        (ours.mean(0) - theirs.mean(0))[:, None],
+        classes,
+        bounds=(low - high, high - low),
+        of_runs=[scores.mean(1)[:, None] for scores in (ours, theirs)],
+    )
+
+
+def probability_of_improvement(ours: Scores, theirs: Scores, classes: Sequence[str]) -> Estimate:
     """How likely a run of ours scores higher than one of theirs, on a task drawn at random.
 
     Ties count half (Mann-Whitney U; section 4.3 of the paper).
     """
-    x, y = ours[..., :, None, :], theirs[..., None, :, :]
-    return np.asarray(((x > y) + 0.5 * (x == y)).mean((-3, -2, -1)))
+    x, y = ours[:, None], theirs[None]
+    better = (x > y) + 0.5 * (x == y)
+    return estimate(
+        better.mean((0, 1))[:, None],
+        classes,
+        bounds=SHARE,
+        of_runs=[better.mean(axes)[:, None] for axes in ((1, 2), (0, 2))],
+    )
 
 
 def performance_profile(
-    scores: Scores, levels: Float[np.ndarray, " L"]
-) -> Float[np.ndarray, "*B L"]:
+    scores: Scores, levels: Float[np.ndarray, " L"], classes: Sequence[str]
+) -> Estimate:
     """The share of runs and tasks that score more than each level (equation 3 of the paper)."""
-    return (scores[..., None] > levels).mean((-3, -2))
-
-
-def interval(
-    statistic: Callable[..., Float[np.ndarray, "*B S"]],
-    *agents: Float[np.ndarray, "_ N"],
-    classes: Sequence[str],
-    rng: np.random.Generator,
-    over: Over,
-    resamples: int = 2000,
-) -> tuple[Float[np.ndarray, "*S"], Float[np.ndarray, "*S"]]:
-    """95 % percentile interval of a statistic of one agent's scores, or of several agents'.
-
-    Args:
-        statistic: takes the scores of each agent, for many resamples at once.
-        agents: their scores on the same tasks, which are resampled together.
-        classes: of the tasks.
-        over: what is resampled.
-    """
-    draws = []
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        count = min(RESAMPLES_AT_ONCE, resamples - start)
-        drawn = resample(agents, count, classes=classes, rng=rng, over=over)
-        draws.append(np.asarray(statistic(*drawn)))
-    low, high = np.percentile(np.concatenate(draws), [2.5, 97.5], axis=0)
-    return np.asarray(low), np.asarray(high)
-
-
-def resample(
-    agents: Sequence[Float[np.ndarray, "_ N"]],
-    count: int,
-    *,
-    classes: Sequence[str],
-    rng: np.random.Generator,
-    over: Over,
-) -> list[Float[np.ndarray, "B _ N"]]:
-    """The scores of all agents as they might have come out too, `count` times."""
-    num_tasks = len(classes)
-    tasks = np.broadcast_to(np.arange(num_tasks), (count, 1, num_tasks))
-    if over != "runs":
-        groups = [np.flatnonzero(np.asarray(classes) == name) for name in dict.fromkeys(classes)]
-        drawn = [rng.choice(group, (count, 1, len(group))) for group in groups]
-        tasks = np.concatenate(drawn, axis=2)
-    resampled = []
-    for scores in agents:
-        runs = len(scores)
-        if over == "runs":
-            rows = rng.integers(runs, size=(count, runs, num_tasks))
-        elif over == "both":
-            rows = rng.integers(runs, size=(count, runs, 1))
-        else:
-            rows = np.arange(runs)[:, None]
-        resampled.append(scores[rows, tasks])
-    return resampled
+    return mean_over_runs((scores[..., None] > levels).astype(float), classes, bounds=SHARE)

@@ -3,6 +3,7 @@ on tasks that it never saw, with honest intervals."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from metarl.errors import NotFiniteError
-from metarl.evaluation import Estimate, bootstrap_interval, mean
+from metarl.evaluation import REAL, SHARE, Estimate, estimate
 from metarl.finite import check_weights, is_finite
 from metarl.protocols import EpisodeSampler, FewShotLearner
 from metarl.seeding import derive_seed, torch_generator
@@ -22,6 +23,8 @@ from metarl.types import FewShotBatch, FewShotCurve
 
 MEASURES = ("loss", "accuracy")
 """Of the query; what else a learner measures is about its update."""
+BOUNDS = {"accuracy": SHARE, "gain": (-1.0, 1.0), "loss": (0.0, math.inf)}
+"""Between what measures lie; a gain is a difference of accuracies."""
 TASKS_AT_ONCE = 8
 """Tasks that are judged together; decides which tasks are drawn too, so it is no option."""
 
@@ -137,16 +140,12 @@ def milestones(last: int) -> list[int]:
     return [*(n for n in steps if n < last), last]
 
 
-def summarize_few_shot(curve: FewShotCurve, *, seed: int = 0) -> dict[str, Estimate]:
-    """By measure, the mean over tasks of each column with its 95 % bootstrap interval."""
-    estimates = {}
-    for measure, values in curve.scores.items():
-        rows = values.numpy()
-        low, high = bootstrap_interval([rows], mean, rng=np.random.default_rng(seed))
-        estimates[measure] = Estimate(
-            value=mean(rows).tolist(), low=low.tolist(), high=high.tolist()
-        )
-    return estimates
+def summarize_few_shot(curve: FewShotCurve) -> dict[str, Estimate]:
+    """By measure, the mean over tasks of each column with its 95 % interval."""
+    return {
+        measure: estimate(scores.numpy(), bounds=BOUNDS.get(measure, REAL))
+        for measure, scores in curve.scores.items()
+    }
 
 
 def nearest_neighbour(batch: FewShotBatch, num_ways: int) -> Float[Tensor, "N Q W"]:

@@ -8,14 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import BaseModel, FiniteFloat
 from torch import Tensor
 
 from metarl.config import Size
-from metarl.evaluation import Estimate
+from metarl.evaluation import Estimate, said_of_intervals
 from metarl.few_shot import summarize_few_shot
 from metarl.result import (
     Count,
@@ -96,7 +95,7 @@ class FewShotEvaluation:
         if self.pixels is None:
             return None
         gain = self.scores["accuracy"][:, :, -1] - self.pixels
-        return self._summary({"accuracy": gain}, "shots")["accuracy"]
+        return self._summary({"gain": gain}, "shots")["gain"]
 
     def _summary(self, scores: dict[str, Tensor], axis: str) -> dict[str, Estimate]:
         by_steps = axis == "gradient steps"
@@ -105,15 +104,12 @@ class FewShotEvaluation:
             experience=self.steps if by_steps else self.shots,
             scores=scores,
         )
-        with np.errstate(over="ignore", invalid="ignore"):
-            estimates = summarize_few_shot(curve, seed=self.options["seed"])
-        # a bound between two infinities is one
-        return {
-            measure: Estimate(
-                **{name: diverged_as_infinite(values) for name, values in asdict(estimate).items()}
-            )
-            for measure, estimate in estimates.items()
-        }
+        return summarize_few_shot(curve)
+
+    def intervals(self) -> str:
+        """What they are over, and which, in words."""
+        said = said_of_intervals(None, self.num_tasks, bounded="accuracy")
+        return f"{said}; 1 seed: runs are not resampled"
 
     def protocol(self) -> str:
         """What was judged, in a sentence."""
@@ -125,7 +121,7 @@ class FewShotEvaluation:
             f"(split {self.split_hash[:12]}) with {examples} shots{kinds}, "
             f"{count(self.num_queries, 'query example')} a task, BatchNorm: {self.batch_norm}, "
             f"1 learner (seed {self.seed}) after {self.tasks:,} tasks; "
-            "95 % bootstrap intervals over tasks"
+            f"{self.intervals()}"
         )
 
     def write(self, path: Path) -> None:
@@ -197,9 +193,9 @@ class _PerTask(BaseModel):
     nearest_neighbour: list[list[FiniteFloat]] | None
 
 
-def diverged_as_infinite(values: list[float] | list[float | None]) -> list[float]:
+def diverged_as_infinite(values: list[float | None]) -> list[float]:
     """The same numbers, with infinity for what is none."""
-    return [math.inf if value is None or math.isnan(value) else value for value in values]
+    return [math.inf if value is None else value for value in values]
 
 
 def infinite_as_null(stored: Any) -> Any:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, create_mode
 from metarl.comparison import Setting
 from metarl.config import Fraction, Size
 from metarl.errors import UserError, printable
-from metarl.evaluation import Estimate, Summary, success_after, summarize
+from metarl.evaluation import Estimate, Summary, said_of_intervals, success_after, summarize
 from metarl.files import first_problem, parse_json, read_text, written_whole
 from metarl.types import AdaptationCurve
 
@@ -89,11 +89,13 @@ class Evaluation:
         None where it was played by another one."""
         if self.options["protocol"] != "metaworld":
             return None
-        return success_after(
-            self.curve,
-            adaptation_episodes=METAWORLD_ADAPTATION_EPISODES,
-            seed=self.options["seed"],
-        )
+        return success_after(self.curve, adaptation_episodes=METAWORLD_ADAPTATION_EPISODES)
+
+    def intervals(self) -> str:
+        """What they are over, and which, in words."""
+        names = self.curve.env_names
+        said = said_of_intervals(names, len(names), bounded="success")
+        return f"{said}; 1 seed: runs are not resampled"
 
     def protocol(self) -> str:
         """What was played, in a sentence."""
@@ -107,7 +109,7 @@ class Evaluation:
             f"split {self.split_hash[:12]}), {played}, 1 agent (seed {self.seed}) after "
             f"{self.env_steps:,} env steps, "
             f"{'greedy' if self.options['greedy'] else 'sampled'} actions; "
-            "95 % bootstrap intervals over tasks, stratified by class"
+            f"{self.intervals()}"
         )
 
     def write(self, path: Path) -> None:

@@ -237,8 +237,7 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
         "agent": f"{evaluation.agent}, seed {evaluation.seed}, after "
         f"{evaluation.env_steps:,} env steps; "
         f"{'greedy' if evaluation.options['greedy'] else 'sampled'} actions",
-        "intervals": "95 %, percentile bootstrap over tasks within their class; one agent, so they "
-        "say nothing of other seeds",
+        "intervals": f"{evaluation.intervals()}, so they say nothing of other seeds",
         "success": "at any step: the task's own flag was up in any step of the episode; at the "
         "last step: it was up then",
         **circumstances(evaluation.environment),

@@ -5,9 +5,12 @@ Everything that a reader sees comes from these blocks, and all of them are store
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
+
+from metarl.report.terminal import NO_INTERVAL, WHY_NO_INTERVAL
 
 Cell = str | float | int | None
 
@@ -19,8 +22,9 @@ class Line:
     label: str
     x: list[float]
     y: list[float]
-    low: list[float] | None = None
-    high: list[float] | None = None
+    low: list[float | None] | None = None
+    """None for a point without an interval."""
+    high: list[float | None] | None = None
     style: Literal["main", "dashed", "steps"] = "main"
     color: int = 0
     """Lines of one colour belong together."""
@@ -111,6 +115,10 @@ class Table:
         yield [*self.header]
         yield from self.body
 
+    def cells(self) -> Iterator[Cell]:
+        """All of them, without the header."""
+        return chain.from_iterable(self.body)
+
 
 Block = Curves | HeatMap | Scatter | Table
 BLOCKS: dict[str, type[Block]] = {
@@ -157,6 +165,18 @@ class Report:
     sections: list[Section]
     protocol: dict[str, str]
     """How it was measured, by what it is."""
+
+    def legend(self) -> dict[str, str]:
+        """Of the signs in its headlines and tables."""
+        blocks = (block for section in self.sections for block in section.blocks)
+        tables = [block for block in blocks if isinstance(block, Table)]
+        return legend([*self.headlines.values(), *(cell for t in tables for cell in t.cells())])
+
+
+def legend(cells: Iterable[Cell]) -> dict[str, str]:
+    """The signs that need to be explained, with what they mean, of those that occur."""
+    occurs = any(NO_INTERVAL in str(cell) for cell in cells)
+    return {NO_INTERVAL: WHY_NO_INTERVAL} if occurs else {}
 
 
 def block_from_json(values: dict) -> Block:

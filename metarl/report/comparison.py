@@ -11,14 +11,15 @@ from jaxtyping import Float
 
 from metarl.comparison import (
     check_alike,
-    interval,
     mean_difference,
+    mean_over_runs,
     performance_profile,
     probability_of_improvement,
 )
-from metarl.evaluation import iqm
+from metarl.evaluation import Estimate, bounds_of, iqm, said_of_intervals
 from metarl.report.adaptation import EXPERIENCE, MEASURES, protocol
 from metarl.report.blocks import Cell, Curves, Line, Report, Section, Table
+from metarl.report.terminal import with_interval
 from metarl.result import Evaluation, count
 
 Scores = Float[np.ndarray, "_ N"]
@@ -32,9 +33,14 @@ class Group:
     name: str
     runs: list[Evaluation]
 
-    def scores(self, measure: str, column: int = -1) -> Scores:
-        """Of each seed on each task, after the experience of a column."""
-        return np.stack([run.curve.scores[measure][:, column].numpy() for run in self.runs])
+    def scores(self, measure: str) -> Scores:
+        """Of each seed on each task, after adaptation."""
+        return np.stack([run.curve.scores[measure][:, -1].numpy() for run in self.runs])
+
+    def means(self, measure: str) -> Estimate:
+        """Over seeds and tasks, a column for each amount of experience."""
+        scores = np.stack([run.curve.scores[measure].numpy() for run in self.runs])
+        return mean_over_runs(scores, self.classes, bounds=bounds_of(measure))
 
     @property
     def classes(self) -> list[str]:
@@ -70,9 +76,8 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
         sections.append(
             Section(
                 title="Differences",
-                text="Each pair on the same tasks, which are resampled together. The probability "
-                "of improvement is that of a higher score on a task drawn at random; ties count "
-                "half.",
+                text="Each pair on the same tasks, paired task by task. The probability of "
+                "improvement is that of a higher score on a task drawn at random; ties count half.",
                 blocks=[difference_table(groups)],
             )
         )
@@ -85,13 +90,12 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
         )
     )
     sections.append(Section(title="Every run", blocks=[run_table(evaluations)]))
-    several = any(len(group.runs) > 1 for group in groups)
     shared = protocol(first)
     return Report(
         title=f"{' and '.join(group.name for group in groups)} on "
         f"{'held-out' if first.split == 'test' else 'training'} tasks of {first.distribution}",
         headlines={
-            f"{g.name}, success at any step": with_interval(g, "success_any") for g in groups
+            f"{g.name}, success at any step": after_adaptation(g, "success_any") for g in groups
         },
         sections=[*sections, *more],
         protocol={
@@ -105,11 +109,13 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
                 f"{g.runs[0].total_episodes} episodes a task"
                 for g in groups
             ),
-            "intervals": "95 %, percentile bootstrap, 2,000 times: tasks within their class"
-            + (
-                ", and whole seeds of agents that have several"
-                if several
-                else "; there is one seed of each agent, so they say nothing of other seeds"
+            "intervals": "; ".join(
+                [
+                    said_of_intervals(
+                        first.curve.env_names, len(first.curve.env_names), bounded="shares"
+                    ),
+                    *(f"{g.name}: {said_of_runs(len(g.runs))}" for g in groups),
+                ]
             ),
             "success": shared["success"],
             "versions": shared["versions"],
@@ -133,15 +139,22 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     return [Group(name, runs) for name, runs in by_name.items()]
 
 
+def said_of_runs(seeds: int) -> str:
+    """Whether an interval is over seeds too, in words."""
+    if seeds == 1:
+        return "1 seed: runs are not resampled, so nothing is said of other seeds"
+    return f"over its {seeds} seeds too"
+
+
 def curves(groups: Sequence[Group], measure: str) -> Curves:
     """Mean over seeds and tasks of every group, with its interval."""
     lines = []
     for color, one in enumerate(groups):
-        columns = range(len(one.runs[0].curve.experience))
-        estimates = [estimate(one, measure, column) for column in columns]
-        value, low, high = (list(numbers) for numbers in zip(*estimates, strict=True))
+        means = one.means(measure)
         x = [float(k) for k in one.runs[0].curve.experience]
-        lines.append(Line(label=one.name, x=x, y=value, low=low, high=high, color=color))
+        lines.append(
+            Line(label=one.name, x=x, y=means.value, low=means.low, high=means.high, color=color)
+        )
     return Curves(
         name=f"curve_{measure}",
         title=MEASURES[measure],
@@ -152,28 +165,14 @@ def curves(groups: Sequence[Group], measure: str) -> Curves:
     )
 
 
-def estimate(group: Group, measure: str, column: int = -1) -> tuple[float, float, float]:
-    """Mean over seeds and tasks, and its interval."""
-    scores = group.scores(measure, column)
-    low, high = interval(
-        lambda drawn: drawn.mean((-2, -1)),
-        scores,
-        classes=group.classes,
-        rng=np.random.default_rng(0),
-        over="both",
-    )
-    return float(scores.mean()), float(low), float(high)
+def form(measure: str) -> str:
+    """How a number is written."""
+    return ",.1f" if measure == "return" else ".0%"
 
 
-def form(measure: str, value: float, low: float, high: float, *, sign: str = "") -> str:
-    """A number with its interval."""
-    style = f"{sign},.1f" if measure == "return" else f"{sign}.0%"
-    return f"{value:{style}} [{low:{style}}, {high:{style}}]"
-
-
-def with_interval(group: Group, measure: str) -> str:
+def after_adaptation(group: Group, measure: str) -> str:
     """The mean after adaptation with its interval."""
-    return form(measure, *estimate(group, measure))
+    return with_interval(group.means(measure), -1, form(measure))
 
 
 def final_table(groups: Sequence[Group]) -> Table:
@@ -184,8 +183,7 @@ def final_table(groups: Sequence[Group]) -> Table:
             middle = float(iqm(one.scores(measure).reshape(-1, 1))[0])
             body.append([
                 label, one.name, len(one.runs), one.runs[0].curve.experience[-1],
-                with_interval(one, measure),
-                f"{middle:,.1f}" if measure == "return" else f"{middle:.0%}",
+                after_adaptation(one, measure), f"{middle:{form(measure)}}",
             ])  # fmt: skip
     header = ["", "agent", "seeds", EXPERIENCE, "mean", "IQM"]
     return Table(name="final", title="", header=header, body=body)
@@ -197,20 +195,12 @@ def difference_table(groups: Sequence[Group]) -> Table:
     for one, other in combinations(groups, 2):
         for measure, label in MEASURES.items():
             pair = one.scores(measure), other.scores(measure)
-            estimates = []
-            for statistic in (mean_difference, probability_of_improvement):
-                low, high = interval(
-                    statistic,
-                    *pair,
-                    classes=one.classes,
-                    rng=np.random.default_rng(0),
-                    over="both",
-                )
-                estimates.append((float(statistic(*pair)), float(low), float(high)))
-            difference, improvement = estimates
+            difference = mean_difference(*pair, one.classes, bounds=bounds_of(measure))
+            improvement = probability_of_improvement(*pair, one.classes)
             body.append([
                 f"{one.name} − {other.name}", label,
-                form(measure, *difference, sign="+"), form("success_any", *improvement),
+                with_interval(difference, 0, f"+{form(measure)}"),
+                with_interval(improvement, 0, ".0%"),
             ])  # fmt: skip
     header = ["", "", "difference", "probability of improvement"]
     return Table(name="differences", title="", header=header, body=body)
@@ -224,18 +214,10 @@ def profiles(groups: Sequence[Group], measure: str) -> Curves:
     levels = np.linspace(low, high, LEVELS)
     lines = []
     for color, one in enumerate(groups):
-        scores = one.scores(measure)
-        below, above = interval(
-            lambda drawn: performance_profile(drawn, levels),
-            scores,
-            classes=one.classes,
-            rng=np.random.default_rng(0),
-            over="both",
-        )
-        share = performance_profile(scores, levels)
+        share = performance_profile(one.scores(measure), levels, one.classes)
         lines.append(
-            Line(label=one.name, x=levels.tolist(), y=share.tolist(), low=below.tolist(),
-                 high=above.tolist(), style="steps", color=color)
+            Line(label=one.name, x=levels.tolist(), y=share.value, low=share.low,
+                 high=share.high, style="steps", color=color)
         )  # fmt: skip
     return Curves(
         name=f"profile_{measure}",
@@ -256,8 +238,7 @@ def run_table(evaluations: Sequence[Evaluation]) -> Table:
             before, after = (
                 float(run.curve.scores[measure][:, column].mean()) for column in (0, -1)
             )
-            style = ",.1f" if measure == "return" else ".0%"
-            row.append(f"{before:{style}} → {after:{style}}")
+            row.append(f"{before:{form(measure)}} → {after:{form(measure)}}")
         body.append(row)
     header = ["run", "env steps", *(f"{label}, first → last" for label in MEASURES.values())]
     return Table(name="runs", title="", header=header, body=body)

@@ -11,7 +11,7 @@ from rich.table import Table as TerminalTable
 from metarl.evaluation import Estimate
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.report.adaptation import circumstances
-from metarl.report.blocks import Block, Cell, Curves, Line, Report, Section, Table
+from metarl.report.blocks import Block, Cell, Curves, Line, Report, Section, Table, legend
 from metarl.report.figures import save_panels
 from metarl.report.terminal import with_interval
 from metarl.result import count
@@ -130,7 +130,7 @@ def line(
     label: str, x: list[int], estimate: Estimate, *, color: int = 0, dashed: bool = False
 ) -> Line:
     """A line with its interval, without points that gradient steps diverged at."""
-    columns = [k for k, high in enumerate(estimate.high) if math.isfinite(high)]
+    columns = [k for k, value in enumerate(estimate.value) if math.isfinite(value)]
     return Line(
         label=label,
         x=[float(x[k]) for k in columns],
@@ -210,8 +210,7 @@ def protocol(evaluation: FewShotEvaluation) -> dict[str, str]:
             else "takes no gradient steps on a task"
         ),
         "BatchNorm": BATCH_NORM.get(evaluation.batch_norm, evaluation.batch_norm),
-        "intervals": "95 %, percentile bootstrap over tasks; one learner, so they say nothing of "
-        "other seeds",
+        "intervals": f"{evaluation.intervals()}, so they say nothing of other seeds",
         "loss": f"{measure_name(evaluation, 'loss')}, the mean over the query of a task",
     }
     if evaluation.num_ways is not None:
@@ -237,6 +236,8 @@ def print_few_shot(evaluation: FewShotEvaluation, console: Console) -> None:
             shown.add_row(*(str(value) for value in row))
         console.print(shown)
         console.print()
+    for sign, meaning in legend(cell for table in tables for cell in table.cells()).items():
+        console.print(f"{sign}: {meaning}\n", highlight=False)
     console.print(evaluation.protocol(), style="dim", highlight=False)
 
 

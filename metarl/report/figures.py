@@ -96,9 +96,9 @@ def draw_lines(axes: Axes, block: Curves) -> None:
         color = COLORS[line.color % len(COLORS)]
         if line.low is not None and line.high is not None:
             step = "post" if line.style == "steps" else None
-            axes.fill_between(
-                line.x, line.low, line.high, alpha=0.2, linewidth=0, color=color, step=step
-            )
+            # there is no band where there is no interval: None becomes NaN
+            low, high = (np.array(bound, dtype=float) for bound in (line.low, line.high))
+            axes.fill_between(line.x, low, high, alpha=0.2, linewidth=0, color=color, step=step)
         axes.plot(
             line.x, line.y, label=line.label, color=color,
             linestyle="--" if line.style == "dashed" else "-",

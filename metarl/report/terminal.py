@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 
 from metarl.evaluation import Estimate, Summary
 from metarl.result import Evaluation
+
+NO_INTERVAL = "[–]"
+WHY_NO_INTERVAL = "no interval: one task alone, or scores that are all the same or infinite"
+MORE_DIGITS = 5
+"""At most, so that an interval shows its width."""
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
@@ -17,6 +24,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     print_verdict(overall, evaluation.options["threshold"], console)
     if success := evaluation.test_success():
         print_test_success(*success, console)
+    if any(None in estimate.low for estimate in overall.mean.values()):
+        console.print(f"\n{NO_INTERVAL}: {WHY_NO_INTERVAL}", highlight=False)
     console.print(f"\n{evaluation.protocol()}", style="dim", highlight=False)
 
 
@@ -90,6 +99,14 @@ def _reached(episodes: int | None) -> str:
 
 
 def with_interval(estimate: Estimate, k: int, form: str) -> str:
-    """Column k of an estimate, with its interval."""
+    """Column k of an estimate, with its interval: with more digits where it would show no width."""
     value, low, high = estimate.value[k], estimate.low[k], estimate.high[k]
+    if low is None or high is None:
+        return f"{value:{form}} {NO_INTERVAL}"
+    digits = re.compile(r"\.(\d+)")
+    for more in range(MORE_DIGITS):
+        finer = digits.sub(lambda found, more=more: f".{int(found[1]) + more}", form)
+        if f"{low:{finer}}" != f"{high:{finer}}":
+            form = finer
+            break
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,16 +1,16 @@
-"""Comparisons against rliable on the same scores, and what it does not have by hand."""
+"""Comparisons against rliable on the same scores, and intervals, which it has others of."""
 
 import numpy as np
 import pytest
 from rliable import library, metrics
 
 from metarl.comparison import (
-    interval,
     mean_difference,
+    mean_over_runs,
     performance_profile,
     probability_of_improvement,
-    resample,
 )
+from metarl.evaluation import REAL, SHARE, estimate
 
 TASKS = ["a", "a", "a", "b", "b"]
 
@@ -24,60 +24,51 @@ def scores(runs: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
 def test_probability_of_improvement_equals_rliable() -> None:
     ours, theirs = scores(7, seed=0, shift=0.2), scores(5, seed=1)
     expected = metrics.probability_of_improvement(ours, theirs)
-    assert probability_of_improvement(ours, theirs) == pytest.approx(expected, abs=1e-12)
-    assert probability_of_improvement(ours, ours) == pytest.approx(0.5)
+    (value,) = probability_of_improvement(ours, theirs, TASKS).value
+    assert value == pytest.approx(expected, abs=1e-12)
+    assert probability_of_improvement(ours, ours, TASKS).value == pytest.approx([0.5])
 
 
 def test_profiles_equal_rliable() -> None:
     table, levels = scores(7, seed=0), np.linspace(0, 1, 21)
     expected, _ = library.create_performance_profile({"agent": table}, levels, reps=2)
-    np.testing.assert_array_equal(performance_profile(table, levels), expected["agent"])
+    ours = performance_profile(table, levels, TASKS)
+    np.testing.assert_allclose(ours.value, expected["agent"], atol=1e-12)
 
 
-def test_intervals_over_runs_equal_rliable() -> None:
-    """Both ends are quantiles of random draws: they agree to a few percent of the width."""
-    ours, theirs = scores(9, seed=0, shift=0.2), scores(8, seed=1)
-    low, high = interval(
-        probability_of_improvement, ours, theirs, classes=TASKS,
-        rng=np.random.default_rng(3), over="runs", resamples=10_000,
-    )  # fmt: skip
-    _, intervals = library.get_interval_estimates(
-        {"pair": (ours, theirs)},
-        lambda x, y: np.array([metrics.probability_of_improvement(x, y)]),
-        reps=1_000, random_state=np.random.RandomState(2),
-    )  # fmt: skip
-    np.testing.assert_allclose([low, high], intervals["pair"][:, 0], atol=0.1 * float(high - low))
-    levels = np.array([0.25, 0.5, 0.75])
-    low, high = interval(
-        lambda table: performance_profile(table, levels), ours, classes=TASKS,
-        rng=np.random.default_rng(3), over="runs", resamples=10_000,
-    )  # fmt: skip
-    _, bands = library.create_performance_profile({"agent": ours}, levels, reps=10_000)
-    np.testing.assert_allclose([low, high], bands["agent"], atol=0.03)
+def test_no_comparison_is_certain_where_all_succeed_or_all_fail() -> None:
+    """One run or several, one task or several: success, its difference, the probability of
+    improvement and each level of a profile have intervals with a width."""
+    for runs, tasks in ((1, 1), (1, 5), (3, 5)):
+        classes = TASKS[:tasks]
+        won, lost = np.ones((runs, tasks)), np.zeros((runs, tasks))
+        for ours, theirs in ((won, won), (won, lost), (lost, lost)):
+            for of in (
+                mean_over_runs(ours[..., None], classes, bounds=SHARE),
+                mean_difference(ours, theirs, classes, bounds=SHARE),
+                probability_of_improvement(ours, theirs, classes),
+                performance_profile(ours, np.array([0.0, 0.5, 1.0]), classes),
+            ):
+                for value, low, high in zip(of.value, of.low, of.high, strict=True):
+                    assert low is not None and high is not None
+                    assert low <= value <= high and high - low > 0.1
 
 
-def test_tasks_are_resampled_together_and_within_their_class() -> None:
-    ours = np.arange(10.0).reshape(2, 5)
-    theirs = ours + 100
-    for over in ("tasks", "both"):
-        drawn, other = resample(
-            (ours, theirs), 20, classes=TASKS, rng=np.random.default_rng(0), over=over
-        )
-        tasks = drawn[:, :1] % 5
-        assert (drawn % 5 == tasks).all() and ((other - 100) % 5 == tasks).all()
-        assert (tasks[..., :3] < 3).all() and (tasks[..., 3:] >= 3).all()
-        assert len(np.unique(tasks, axis=0)) > 10
-        if over == "tasks":
-            assert (drawn[:, 0] < 5).all() and (drawn[:, 1] >= 5).all(), "runs stay"
-        else:
-            runs = drawn // 5
-            assert (runs == runs[..., :1]).all() and len(np.unique(runs)) == 2, "whole runs"
+def test_one_run_is_judged_by_its_tasks_and_several_by_how_they_differ_too() -> None:
+    table = scores(3, seed=0)[..., None]
+    one = mean_over_runs(table[:1], TASKS, bounds=SHARE)
+    assert one == estimate(table[0], TASKS, bounds=SHARE)
+    expected = estimate(table.mean(0), TASKS, bounds=SHARE, of_runs=[table.mean(1)])
+    assert mean_over_runs(table, TASKS, bounds=SHARE) == expected
 
 
-def test_paired_differences_have_no_width_where_one_is_better_everywhere_by_as_much() -> None:
-    ours = scores(1, seed=4)
-    low, high = interval(
-        mean_difference, ours + 0.25, ours, classes=TASKS,
-        rng=np.random.default_rng(0), over="both",
-    )  # fmt: skip
-    assert low == pytest.approx(0.25) and high == pytest.approx(0.25)
+def test_differences_are_paired_by_task_and_unpaired_by_run() -> None:
+    ours, theirs = scores(1, seed=4), scores(1, seed=5)
+    of = mean_difference(ours, theirs, TASKS, bounds=REAL)
+    assert of == estimate((ours - theirs).T, TASKS, bounds=REAL)
+    always = mean_difference(ours + 0.25, ours, TASKS, bounds=REAL)
+    assert always.value == pytest.approx([0.25]) and always.low == [None], "nothing varies"
+    better = np.stack([ours[0], ours[0] + 1])
+    several = mean_difference(better, ours, TASKS, bounds=REAL)
+    # two runs that differ by 1, on tasks that do not: 0.5 ± t(1) / 2, with t(1) 12.706
+    assert several.low == pytest.approx([0.5 - 12.706 / 2], abs=1e-3)

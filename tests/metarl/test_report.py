@@ -1,6 +1,7 @@
 """Reports: numbers by hand, pictures that are drawn from the stored numbers, pages in a browser."""
 
 import csv
+import io
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
+from rich.console import Console
 
 from metarl.errors import UserError
+from metarl.evaluation import Estimate
 from metarl.report.adaptation import adaptation_report
 from metarl.report.blocks import HeatMap, Report, Table, block_from_json
 from metarl.report.comparison import comparison_report
 from metarl.report.figures import draw, svg
 from metarl.report.page import write_report
+from metarl.report.terminal import print_evaluation, with_interval
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import Evaluation
 from metarl.types import AdaptationCurve
@@ -79,10 +83,41 @@ def test_speed_by_hand() -> None:
     )
     row = table(adaptation_report(ends), "speed").body[0]
     assert row == [
-        "success at any step", "4 (2,000)", "8 (4,000)", "8 (4,000)", "50.0%", "100% [100%, 100%]"
+        "success at any step", "4 (2,000)", "8 (4,000)", "8 (4,000)", "50.0%", "100% [51%, 100%]"
     ]  # fmt: skip
     never = with_success([[0, 0], [0, 0]], experience=[0, 1])
     assert table(adaptation_report(never), "speed").body[0][1] == "0 in the end"
+
+
+def test_where_there_is_no_interval_none_is_shown(tmp_path: Path) -> None:
+    """One task: its return is what it is, its success is one of one."""
+    alone = with_success([[0, 1]], experience=[0, 1])
+    assert "over 1 task" in alone.protocol() and "1 seed: runs are not" in alone.protocol()
+    alone.write(tmp_path / "one.json")
+    overall = json.loads((tmp_path / "one.json").read_text())["overall"]
+    assert overall["mean"]["return"] == {"value": [0, 1], "low": [None] * 2, "high": [None] * 2}
+    assert overall["mean"]["success_any"]["high"] == pytest.approx([0.793, 1.0], abs=1e-3)
+    text = io.StringIO()
+    print_evaluation(alone, Console(file=text, width=200))
+    assert "1.0 [–]" in text.getvalue() and "[–]: no interval" in text.getvalue()
+    assert "100% [21%, 100%]" in text.getvalue()
+    for report in (adaptation_report(alone), comparison_report([alone])):
+        page = write_report(tmp_path, report)
+        assert "no interval" in page.read_text()
+        with (tmp_path / "curve_return.csv").open(newline="") as file:
+            assert [row[3:] for row in csv.reader(file)][1] == ["", ""]
+        (band,) = [b for s in report.sections for b in s.blocks if b.name == "curve_return"]
+        figure = draw(band)
+        assert not figure.axes[0].collections[0].get_paths(), "no band"
+        plt.close(figure)
+    several = adaptation_report(evaluation(tasks=6))
+    assert several.legend() == {}, "nothing is explained that does not occur"
+
+
+def test_an_interval_is_written_with_the_digits_that_show_its_width() -> None:
+    of = Estimate(value=[1.0, 0.5, -1.0], low=[0.9962, 0.4, -1.0], high=[1.0, 0.6, -0.98])
+    shown = [with_interval(of, 0, ".0%"), with_interval(of, 1, "+.0%"), with_interval(of, 2, ".1f")]
+    assert shown == ["100.0% [99.6%, 100.0%]", "+50% [+40%, +60%]", "-1.00 [-1.00, -0.98]"]
 
 
 def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
