@@ -192,14 +192,15 @@ class Run:
         path = self.folder / METRICS
         kept = damaged = 0
         try:
-            if path.exists():
-                with written_whole(path) as partial:
-                    with path.open("rb") as log, partial.open("wb") as whole:
-                        kept, damaged = _copy_lines(log, whole, last=self.iteration)
-                    if damaged:
-                        aside = set_aside(path)
-                        note(f"{damaged} damaged lines of {path} are dropped; as it was, it is "
-                             f"kept as {aside.name}")  # fmt: skip
+            with path.open("rb") as log, written_whole(path) as partial:
+                with partial.open("wb") as whole:
+                    kept, damaged = _copy_lines(log, whole, last=self.iteration)
+                if damaged:
+                    aside = set_aside(path)
+                    note(f"{damaged} damaged lines of {path} are dropped; as it was, it is kept as "
+                         f"{aside.name}")  # fmt: skip
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise UserError(f"cannot go on with {path}: {printable(error)}") from None
         if kept < self.iteration:
