@@ -86,10 +86,14 @@ class Run:
         self.metrics: dict[str, float] = {}
         _check_trainable(folder)
         self._lock = _locked(folder)
-        self._load_newest()
-        self._finished = self._snapshot()
-        self._cut_metrics()
-        append_start(folder)
+        try:
+            self._load_newest()
+            self._finished = self._snapshot()
+            self._cut_metrics()
+            append_start(folder)
+        except BaseException:
+            self._lock.release()
+            raise
         self._metrics_file = (folder / METRICS).open("a", encoding="utf-8")
         self.board = Board(folder, first_step=self.env_steps + 1)
 

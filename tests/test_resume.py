@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import evaluate
 import train
 from metarl import provenance
-from metarl.checkpoint import META, TENSORS, Meta, checkpoints, save_checkpoint
+from metarl.checkpoint import META, SUMS, TENSORS, checkpoints
 from metarl.run import METRICS
 from tests.runs import fails, final_bytes, metrics
 
@@ -76,16 +77,19 @@ def test_other_threads_and_versions_are_said_and_how_to_get_them_back(run: Path,
     said = resumed(run, capsys)
     now = provenance.environment()
     assert f"threads 7 (now {now['threads']}), torch 2.0 (now {torch.__version__})" in said
-    assert "cpu" not in said and "OMP_NUM_THREADS=7" in said and said.count("\n") == 1
+    assert "cpu " not in said and "OMP_NUM_THREADS=7" in said and said.count("\n") == 1
 
 
 def test_other_tasks_are_refused_and_the_run_stays_as_it_was(run: Path, capsys) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     config = run / "config.yaml"
     text = config.read_text()
-    for key, changed in (("num_train_tasks: 50", "training"), ("num_test_tasks: 10", "held-out")):
+    for key, changed in (
+        ("num_train_tasks: 50", "the training and the held-out"),  # drawn one after the other
+        ("num_test_tasks: 10", "the held-out"),
+    ):
         config.write_text(text.replace(key, f"{key}1"))
-        assert f"the {changed} tasks are not those that run was trained with" in fails(
+        assert f": {changed} tasks are not those that run was trained with" in fails(
             capsys, train, ["--resume", "run"]
         )
     config.write_text(text)
@@ -96,16 +100,14 @@ def test_other_tasks_are_refused_and_the_run_stays_as_it_was(run: Path, capsys) 
     assert "training tasks changed since" in capsys.readouterr().err
 
 
-def test_a_run_of_before_hashes_goes_on(run: Path, capsys) -> None:
-    """Without hashes of tasks nothing is compared; without checksums that is said."""
-    for folder in checkpoints(run / "checkpoints"):
-        meta = json.loads((folder / META).read_text())
-        del meta["task_hashes"]
-        shutil.rmtree(folder)
-        save_checkpoint(folder, {}, Meta(**meta))
+def test_a_run_of_before_checksums_and_hashes_goes_on(run: Path, tiny: Path, capsys) -> None:
+    train.main([str(tiny), "--run-dir", "whole"])
     newest = checkpoints(run / "checkpoints")[-1]
-    assert "another agent: it has no tensor" in fails(capsys, train, ["--resume", "run"])
-    assert newest.is_dir(), "nothing is deleted"
+    save_file(load_file(newest / TENSORS), newest / TENSORS)  # without the format
+    (newest / META).write_text('{"format": 1, "iteration": 2, "env_steps": 200, "skipped": 0}')
+    (newest / SUMS).unlink()
+    assert "200 is of before checkpoints had checksums" in resumed(run, capsys)
+    assert final_bytes(run) == final_bytes(Path("whole"))
 
 
 def test_a_module_that_changed_is_noted_and_its_tasks_compared(
