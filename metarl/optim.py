@@ -60,11 +60,11 @@ def load_state_dict(
         if key not in MOMENTS or name not in parameters:
             known = printable(PREFIX + key_and_name, limit=200)
             raise UserError(f"it has a tensor {known}, which is of no parameter here")
-        shape = () if key == "step" else parameters[name].shape
-        if tensor.shape != shape or not tensor.is_floating_point():
+        like = torch.zeros(()) if key == "step" else parameters[name]
+        if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise UserError(
                 f"{PREFIX}{key_and_name} is {tuple(tensor.shape)} of {tensor.dtype}, and should be "
-                f"{tuple(shape)} of {parameters[name].dtype}"
+                f"{tuple(like.shape)} of {like.dtype}"
             )
         if key != "exp_avg" and (tensor < 0).any():
             raise UserError(f"{PREFIX}{key_and_name} is negative")

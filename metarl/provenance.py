@@ -81,9 +81,9 @@ def append_start(folder: Path) -> None:
              f"{folder} was trained with cannot be told")  # fmt: skip
     now = environment()
     if starts and (changed := differences(starts[-1], now)):
-        note(f"{folder} was last trained with {', '.join(changed)}: its numbers can differ in the "
-             "last bits from those of a run that was never stopped, and from there on in all of "
-             f"them{_same_threads(starts[-1], now)}")  # fmt: skip
+        note(f"{folder} was last trained with {', '.join(changed)}: it goes on, but its numbers "
+             "can differ from those of a run that was never stopped, first in their last bits"
+             f"{_same_threads(starts[-1], now)}")  # fmt: skip
     with written_whole(path) as partial:
         partial.write_text(json.dumps([*starts, now], indent=1), encoding="utf-8")
 

@@ -87,10 +87,14 @@ class Run:
         self.metrics: dict[str, float] = {}
         _check_trainable(folder)
         self._lock = _locked(folder)
-        self._load_newest()
-        self._finished = self._snapshot()
-        self._cut_metrics()
-        append_start(folder)
+        try:
+            self._load_newest()
+            self._finished = self._snapshot()
+            self._cut_metrics()
+            append_start(folder)
+        except BaseException:
+            self._lock.release()
+            raise
         self._metrics_file = (folder / METRICS).open("a", encoding="utf-8")
         self.board = Board(folder, first_step=self.env_steps + 1)
 
@@ -199,14 +203,15 @@ class Run:
         path = self.folder / METRICS
         kept = damaged = 0
         try:
-            if path.exists():
-                with written_whole(path) as partial:
-                    with path.open("rb") as log, partial.open("wb") as whole:
-                        kept, damaged = _copy_lines(log, whole, last=self.iteration)
-                    if damaged:
-                        aside = set_aside(path)
-                        note(f"{damaged} damaged lines of {path} are dropped; as it was, it is "
-                             f"kept as {aside.name}")  # fmt: skip
+            with path.open("rb") as log, written_whole(path) as partial:
+                with partial.open("wb") as whole:
+                    kept, damaged = _copy_lines(log, whole, last=self.iteration)
+                if damaged:
+                    aside = set_aside(path)
+                    note(f"{damaged} damaged lines of {path} are dropped; as it was, it is kept as "
+                         f"{aside.name}")  # fmt: skip
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise UserError(f"cannot go on with {path}: {printable(error)}") from None
         if kept < self.iteration:

@@ -41,7 +41,8 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
             csv.writer(file).writerows(block.rows())
         if not isinstance(block, Table):
             pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
+    with written_whole(folder / "report.json") as partial:
+        partial.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
     page = folder / "report.html"
     with written_whole(page) as partial:
         partial.write_text(render(report, pictures, rollouts, folder=folder), encoding="utf-8")

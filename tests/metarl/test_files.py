@@ -1,12 +1,13 @@
 """Files of any content are read with one line of complaint; files are written whole."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from metarl.errors import UserError, printable
-from metarl.files import read_json, read_text, written_whole
+from metarl.files import read_json, read_text, set_aside, written_whole
 
 
 @dataclass
@@ -64,3 +65,19 @@ def test_foreign_text_is_printable() -> None:
     assert printable("a\n  b\x1b[31m\u202e \ud800") == r"a b\x1b[31m\u202e \ud800"
     assert printable("x" * 5_000_000, limit=10) == "xxxxxxxxxx …"
     assert printable("RL² → 3 °C") == "RL² → 3 °C"
+
+
+def test_damaged_files_are_set_aside_one_beside_another(tmp_path: Path) -> None:
+    path = tmp_path / "env.json"
+    for name in ("env.json.damaged", "env.json.damaged-2"):
+        path.write_text(name, encoding="utf-8")
+        assert set_aside(path) == tmp_path / name
+    assert [each.read_text() for each in sorted(tmp_path.iterdir())] == [
+        "env.json.damaged", "env.json.damaged-2"
+    ]  # fmt: skip
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "meta.json")
+    with pytest.raises(UserError, match="is no file"):
+        read_json(tmp_path / "meta.json", Counters)

@@ -1,9 +1,14 @@
 """What is kept of an evaluation, and that nothing else stays in memory with it."""
 
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
+
 import numpy as np
+import pytest
 import torch
 
-from metarl.recording import Recordings
+from metarl.errors import UserError
+from metarl.recording import Recordings, read_recordings, write_recordings
 from metarl.types import Rollout, TimeStep, TrialShape
 
 SLOTS, HORIZON, EPISODES = 6, 3, 4
@@ -79,3 +84,57 @@ def test_ends_of_named_tasks_and_the_first_slot_of_each() -> None:
     for episode, number in zip(kept.episodes, (0, EPISODES - 1), strict=True):
         np.testing.assert_array_equal(episode.states, numbers(number)[2])
         assert episode.reward.tolist() == [20 + number] * HORIZON
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    recordings = Recordings(2)
+    keep(recordings, solved={1}, shape=TrialShape(episodes=EPISODES), first_task=0)
+    path = tmp_path / "two.recordings.npz"
+    write_recordings(path, recordings.kept)
+    assert [recording.task for recording in read_recordings(path)] == [0, 1]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("0/task", None),
+        ("2/task", np.array(7)),
+        ("0/task", np.array(-1)),
+        ("0/task", np.array(1.5)),
+        ("0/task", np.array([1])),
+        ("0/env_name", np.array(b"a")),
+        ("0/env_name", np.array({}, dtype=object)),
+        ("1/before", np.array([0, 2, 1, 3])),
+        ("1/before", np.arange(EPISODES + 1)),
+        ("1/states", np.zeros((EPISODES, HORIZON + 1))),
+        ("1/states", np.zeros((0, HORIZON + 1, 2))),
+        ("1/states", np.full((EPISODES, HORIZON + 1, 2), np.nan)),
+        ("1/states", np.full((EPISODES, HORIZON + 1, 2), 1e300)),
+        ("1/states", np.zeros((EPISODES, HORIZON + 1, 2), complex)),
+        ("1/reward", np.zeros((EPISODES, HORIZON + 1))),
+        ("1/success", np.zeros((EPISODES, HORIZON))),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(
+    stored: Path, name: str, array: np.ndarray | None
+) -> None:
+    with np.load(stored) as file:
+        arrays = {**file, name: array}
+    np.savez(stored, **{key: value for key, value in arrays.items() if value is not None})
+    with pytest.raises(UserError, match=r"two\.recordings\.npz cannot be read"):
+        read_recordings(stored)
+
+
+def test_damaged_bytes_and_bombs_are_refused(stored: Path) -> None:
+    whole = stored.read_bytes()
+    for content in (b"", b"PK", whole[: len(whole) // 2], whole.replace(b"'descr'", b"'desc('")):
+        stored.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_recordings(stored)
+    with ZipFile(stored, "w", ZIP_DEFLATED) as bomb, bomb.open("0/task.npy", "w") as member:
+        for _ in range(4097):
+            member.write(bytes(2**20))
+    with pytest.raises(UserError, match="unpacks to 4,29"):
+        read_recordings(stored)

@@ -133,6 +133,41 @@ def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
             Evaluation.read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("seed",), "1", "seed: Input should be a valid integer"),
+        (("env_steps",), -5, "env_steps: Input should be greater than or equal to 0"),
+        (("options", "protocol"), "other", "protocol: Input should be 'curve' or 'metaworld'"),
+        (("options",), {}, "protocol: Field required"),
+        (("per_task", "scores", "return"), [[1.0]], "return has 1 rows in place of 4"),
+        (("per_task", "scores", "return", 1), [], "return has 0 rows in place of 3"),
+        (("per_task", "scores", "return", 1, 0), float("nan"), "1.0: Input should be a finite"),
+        (("per_task", "scores", "success_any", 1, 0), 1.5, "should be shares from 0 to 1"),
+        (("per_task", "scores"), {}, "there should be scores of return"),
+        (("per_task", "experience"), [0, 5, 1], "experience is"),
+        (("per_task", "env_name"), ["a"], "should be those of 1 task"),
+        (("per_task", "goal"), 3, "per_task.goal: Input should be a valid list"),
+        (("split",), "another", "its checksum is another"),
+    ],
+)  # fmt: skip
+def test_a_stored_evaluation_that_makes_no_sense_is_refused(
+    tmp_path: Path, place: tuple, value: object, message: str
+) -> None:
+    path = tmp_path / "evaluation.json"
+    evaluation(tasks=4, columns=3).write(path)
+    content = json.loads(path.read_text())
+    *parents, last = place
+    part = content
+    for key in parents:
+        part = part[key]
+    part[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="cannot be read") as refused:
+        Evaluation.read(path)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole report of 50 tasks and 13 episodes; its page."""
