@@ -26,7 +26,7 @@ def test_flags_become_dotted_keys_with_values() -> None:
     )
     assert positional == ["a.yaml"]
     assert options == {
-        "agent.learning_rate": "3e-4", "greedy": True, "seed": 3, "x": [1, 2],
+        "agent.learning_rate": 3e-4, "greedy": True, "seed": 3, "x": [1, 2],
     }  # fmt: skip
     assert override({"agent": {"clip": 0.2}}, {"agent.epochs": 3, "seed": 1}) == {
         "agent": {"clip": 0.2, "epochs": 3},
