@@ -12,6 +12,9 @@ MESSAGE_LIMIT = 2_000
 """Characters of an error message; what an environment or a file says can be of any length."""
 
 
+TORCH_HAS_NO_ROOM = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed")
+
+
 class UserError(Exception):
     """A mistake in the input; the message is one line that says what to do about it."""
 
@@ -57,8 +60,9 @@ def printable(text: object, *, limit: int = 500) -> str:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit code 2, Ctrl-C into exit code 130, and a
-    reader of the output who has seen enough (`| head`) into exit code 141, as a shell does.
+    """Turns a `UserError`, and what the system refuses, into one line on stderr and exit code 2,
+    Ctrl-C into exit code 130, and a reader of the output who has seen enough (`| head`) into exit
+    code 141, as a shell does.
 
     Output may go anywhere: what its encoding lacks is written as `?`.
     """
@@ -75,8 +79,11 @@ def one_line_errors(program: str) -> Iterator[None]:
         print(f"{program}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
-        if _is_writable(sys.stdout):
-            raise  # It was something else that could not be written.
+        if _is_writable(sys.stdout):  # It was something else.
+            if isinstance(error, BrokenPipeError):
+                raise
+            _complain(program, error)
+            raise SystemExit(2) from None
         # What is still unwritten would fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
@@ -116,5 +123,6 @@ def _is_writable(output: TextIO) -> bool:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Torch has no class of its own for it on the processor."""
-    return isinstance(error, MemoryError) or "not enough memory" in str(error)[:1000]
+    """Whether something could not be allocated; torch has no class of its own for it."""
+    said = str(error)[:1000]
+    return isinstance(error, MemoryError) or any(sign in said for sign in TORCH_HAS_NO_ROOM)
