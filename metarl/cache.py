@@ -21,10 +21,16 @@ def cache_folder() -> Path:
     caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if caches.is_absolute():  # relative ones are void, says the standard
         return caches / "metarl"
+    return Path.home() / ".cache" / "metarl" if has_home() else _temporary_folder()
+
+
+def has_home() -> bool:
+    """Whether the user has a home folder: not one without an entry, as in containers."""
     try:
-        return Path.home() / ".cache" / "metarl"
-    except RuntimeError:  # a user without an entry, as in containers, and HOME is not set
-        return _temporary_folder()
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _temporary_folder() -> Path:

@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 from rich.table import Table
 from rich.text import Text
 
-from metarl.cache import cache_folder
+from metarl.cache import cache_folder, has_home
 from metarl.console import plain_console
 from metarl.errors import MESSAGE_LIMIT, UserError, one_line_errors, printable
 from metarl.processors import num_processors
@@ -145,10 +145,11 @@ def compiler() -> Finding:
         return Finding("compiler", Verdict.FAILS, f"numba {numba.__version__} computes 1 + 1 wrong")
     works = f"numba {numba.__version__} compiles"
     folder = cache_folder()
+    homeless = "" if has_home() else "; this user has no home folder"
     if _is_writable(folder):
-        return Finding("compiler", Verdict.WORKS, f"{works} and keeps it in {folder}")
+        return Finding("compiler", Verdict.WORKS, f"{works} and keeps it in {folder}{homeless}")
     text = f"{works} anew each time: {folder} is not writable; set METARL_CACHE to one that is"
-    return Finding("compiler", Verdict.OPTIONAL, text)
+    return Finding("compiler", Verdict.OPTIONAL, f"{text}{homeless}")
 
 
 def _is_writable(folder: Path) -> bool:
@@ -290,6 +291,9 @@ def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Findi
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Prints what was found; returns the exit code."""
+    if list(arguments) in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     if arguments:
         raise UserError(f"{arguments[0]!r} is one argument too many: {COMMAND} takes none")
     console = plain_console()
