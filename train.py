@@ -50,6 +50,7 @@ from metarl.experiment import (
 )
 from metarl.few_shot import learn_from_tasks
 from metarl.interface import Interface
+from metarl.memory import check_trial_fits
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import Agent, FewShotDistribution, TaskDistribution
@@ -264,6 +265,7 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     """
     plan = experiment.train
     shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
+    check_trial_fits(shape, num_tasks=plan.tasks_per_trial, horizon=distribution.horizon)
     experiment.agent.check_training(
         shape,
         horizon=distribution.horizon,
@@ -324,7 +326,9 @@ def print_what_there_is() -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help", "list", "trust"))
+    positional, options = split_command_line(
+        arguments, switches=("help", "list", "trust"), texts=("resume", "run_dir")
+    )
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
     if options.pop("list", False):
@@ -336,7 +340,7 @@ def main(arguments: list[str]) -> None:
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     trusted = bool(options.pop("trust", False))
     if resume is not None:
-        folder = Path(str(resume))
+        folder = Path(resume)
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
         if not (folder / CONFIG).is_file():
@@ -357,7 +361,7 @@ def main(arguments: list[str]) -> None:
                  default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"
-    train(experiment, Path(str(run_dir)) if run_dir is not None else default, new=True)
+    train(experiment, Path(run_dir) if run_dir is not None else default, new=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The one exception for mistakes that a user can mend, and how it reaches them."""
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from metarl import stopping
 
 MESSAGE_LIMIT = 2_000
 """Characters of an error message; what an environment or a file says can be of any length."""
+
+
+TORCH_HAS_NO_ROOM = ("DefaultCPUAllocator", "out of memory", "Storage size calculation overflowed")
 
 
 class UserError(Exception):
@@ -41,7 +45,7 @@ class TrialLostError(EnvironmentFailedError):
 
 def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str:
     """' Did you mean …?' with the names closest to `word`, or '' when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(word[:100], list(known), n=count, cutoff=0.5)
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -58,9 +62,13 @@ def printable(text: object, *, limit: int = 500) -> str:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError`, and an error of the system such as a full disk, into one line on stderr
-    and exit code 2, a signal to stop into exit code 130, and a reader of the output who has seen
-    enough (`| head`) into exit code 141, as a shell does."""
+    """Turns a `UserError`, and what the system refuses, into one line on stderr and exit code 2, a
+    signal to stop into exit code 130, and a reader of the output who has seen enough (`| head`)
+    into exit code 141, as a shell does.
+
+    Output may go anywhere: what its encoding lacks is written as `?`.
+    """
+    _take_any_output()
     try:
         try:
             with stopping.running():
@@ -79,8 +87,12 @@ def one_line_errors(program: str) -> Iterator[None]:
     except Exception as error:
         if stopping.requested():  # What was interrupted fails in many ways.
             _end(f"{program}: stopped", code=stopping.EXIT_CODE)
+        if isinstance(error.__context__, UserError):  # The output failed after it.
+            _say(f"{program}: {error.__context__}")
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
+        if _is_lack_of_memory(error):
+            _end(f"{program}: not enough memory; choose smaller sizes ({error})", code=2)
         raise
 
 
@@ -109,6 +121,15 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _take_any_output() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # It is closed. Otherwise the next file would get its number.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _is_read(output: TextIO) -> bool:
     """Whether somebody still reads what is written; writes an empty line to find out."""
     try:
@@ -116,3 +137,9 @@ def _is_read(output: TextIO) -> bool:
     except BrokenPipeError:
         return False
     return True
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether something could not be allocated; torch has no class of its own for it."""
+    said = str(error)[:1000]
+    return isinstance(error, MemoryError) or any(sign in said for sign in TORCH_HAS_NO_ROOM)

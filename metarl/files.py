@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +23,12 @@ def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+        UserError: it cannot be read, is no regular file, is larger than `limit` bytes, or is not
+            UTF-8.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"cannot read {path}: it is no file")  # a pipe would be waited for
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:
@@ -45,8 +49,6 @@ def read_json(path: Path, kind: Any, *, limit: int = SIZE_LIMIT) -> Any:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read, is no JSON, or holds something else; says where.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot read {path}: it is no file")  # a pipe would wait for ever
     return parse_json(read_text(path, limit=limit), kind, source=str(path))
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from metarl.errors import note
+from metarl.console import plain_console
+from metarl.errors import MESSAGE_LIMIT, note, printable
 
 RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
 
@@ -23,7 +23,7 @@ class Progress:
     `unit` is what is counted, `shown` which metrics are shown and how they are formatted: of the
     first and the last episode of a trial, or as they are. On a terminal the display stays in place;
     otherwise a line is printed at most every `line_seconds`, and one for the first and the last
-    iteration.
+    iteration. Lines that cannot be written are lost; a run is worth more.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
         shown: Mapping[str, str] = RETURN_AND_SUCCESS,
         line_seconds: float = 10.0,
     ) -> None:
-        self._title = title
+        self._title = printable(title)
         self._unit = unit
         self._shown = shown
         self._total = total_env_steps
@@ -44,7 +44,7 @@ class Progress:
         self._started = time.monotonic()
         self._line_seconds = line_seconds
         self._last_line = float("-inf")
-        self._console = Console()
+        self._console = plain_console()
         self._live: Live | None = None
         self._failed = False
 
@@ -73,7 +73,11 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line that stays, above the display where there is one."""
         with self._or_go_on_without():
-            self._console.print(text, highlight=False, soft_wrap=True)
+            line = printable(text, limit=MESSAGE_LIMIT)
+            if self._live is not None:
+                self._console.print(line, soft_wrap=True)
+            else:
+                print(line, flush=True)
 
     @contextmanager
     def _or_go_on_without(self) -> Iterator[None]:

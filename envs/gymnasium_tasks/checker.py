@@ -21,7 +21,7 @@ from envs.gymnasium_tasks.tasks import GymnasiumTasks
 from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
 from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
 from envs.worker.user_module import UserModule, describe
-from metarl.errors import UserError
+from metarl.errors import MESSAGE_LIMIT, UserError, printable
 from metarl.tasks import TaskSet
 
 NOTE = "note: "
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(2)
     findings = check(arguments[0])
     for text in findings:
-        print(text)
+        print(printable(text, limit=MESSAGE_LIMIT))
     if any(not text.startswith(NOTE) for text in findings):
         raise SystemExit(2)
     print(f"{arguments[0]} can be trained on")

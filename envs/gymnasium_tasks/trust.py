@@ -11,9 +11,9 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from envs.engine.cache import cache_folder
 from envs.gymnasium_tasks.tasks import GymnasiumConfig
 from envs.worker.user_module import UserModule
+from metarl.cache import cache_folder
 from metarl.config import Config
 from metarl.errors import UserError
 from metarl.files import read_json, written_whole
