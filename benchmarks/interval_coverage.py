@@ -256,7 +256,7 @@ def measure(draws: int) -> dict[str, list[dict[str, object]]]:
             for n in (1, 2, 3, 5, 10, 20, 50)
         ],
         "Success of several runs, one class of 50 tasks": [
-            line(f"{count(runs, 'run')}{', that differ' * (differing > 0)}",
+            line(f"{count(runs, 'run')}{', where runs differ' * (differing > 0)}",
                  {"reported": over_runs, "tasks alone": over_tasks},
                  [of_runs(x, runs=runs, size=50, differing=differing, draws=fewer)
                   for x in LOGITS])

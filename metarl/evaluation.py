@@ -148,19 +148,21 @@ def strata_of(classes: Sequence[str] | None, num_tasks: int) -> list[Int[np.ndar
     return strata if min(map(len, strata)) > 1 else [np.arange(num_tasks)]
 
 
-def said_of_intervals(classes: Sequence[str] | None, num_tasks: int, *, bounded: str) -> str:
+def said_of_intervals(classes: Sequence[str] | None, num_tasks: int, *, bounded: str | None) -> str:
     """What `estimate` does with these tasks, in words.
 
     Args:
-        bounded: the measure whose intervals are Wilson's.
+        bounded: the measure whose intervals are Wilson's, if there is one.
     """
     if num_tasks == 1:
-        return f"95 % intervals over 1 task: Wilson's of {bounded}, else none"
+        which = f"Wilson's of {bounded}, else none" if bounded else "none"
+        return f"95 % intervals over 1 task: {which}"
     over = "over tasks"
     if len(set(classes or [])) > 1:
         stratified = len(strata_of(classes, num_tasks)) > 1
         over += " within their class" if stratified else ", not within classes, as some have only 1"
-    return f"95 % intervals {over}: Wilson's of {bounded}, else Student's t"
+    which = f"Wilson's of {bounded}, else Student's t" if bounded else "Student's t"
+    return f"95 % intervals {over}: {which}"
 
 
 Parts = list[tuple[Float[np.ndarray, " C"], float]]

@@ -108,7 +108,8 @@ class FewShotEvaluation:
 
     def intervals(self) -> str:
         """What they are over, and which, in words."""
-        said = said_of_intervals(None, self.num_tasks, bounded="accuracy")
+        bounded = "accuracy" if "accuracy" in self.scores else None
+        said = said_of_intervals(None, self.num_tasks, bounded=bounded)
         return f"{said}; 1 seed: runs are not resampled"
 
     def protocol(self) -> str:
