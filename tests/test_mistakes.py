@@ -255,7 +255,7 @@ def test_a_full_disk_costs_what_was_not_saved_yet(
     def on_a_full_disk(run: Run, *args, **kwargs):
         if run.iteration == 3:
             if full == "metrics":
-                run._metrics_file = Path("/dev/full").open("w")
+                run._metrics_file = Path("/dev/full").open("w")  # noqa: SIM115
             else:
                 patch.setattr(checkpoint, "save_file", no_space)
         finish(run, *args, **kwargs)

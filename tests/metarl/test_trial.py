@@ -109,20 +109,19 @@ def test_the_agent_adapts_between_rollouts() -> None:
 
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("config", [BanditConfig(), PointConfig(horizon=2)])
-def test_weights_that_are_not_finite_are_named_before_anything_is_done(
-    config, greedy: bool
+def test_weights_that_are_not_finite_are_named_before_they_act(
+    config: BanditConfig | PointConfig, greedy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the likeliest of several choices would be one all the same."""
     distribution = config.build()
     with closing(distribution.make_env(3)) as env:
         agent = RL2Config(hidden_size=4, encoder_sizes=()).build(
-            env.single_observation_space,
-            env.single_action_space,
-            seed=1,
-            device=torch.device("cpu"),
-        )
-        next(agent.network.parameters()).data[0] = float("nan")
-        env.step = None  # not even asked for
+            env.single_observation_space, env.single_action_space,
+            seed=1, device=torch.device("cpu"),
+        )  # fmt: skip
+        for weights in agent.network.parameters():
+            weights.data.fill_(float("nan"))
+        monkeypatch.setattr(env, "step", lambda actions: pytest.fail("it acted"))
         with pytest.raises(NotFiniteError, match=r"^network\.\S+ among the agent's weights is not"):
             run_trial(
                 agent, env, distribution.train.sample(3, np.random.default_rng(1)),
