@@ -287,7 +287,7 @@ def test_a_run_folder_that_is_gone_is_not_made_again(
         finish(run, *args, **kwargs)
 
     monkeypatch.setattr(Run, "finish_iteration", removed)
-    assert f"no checkpoint is in {RUN}, begin anew" in fails(capsys, train, [str(tiny)])
+    assert f"{RUN} is gone, and what was learned with it" in fails(capsys, train, [str(tiny)])
     assert not RUN.exists()
 
 
