@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from envs.worker.player import FlatSpaces, Kind, MakeEnv, Player, make, takes_ta
 from envs.worker.scenes import scene_of
 from envs.worker.tasks import Contents, contents_of, opened
 from envs.worker.user_module import UserModule, describe
+from metarl import stopping
 from metarl.errors import UserError, printable
 
+SIGNAL_SECONDS = 0.2
+"""How much later than a worker its parent may get a signal that was sent to both."""
 CLOSE_SECONDS = 3.0
 """How long a worker may take to close its environments before it is killed."""
 
@@ -247,6 +251,10 @@ class Worker:
             return self._failure("its worker process closed its connection, worker killed")
         self._process.join(CLOSE_SECONDS)
         code = self._process.exitcode
+        if code is not None and -code in stopping.SIGNALS:
+            # It may have gone to the whole group, and be about to stop this process too.
+            time.sleep(SIGNAL_SECONDS)
+            stopping.check()
         died = f"was killed by {_signal_name(-code)}" if code and code < 0 else ""
         return self._failure(f"its worker process {died or f'ended with exit code {code}'}")
 
