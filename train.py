@@ -3,6 +3,7 @@
 python train.py                                            the default experiment
 python train.py configs/rl2_bandit.yaml --seed 3           another one; any value is a flag
 python train.py --resume runs/rl2_bandit/seed3             go on where a run stopped
+python train.py --check my_module.py                       what is wrong with tasks of your own
 python train.py --list                                     every distribution and experiment
 """
 
@@ -38,7 +39,7 @@ from envs.few_shot import (
     OmniglotConfig,
     SinusoidConfig,
 )
-from envs.gymnasium_tasks import GymnasiumConfig
+from envs.gymnasium_tasks import GymnasiumConfig, checker
 from envs.gymnasium_tasks.trust import check_trusted, trust
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
@@ -67,6 +68,13 @@ from metarl.training import FewShotTrainConfig, RunConfig, TrainConfig, Training
 from metarl.types import FewShotShape, TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
+
+CHECKING = (
+    RL2Config(hidden_size=8, encoder_sizes=(), epochs=1, num_minibatches=1),
+    MAMLTRPOConfig(hidden_sizes=(8,), episodes_per_step=2),
+    ProMPConfig(hidden_sizes=(8,), episodes_per_step=2),
+)
+"""What learns from a user's tasks for a moment to see whether it can."""
 
 EnvConfig = Annotated[
     MetaWorldConfig
@@ -363,6 +371,11 @@ def main(arguments: list[str]) -> None:
         print_what_there_is()
         return
     help_wanted = options.pop("help", False)
+    if (module := options.pop("check", None)) is not None:
+        if positional or options:
+            raise UserError("--check MODULE takes nothing else; give it alone")
+        checker.tell(str(module), checker.check_apart(str(module), CHECKING))
+        return
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     trusted = bool(options.pop("trust", False))
     if resume is not None:

@@ -55,7 +55,10 @@ class FlatSpaces:
                 f"the action space {action} is neither Discrete nor a bounded Box of floats with "
                 "one axis; wrap the environment so that it is"
             )
-        dtype = flat.dtype if np.issubdtype(flat.dtype, np.floating) else np.dtype(np.float32)
+        dtype = flat.dtype
+        if not np.issubdtype(dtype, np.floating):  # single precision, where it holds all of them
+            whole = np.array([flat.low.min(initial=0), flat.high.max(initial=0)], float)
+            dtype = np.dtype(np.float64 if np.abs(whole).max() > 2**24 else np.float32)
         low, high = flat.low.astype(dtype), flat.high.astype(dtype)
         return FlatSpaces(
             raw_observation=seen,

@@ -8,7 +8,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -181,17 +181,29 @@ class Worker:
     A worker ignores Ctrl-C, which is for the parent, and ends when the parent does. Processes that
     its environments started end with it.
 
+    Args:
+        serves: what answers in the process, made of the other arguments as a `Share` is.
+
     Raises:
         UserError: `make_env` cannot be sent to a process.
     """
 
-    def __init__(self, make_env: MakeEnv | UserModule, *, horizon: int, first_slot: int) -> None:
+    def __init__(
+        self,
+        make_env: MakeEnv | UserModule,
+        *,
+        horizon: int,
+        first_slot: int,
+        serves: Callable[..., Any] = Share,
+    ) -> None:
         # Not "fork": copied threads and locks of torch or a simulator do not work in the copy.
         context = multiprocessing.get_context("spawn")
         self._note = context.RawArray("q", [first_slot, 0])
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, self._note, make_env, horizon, first_slot), daemon=True
+            target=serve,
+            args=(theirs, self._note, make_env, horizon, first_slot, serves),
+            daemon=True,
         )
         try:
             without_main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
@@ -287,6 +299,7 @@ def serve(
     make_env: MakeEnv | UserModule,
     horizon: int,
     first_slot: int,
+    serves: Callable[..., Any],
 ) -> None:
     """What a worker does: answers until the other end of the connection is closed."""
     if hasattr(os, "setpgid"):  # a group of its own, in which all that it starts can be found
@@ -297,7 +310,7 @@ def serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
     try:
-        share = Share(make_env, horizon=horizon, first_slot=first_slot, note=note)
+        share = serves(make_env, horizon=horizon, first_slot=first_slot, note=note)
         while True:
             try:
                 name, arguments = connection.recv()
