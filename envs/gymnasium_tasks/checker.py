@@ -223,14 +223,9 @@ class _Trial:
                     "all random numbers from self.np_random, after super().reset(seed=seed)"
                 )
                 return
-        for name, rows in (
-            ("observation", [obs for episode in episodes for obs in episode.obs]),
-            ("reward", [[reward] for episode in episodes for reward in episode.rewards]),
-        ):
-            seen = Seen()
-            seen.add(np.array(rows, float))
-            if text := seen.blurred(name):
-                self.found[f"{name} blurred"] = f"{NOTE}{text}"
+        for episode in episodes:
+            self._judge_precision("observation", [np.array(o, float) for o in episode.obs])
+            self._judge_precision("reward", [np.array([reward]) for reward in episode.rewards])
         if not self._success_told:
             self.found["success"] = (
                 f'{NOTE}no info has "success" or "is_success", so success will be 0 %'
@@ -244,6 +239,13 @@ class _Trial:
             )
         if not self._broken():
             self._ask_gymnasium(task)
+
+    def _judge_precision(self, what: str, moments: Sequence[np.ndarray]) -> None:
+        seen = Seen()
+        for numbers in moments:
+            seen.add(numbers[None])
+        if text := seen.blurred(what):
+            self.found.setdefault(f"{what} blurred", f"{NOTE}{text}")
 
     def _no_difference(self, task: Any, others: Sequence[Any]) -> str:
         if not takes_task(self._make_env):

@@ -12,18 +12,18 @@ NOTHING = 1e-6
 
 
 class Seen:
-    """How far numbers went, in the environment's own precision."""
+    """How far the numbers of an episode went, in the environment's own precision; each slot by
+    itself, as tasks may lie far apart."""
 
     def __init__(self) -> None:
-        self._low: Float[np.ndarray, " F"] | None = None
-        self._high: Float[np.ndarray, " F"] | None = None
+        self._low: Float[np.ndarray, "N F"] | None = None
+        self._high: Float[np.ndarray, "N F"] | None = None
 
-    def add(self, rows: Float[np.ndarray, "N F"]) -> None:
-        """Takes in N rows of numbers that belong together."""
-        low, high = rows.min(0), rows.max(0)
-        if self._low is not None and self._high is not None:
-            low, high = np.minimum(low, self._low), np.maximum(high, self._high)
-        self._low, self._high = low, high
+    def add(self, numbers: Float[np.ndarray, "N F"]) -> None:
+        """Takes in the numbers of a moment."""
+        if self._low is None or self._high is None:
+            self._low = self._high = numbers
+        self._low, self._high = np.minimum(numbers, self._low), np.maximum(numbers, self._high)
 
     def blurred(self, what: str) -> str | None:
         """In words, which of them an agent hardly sees change; None where it sees all."""
@@ -33,14 +33,16 @@ class Seen:
         with np.errstate(all="ignore"):  # what is not finite is an error elsewhere
             step = np.spacing(largest.astype(np.float32)).astype(float)
             spread = self._high - self._low
-            lost = np.flatnonzero((spread > NOTHING) & (spread < STEPS * step))
+            share = np.where(spread > NOTHING, step / spread, 0.0)
+        lost = np.flatnonzero((share * STEPS > 1).any(0))
         if not lost.size:
             return None
-        worst = lost[np.argmax(step[lost] / spread[lost])]
-        which = f"{what}[{worst}]" if largest.size > 1 else what
+        slot, worst = np.unravel_index(share.argmax(), share.shape)
+        which = f"{what}[{worst}]" if share.shape[1] > 1 else what
         others = f" (and {lost.size - 1} more)" if lost.size > 1 else ""
+        at = slot, worst
         return (
-            f"{which}{others} varies by {spread[worst]:.3g} around {largest[worst]:.6g}, where "
-            f"single precision, in which agents see it, has steps of {step[worst]:.2g}; subtract a "
+            f"{which}{others} varies by {spread[at]:.3g} around {largest[at]:.6g}, where "
+            f"single precision, in which agents see it, has steps of {step[at]:.2g}; subtract a "
             "constant in the environment or in a wrapper, here and wherever agents are adapted"
         )

@@ -75,10 +75,14 @@ class GymnasiumConfig(Config):
             UserError: the module cannot be used; says why.
         """
         module = UserModule(self.module)
-        contents = ask_once(
-            module, "contents", self.horizon,
-            apart=self.num_workers != 0, patience=reset_patience(self.step_timeout),
-        )  # fmt: skip
+        try:
+            contents = ask_once(
+                module, "contents", self.horizon,
+                apart=self.num_workers != 0, patience=reset_patience(self.step_timeout),
+            )  # fmt: skip
+        except UserError as error:
+            named = self.module in str(error)
+            raise UserError(str(error) if named else f"{self.module}: {error}") from None
         return GymnasiumTasks(
             module,
             train_tasks=contents.train_tasks,

@@ -64,6 +64,7 @@ class Share:
         self._first_slot = first_slot
         self._note = note
         self._players: list[Player | None] = []
+        self._looked_at: list[Any] = []
 
     @property
     def _make_env(self) -> MakeEnv:
@@ -77,11 +78,9 @@ class Share:
     def kind(self, task: Any) -> Kind:
         """What an environment is like, of one that is made for this."""
         env = make(self._make_env, opened(task))
-        try:
-            flat = FlatSpaces.of(env)
-            return Kind(flat.observation, flat.action, physics_of(env) is not None)
-        finally:
-            _close(env)
+        self._looked_at.append(env)  # closed later: a close that hangs has been answered before
+        flat = FlatSpaces.of(env)
+        return Kind(flat.observation, flat.action, physics_of(env) is not None)
 
     def scene(self, task: Any) -> Any:
         """The `Scene` that recordings of a task are drawn in."""
@@ -130,9 +129,10 @@ class Share:
 
     def close(self) -> None:
         """Closes the environments; one that failed may fail at that too."""
-        for player in self._players:
-            if player is not None:
-                _close(player.env)
+        players = [player.env for player in self._players if player is not None]
+        for env in [*players, *self._looked_at]:
+            with suppress(Exception, SystemExit):
+                env.close()
 
     def failure(self, error: BaseException) -> Failure:
         """Where the last call failed, and why."""
@@ -340,11 +340,6 @@ def _end_with_parent() -> None:
         if hasattr(os, "killpg"):
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
-
-
-def _close(env: Any) -> None:
-    with suppress(Exception, SystemExit):
-        env.close()
 
 
 def ask_once(

@@ -60,8 +60,9 @@ class UserModule:
             raise UserError(f"no module {path}.{nearest(str(path), known)}")
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-        # Named by its path, so that it cannot be taken for another module.
-        spec = importlib.util.spec_from_file_location(str(path), path)
+        # Named by its path, so that it cannot be taken for another module; without dots, which
+        # pickle would take for packages.
+        spec = importlib.util.spec_from_file_location(str(path).replace(".", "·"), path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
