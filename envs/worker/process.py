@@ -157,7 +157,8 @@ class Here:
         del patience
         name, arguments = self._request
         try:
-            return getattr(self._share, name)(*arguments)
+            with _folder_of_its_own():
+                return getattr(self._share, name)(*arguments)
         except KeyboardInterrupt:
             raise  # It is the user's.
         except BaseException as error:  # `sys.exit()` in an environment is a failure as any other.
@@ -169,7 +170,27 @@ class Here:
     def close(self, patience: float = 0.0) -> None:
         """Closes the environments, however long that takes."""
         del patience
-        self._share.close()
+        with _folder_of_its_own():
+            self._share.close()
+
+
+@contextmanager
+def _folder_of_its_own() -> Iterator[None]:
+    """Code of the user works in the folder that it has changed to; the run stays in its own, where
+    it is written."""
+    ours = os.getcwd()
+    if _theirs:
+        os.chdir(_theirs[0])
+    try:
+        yield
+    finally:
+        if (theirs := os.getcwd()) != ours or _theirs:
+            _theirs[:] = [theirs]
+            os.chdir(ours)
+
+
+_theirs: list[str] = []
+"""The folder of the user's code in this process, once it has changed it."""
 
 
 # -- worker processes ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,11 @@ class UserModule:
     """Where a module is: a `.py` file, or a name that can be imported."""
 
     source: str
+    path: Path = field(init=False, compare=False)
+    """Of a file, from where the process was when it was named."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.source).resolve())
 
     @property
     def name(self) -> str:
@@ -54,7 +59,7 @@ class UserModule:
         return UserModule, (self.source,)
 
     def _load_file(self) -> ModuleType:
-        path = Path(self.source).resolve()
+        path = self.path
         if not path.is_file():
             known = [str(p) for p in sorted(path.parent.glob("*.py"))]
             raise UserError(f"no module {path}.{nearest(str(path), known)}")

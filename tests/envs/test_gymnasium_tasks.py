@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import FlattenObservation
 
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check
+from envs.worker import process
 from envs.worker.player import FlatSpaces
 from metarl.errors import EnvironmentFailedError, UserError
 from metarl.protocols import TaskDistribution
@@ -255,6 +256,21 @@ def test_what_no_step_may_return_is_said(reward, terminated, info, message: str)
     with pytest.raises(EnvironmentFailedError, match=message) as raised:
         env.step(np.array([0]))
     assert len(str(raised.value)) < 2_100
+
+
+def test_code_of_the_user_may_change_its_folder_but_not_the_runs(tmp_path, monkeypatch) -> None:
+    """In this process; a run is written where it was begun."""
+    monkeypatch.setattr(process, "_theirs", [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "assets").mkdir()
+    start = "import os\nos.chdir('assets')\nopen('model', 'w').close()\n"
+    text = start + WALK.replace("self.steps += 1", "self.steps += 1; open('model').close()")
+    distribution = GymnasiumConfig(module=write(tmp_path, text), num_workers=0).build()
+    env = distribution.make_env(1)
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    env.close()
+    assert Path.cwd() == tmp_path
 
 
 def test_what_a_step_may_return_besides_plain_numbers() -> None:
