@@ -3,6 +3,7 @@
 python train.py                                            the default experiment
 python train.py configs/rl2_bandit.yaml --seed 3           another one; any value is a flag
 python train.py --resume runs/rl2_bandit/seed3             go on where a run stopped
+python train.py --check my_module.py                       what is wrong with tasks of your own
 python train.py --list                                     every distribution and experiment
 """
 
@@ -27,6 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
+from envs.gymnasium_tasks import checker
 from envs.gymnasium_tasks.trust import check_trusted, trust
 from metarl.board import LINES, check_can_film
 from metarl.checkpoint import checkpoints
@@ -62,6 +64,13 @@ from metarl.training import Training
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
+
+CHECKING = {
+    "rl2": {"hidden_size": 8, "encoder_sizes": (), "epochs": 1, "num_minibatches": 1},
+    "maml_trpo": {"hidden_sizes": (8,), "episodes_per_step": 2},
+    "promp": {"hidden_sizes": (8,), "episodes_per_step": 2},
+}
+"""Agents that learn from a user's tasks for a moment, to see whether they can."""
 
 
 def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
@@ -327,7 +336,7 @@ def print_what_there_is() -> None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     positional, options = split_command_line(
-        arguments, switches=("help", "list", "trust"), texts=("resume", "run_dir")
+        arguments, switches=("help", "list", "trust"), texts=("resume", "run_dir", "check")
     )
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
@@ -337,6 +346,12 @@ def main(arguments: list[str]) -> None:
         print_what_there_is()
         return
     help_wanted = options.pop("help", False)
+    if (module := options.pop("check", None)) is not None:
+        if positional or options:
+            raise UserError("--check MODULE takes nothing else; give it alone")
+        agents = [kinds("metarl.agents")[kind](**values) for kind, values in CHECKING.items()]
+        checker.tell(module, checker.check_apart(module, agents))
+        return
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     trusted = bool(options.pop("trust", False))
     if resume is not None:

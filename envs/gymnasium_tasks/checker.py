@@ -1,27 +1,33 @@
 """Says in words what is wrong with tasks and environments of a user.
 
-python -m envs.gymnasium_tasks MODULE            one line per finding; exit code 0 or 2
+python train.py --check MODULE              one line per finding; exit code 0 or 2
+python -m envs.gymnasium_tasks MODULE       the same, but no agent learns from it
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from envs.gymnasium_tasks.precision import Seen
 from envs.gymnasium_tasks.tasks import GymnasiumTasks
 from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
+from envs.worker.process import Failure, Worker
 from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
 from envs.worker.user_module import UserModule, describe
 from metarl.errors import MESSAGE_LIMIT, UserError, printable
+from metarl.playing import play_and_learn
 from metarl.tasks import TaskSet
 
 NOTE = "note: "
@@ -29,16 +35,31 @@ NOTE = "note: "
 SEED = 1
 TASKS_TRIED = 5
 """So many tasks that play alike, and the task makes no difference."""
+TASKS_LEARNED, EPISODES, SHORT = 2, 4, 5
+"""An agent learns from so many tasks, episodes of each, and steps of those."""
+PATIENCE = 120.0
+"""Seconds that an environment may take for anything that it is asked to do."""
 
 
-def check(tasks: GymnasiumTasks | str | Path) -> list[str]:
+def check(
+    tasks: GymnasiumTasks | str | Path,
+    *,
+    agents: Sequence[Any] = (),
+    note: MutableSequence[int] | None = None,
+) -> list[str]:
     """What is wrong with a distribution, or with a module (a path, or a name to import).
 
     Plays a few episodes of random actions. A finding is one line; one that begins with "note: " is
     worth knowing and no mistake.
+
+    Args:
+        agents: configs of agents; each plays and learns for a moment, once all else is right.
+        note: where to count what the environments are asked to do.
     """
+    note = [0, 0] if note is None else note
     if isinstance(tasks, GymnasiumTasks):
-        return _check_all(tasks.make_single, tasks.train, tasks.test, tasks.horizon)
+        findings = _check_all(tasks.make_single, tasks.train, tasks.test, tasks.horizon, note)
+        return findings if _is_wrong(findings) else [*findings, *_let_learn(tasks, agents, note)]
     module = UserModule(str(tasks))
     try:
         names = vars(module.loaded)
@@ -59,11 +80,60 @@ def check(tasks: GymnasiumTasks | str | Path) -> list[str]:
         return [*findings, str(error)]
     if findings:
         return findings
-    return _check_all(names["make_env"], read["train_tasks"], read["test_tasks"], horizon)
+    findings = _check_all(names["make_env"], read["train_tasks"], read["test_tasks"], horizon, note)
+    if _is_wrong(findings) or not agents:
+        return findings
+    distribution = GymnasiumTasks(
+        module,
+        train_tasks=list(read["train_tasks"]),
+        test_tasks=list(read["test_tasks"]),
+        horizon=horizon,
+        name=module.name,
+    )
+    return [*findings, *_let_learn(distribution, agents, note)]
+
+
+def _is_wrong(findings: Sequence[str]) -> bool:
+    return any(not text.startswith(NOTE) for text in findings)
+
+
+def _let_learn(
+    tasks: GymnasiumTasks, agents: Sequence[Any], note: MutableSequence[int]
+) -> list[str]:
+    """What keeps agents from learning: each plays two short trials and learns from them."""
+    findings = []
+    short = GymnasiumTasks(
+        tasks.make_single,
+        train_tasks=list(tasks.train),
+        test_tasks=list(tasks.test),
+        horizon=min(tasks.horizon, SHORT),
+        name=tasks.name,
+    )
+    for config in agents:
+        note[1] += 1
+        shape = config.trial_shape(EPISODES, training=True)
+        try:
+            with closing(short.make_env(TASKS_LEARNED * shape.slots_per_task)) as env:
+                agent = config.build(
+                    env.single_observation_space, env.single_action_space,
+                    seed=SEED, device=torch.device("cpu"),
+                )  # fmt: skip
+                for iteration in range(2):
+                    play_and_learn(
+                        agent, env, short, shape,
+                        num_tasks=TASKS_LEARNED, seed=SEED, iteration=iteration,
+                    )  # fmt: skip
+        except (Exception, SystemExit) as error:
+            findings.append(f"{config.kind} cannot learn from it: {describe(error)}")
+    return findings
 
 
 def _check_all(
-    make_env: MakeEnv, train: TaskSet[Any], test: TaskSet[Any], horizon: int
+    make_env: MakeEnv,
+    train: TaskSet[Any],
+    test: TaskSet[Any],
+    horizon: int,
+    note: MutableSequence[int],
 ) -> list[str]:
     findings = []
     for name, tasks in (("train_tasks", train), ("test_tasks", test)):
@@ -77,19 +147,19 @@ def _check_all(
             "keep each in one of them"
         )
     unique = {task.parameters.tobytes(): task for task in [*train, *test]}
-    return [*findings, *_check_environment(make_env, list(unique.values()), horizon)]
+    return [*findings, *_check_environment(make_env, list(unique.values()), horizon, note)]
 
 
 def _check_environment(
-    make_env: MakeEnv, tasks: Sequence[GymnasiumTask], horizon: int
+    make_env: MakeEnv, tasks: Sequence[GymnasiumTask], horizon: int, note: MutableSequence[int]
 ) -> list[str]:
     """Plays the first tasks and compares what happened."""
-    trial = _Trial(make_env, horizon)
+    trial = _Trial(make_env, horizon, note)
     try:
         trial.compare(tasks[0].value, [task.value for task in tasks[1:TASKS_TRIED]])
     except (Exception, SystemExit) as error:
         trial.found.setdefault("raised", f"{trial.doing}: {describe(error)}")
-    findings = [" ".join(text.split()) for text in trial.found.values()]
+    findings = [printable(text, limit=MESSAGE_LIMIT) for text in trial.found.values()]
     return sorted(findings, key=lambda text: text.startswith(NOTE))
 
 
@@ -112,13 +182,24 @@ class _Episode:
 class _Trial:
     """Episodes of the same actions from the same seed; keeps one finding of each sort."""
 
-    def __init__(self, make_env: MakeEnv, horizon: int) -> None:
+    def __init__(self, make_env: MakeEnv, horizon: int, note: MutableSequence[int]) -> None:
         self.found: dict[str, str] = {}
+        self._note = note
         self.doing = "make_env"
         self._make_env = make_env
         self._horizon = horizon
         self._actions: list[Any] = []
         self._success_told = False
+
+    @property
+    def doing(self) -> str:
+        """What the environment is asked to do at the moment."""
+        return self._doing
+
+    @doing.setter
+    def doing(self, what: str) -> None:
+        self._doing = what
+        self._note[1] += 1  # It is still alive.
 
     def compare(self, task: Any, others: Sequence[Any]) -> None:
         """Plays a task and others, again, and in other ways; stops at what breaks the contract."""
@@ -142,6 +223,9 @@ class _Trial:
                     "all random numbers from self.np_random, after super().reset(seed=seed)"
                 )
                 return
+        for episode in episodes:
+            self._judge_precision("observation", [np.array(o, float) for o in episode.obs])
+            self._judge_precision("reward", [np.array([reward]) for reward in episode.rewards])
         if not self._success_told:
             self.found["success"] = (
                 f'{NOTE}no info has "success" or "is_success", so success will be 0 %'
@@ -155,6 +239,13 @@ class _Trial:
             )
         if not self._broken():
             self._ask_gymnasium(task)
+
+    def _judge_precision(self, what: str, moments: Sequence[np.ndarray]) -> None:
+        seen = Seen()
+        for numbers in moments:
+            seen.add(numbers[None])
+        if text := seen.blurred(what):
+            self.found.setdefault(f"{what} blurred", f"{NOTE}{text}")
 
     def _no_difference(self, task: Any, others: Sequence[Any]) -> str:
         if not takes_task(self._make_env):
@@ -254,14 +345,48 @@ class _Trial:
                 self.found["gymnasium"] = f"gymnasium's check_env: {error}"
 
 
+class _Checking:
+    """What a worker process does for the command line; see `Worker`."""
+
+    def __init__(
+        self, source: UserModule, *, horizon: int, first_slot: int, note: MutableSequence[int]
+    ) -> None:
+        del horizon, first_slot
+        self._source, self._note = source.source, note
+
+    def check(self, agents: Sequence[Any]) -> list[str]:
+        """What is wrong with the module."""
+        return check(self._source, agents=agents, note=self._note)
+
+    def close(self) -> None:
+        """Nothing: all is closed already."""
+
+
+def check_apart(module: str, agents: Sequence[Any] = ()) -> list[str]:
+    """The same as `check` of a module, in a process that may hang or die."""
+    worker = Worker(UserModule(module), horizon=1, first_slot=0, serves=_Checking)
+    try:
+        worker.ask("check", agents)
+        answer = worker.answer(PATIENCE)
+    finally:
+        worker.close()
+    if isinstance(answer, Failure):
+        return [f"{module}: {answer.what}, at call {answer.step} of the environment"]
+    return answer
+
+
+def tell(module: str, findings: Sequence[str]) -> None:
+    """Prints what was found; ends with exit code 2 if something is wrong."""
+    for text in findings:
+        print(printable(text, limit=MESSAGE_LIMIT))
+    if _is_wrong(findings):
+        raise SystemExit(2)
+    print(f"{module} can be trained on")
+
+
 def main(arguments: Sequence[str]) -> None:
     """The command line."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m envs.gymnasium_tasks MODULE", file=sys.stderr)
         raise SystemExit(2)
-    findings = check(arguments[0])
-    for text in findings:
-        print(printable(text, limit=MESSAGE_LIMIT))
-    if any(not text.startswith(NOTE) for text in findings):
-        raise SystemExit(2)
-    print(f"{arguments[0]} can be trained on")
+    tell(arguments[0], check_apart(arguments[0]))

@@ -14,6 +14,7 @@ A module of yours says what the tasks are:
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
+from envs.gymnasium_tasks.precision import Seen
 from envs.slots import SlotEnv
 from envs.worker.player import Kind, MakeEnv
 from envs.worker.process import CLOSE_SECONDS, Failure, Here, Worker, ask_once, callable_of
@@ -71,10 +73,14 @@ class GymnasiumConfig(Config):
             UserError: the module cannot be used; says why.
         """
         module = UserModule(self.module)
-        contents = ask_once(
-            module, "contents", self.horizon,
-            apart=self.num_workers != 0, patience=reset_patience(self.step_timeout),
-        )  # fmt: skip
+        try:
+            contents = ask_once(
+                module, "contents", self.horizon,
+                apart=self.num_workers != 0, patience=reset_patience(self.step_timeout),
+            )  # fmt: skip
+        except UserError as error:
+            named = self.module in str(error)
+            raise UserError(str(error) if named else f"{self.module}: {error}") from None
         return GymnasiumTasks(
             module,
             train_tasks=contents.train_tasks,
@@ -203,6 +209,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         self._playing = False
         self._waiting = False
         self._lost_in_a_row = 0
+        self._seen: tuple[Seen, Seen] | None = (Seen(), Seen())  # until an episode was played
         self._sink: Sink | None = None
         self._recording = False
 
@@ -248,11 +255,27 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
             "step", [(actions[slots],) for slots in self._slices], resets=last
         )
         self._steps += 1
+        if self._seen is not None:
+            self._judge_precision(final_obs, reward, last=last)
         if last and self._recording:
             self._hand_over()
         ended = np.full(self.num_envs, last)
         info = {"success": success, "final_obs": final_obs}
         return obs, reward, ended, info
+
+    def _judge_precision(
+        self, obs: Float[np.ndarray, "N O"], reward: Float[np.ndarray, " N"], *, last: bool
+    ) -> None:
+        """Warns after the first episode of what agents hardly see."""
+        assert self._seen is not None
+        seen_obs, seen_reward = self._seen
+        seen_obs.add(obs)
+        seen_reward.add(reward[:, None])
+        if last:
+            self._seen = None
+            for seen, what in ((seen_obs, "observation"), (seen_reward, "reward")):
+                if text := seen.blurred(what):
+                    warnings.warn(f"{self._tasks[0].env_name}: {text}", stacklevel=3)
 
     def _worker(self, number: int) -> Worker | Here:
         """A worker, which is started if it is not there."""

@@ -60,7 +60,7 @@ def _module(env: Config) -> str | None:
     if not isinstance(env, GymnasiumConfig):
         return None
     module = UserModule(env.module)
-    return str(Path(module.source).resolve()) if module.is_file else f"the module {module.source}"
+    return str(module.path) if module.is_file else f"the module {module.source}"
 
 
 def _trusted() -> list[str]:

@@ -38,7 +38,10 @@ class FlatSpaces:
             UserError: agents have no use for them.
         """
         seen, action = env.observation_space, env.action_space
-        flat = spaces.flatten_space(seen) if seen.is_np_flattenable else None
+        try:
+            flat = spaces.flatten_space(seen) if seen.is_np_flattenable else None
+        except ValueError:  # an empty dictionary
+            flat = None
         if not isinstance(flat, spaces.Box):
             raise UserError(f"the observation space {seen} cannot be flattened to a Box")
         if isinstance(action, spaces.Discrete):
@@ -46,16 +49,22 @@ class FlatSpaces:
         elif (
             isinstance(action, spaces.Box)
             and len(action.shape) == 1
-            and np.issubdtype(action.dtype, np.floating)
+            and action.shape[0] > 0
+            and action.dtype in (np.float16, np.float32, np.float64)
             and action.is_bounded("both")
         ):
             flat_action = spaces.Box(action.low, action.high, dtype=action.dtype.type)
         else:
             raise UserError(
                 f"the action space {action} is neither Discrete nor a bounded Box of floats with "
-                "one axis; wrap the environment so that it is"
+                "one axis, in half, single or double precision; wrap the environment so that it is"
             )
-        dtype = flat.dtype if np.issubdtype(flat.dtype, np.floating) else np.dtype(np.float32)
+        dtype = flat.dtype
+        if np.issubdtype(dtype, np.floating):
+            dtype = min(dtype, np.dtype(np.float64), key=lambda d: d.itemsize)
+        else:  # single precision, where it holds all of them
+            whole = np.array([flat.low.min(initial=0), flat.high.max(initial=0)], float)
+            dtype = np.dtype(np.float64 if np.abs(whole).max() > 2**24 else np.float32)
         low, high = flat.low.astype(dtype), flat.high.astype(dtype)
         return FlatSpaces(
             raw_observation=seen,
@@ -82,7 +91,7 @@ class FlatSpaces:
         """An agent's action as the environment takes it: within its bounds, in its precision, and
         its own, so that it may change it."""
         if isinstance(self.raw_action, spaces.Discrete):
-            return np.int64(action) + self.raw_action.start
+            return self.raw_action.dtype.type(action + self.raw_action.start)
         assert isinstance(self.raw_action, spaces.Box)
         own = np.array(action, self.raw_action.dtype)
         return np.minimum(np.maximum(own, self.raw_action.low), self.raw_action.high)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -68,6 +68,7 @@ class Share:
         self._first_slot = first_slot
         self._note = note
         self._players: list[Player | None] = []
+        self._looked_at: list[Any] = []
 
     @property
     def _make_env(self) -> MakeEnv:
@@ -81,11 +82,9 @@ class Share:
     def kind(self, task: Any) -> Kind:
         """What an environment is like, of one that is made for this."""
         env = make(self._make_env, opened(task))
-        try:
-            flat = FlatSpaces.of(env)
-            return Kind(flat.observation, flat.action, physics_of(env) is not None)
-        finally:
-            _close(env)
+        self._looked_at.append(env)  # closed later: a close that hangs has been answered before
+        flat = FlatSpaces.of(env)
+        return Kind(flat.observation, flat.action, physics_of(env) is not None)
 
     def scene(self, task: Any) -> Any:
         """The `Scene` that recordings of a task are drawn in."""
@@ -134,9 +133,10 @@ class Share:
 
     def close(self) -> None:
         """Closes the environments; one that failed may fail at that too."""
-        for player in self._players:
-            if player is not None:
-                _close(player.env)
+        players = [player.env for player in self._players if player is not None]
+        for env in [*players, *self._looked_at]:
+            with suppress(Exception, SystemExit):
+                env.close()
 
     def failure(self, error: BaseException) -> Failure:
         """Where the last call failed, and why."""
@@ -161,7 +161,8 @@ class Here:
         del patience
         name, arguments = self._request
         try:
-            return getattr(self._share, name)(*arguments)
+            with _folder_of_its_own():
+                return getattr(self._share, name)(*arguments)
         except KeyboardInterrupt:
             raise  # It is the user's.
         except BaseException as error:  # `sys.exit()` in an environment is a failure as any other.
@@ -173,7 +174,27 @@ class Here:
     def close(self, patience: float = 0.0) -> None:
         """Closes the environments, however long that takes."""
         del patience
-        self._share.close()
+        with _folder_of_its_own():
+            self._share.close()
+
+
+@contextmanager
+def _folder_of_its_own() -> Iterator[None]:
+    """Code of the user works in the folder that it has changed to; the run stays in its own, where
+    it is written."""
+    ours = os.getcwd()
+    if _theirs:
+        os.chdir(_theirs[0])
+    try:
+        yield
+    finally:
+        if (theirs := os.getcwd()) != ours or _theirs:
+            _theirs[:] = [theirs]
+            os.chdir(ours)
+
+
+_theirs: list[str] = []
+"""The folder of the user's code in this process, once it has changed it."""
 
 
 # -- worker processes ------------------------------------------------------------------------------
@@ -185,17 +206,29 @@ class Worker:
     A worker ignores Ctrl-C, which is for the parent, and ends when the parent does. Processes that
     its environments started end with it.
 
+    Args:
+        serves: what answers in the process, made of the other arguments as a `Share` is.
+
     Raises:
         UserError: `make_env` cannot be sent to a process.
     """
 
-    def __init__(self, make_env: MakeEnv | UserModule, *, horizon: int, first_slot: int) -> None:
+    def __init__(
+        self,
+        make_env: MakeEnv | UserModule,
+        *,
+        horizon: int,
+        first_slot: int,
+        serves: Callable[..., Any] = Share,
+    ) -> None:
         # Not "fork": copied threads and locks of torch or a simulator do not work in the copy.
         context = multiprocessing.get_context("spawn")
         self._note = context.RawArray("q", [first_slot, 0])
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, self._note, make_env, horizon, first_slot), daemon=True
+            target=serve,
+            args=(theirs, self._note, make_env, horizon, first_slot, serves),
+            daemon=True,
         )
         try:
             without_main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
@@ -295,6 +328,7 @@ def serve(
     make_env: MakeEnv | UserModule,
     horizon: int,
     first_slot: int,
+    serves: Callable[..., Any],
 ) -> None:
     """What a worker does: answers until the other end of the connection is closed."""
     if hasattr(os, "setpgid"):  # a group of its own, in which all that it starts can be found
@@ -305,7 +339,7 @@ def serve(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
     try:
-        share = Share(make_env, horizon=horizon, first_slot=first_slot, note=note)
+        share = serves(make_env, horizon=horizon, first_slot=first_slot, note=note)
         while True:
             try:
                 name, arguments = connection.recv()
@@ -335,11 +369,6 @@ def _end_with_parent() -> None:
         if hasattr(os, "killpg"):
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
-
-
-def _close(env: Any) -> None:
-    with suppress(Exception, SystemExit):
-        env.close()
 
 
 def ask_once(

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +23,11 @@ class UserModule:
     """Where a module is: a `.py` file, or a name that can be imported."""
 
     source: str
+    path: Path = field(init=False, compare=False)
+    """Of a file, from where the process was when it was named."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.source).resolve())
 
     @property
     def name(self) -> str:
@@ -66,14 +71,15 @@ class UserModule:
         return UserModule, (self.source,)
 
     def _load_file(self) -> ModuleType:
-        path = Path(self.source).resolve()
+        path = self.path
         if not path.is_file():
             known = [str(p) for p in sorted(path.parent.glob("*.py"))]
             raise UserError(f"no module {path}.{nearest(str(path), known)}")
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-        # Named by its path, so that it cannot be taken for another module.
-        spec = importlib.util.spec_from_file_location(str(path), path)
+        # Named by its path, so that it cannot be taken for another module; without dots, which
+        # pickle would take for packages.
+        spec = importlib.util.spec_from_file_location(str(path).replace(".", "·"), path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module

@@ -1,7 +1,10 @@
 """Environments of users in slots: the contract, spaces, tasks, the same bits anywhere."""
 
+import math
+import warnings
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -10,9 +13,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import FlattenObservation
 
-from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks
+from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check
+from envs.worker import process
 from envs.worker.player import FlatSpaces
-from metarl.errors import UserError
+from metarl.errors import EnvironmentFailedError, UserError
 from metarl.protocols import TaskDistribution
 from metarl.seeding import slot_generators
 from tests.envs.user_modules import WALK, write
@@ -172,6 +176,8 @@ def test_observations_are_flattened_as_gymnasium_does_it(space: spaces.Space) ->
         (spaces.Box(-np.inf, 1, (2,)), "neither Discrete nor a bounded Box"),
         (spaces.Box(-1, 1, (2, 2)), "with one axis"),
         (spaces.Box(0, 9, (2,), np.int64), "of floats"),
+        (spaces.Box(-1, 1, (0,)), "of floats"),
+        (spaces.Box(-1, 1, (2,), np.longdouble), "in half, single or double precision"),
     ],
 )
 def test_actions_that_agents_cannot_take_are_refused(space: spaces.Space, message: str) -> None:
@@ -179,6 +185,154 @@ def test_actions_that_agents_cannot_take_are_refused(space: spaces.Space, messag
         FlatSpaces.of(Spaced(spaces.Discrete(2), space))
     with pytest.raises(UserError, match="cannot be flattened"):
         FlatSpaces.of(Spaced(spaces.Sequence(spaces.Discrete(2)), spaces.Discrete(2)))
+    with pytest.raises(UserError, match="cannot be flattened"):
+        FlatSpaces.of(Spaced(spaces.Dict(), spaces.Discrete(2)))
+
+
+def test_actions_are_as_the_environment_takes_them() -> None:
+    """Of its type, within its bounds whatever the rounding, and its own to change."""
+    seen = spaces.Box(-1, 1, (1,))
+    for dtype in (np.float16, np.float32, np.float64):
+        space = spaces.Box(-0.1, 0.1, (2,), dtype)
+        sent = np.full(2, 0.1, np.float32)
+        action = FlatSpaces.of(Spaced(seen, space)).execute(sent)
+        assert space.contains(action)
+        action[:] = 7
+        assert (sent == np.float32(0.1)).all()
+    for dtype in (np.int32, np.int64):
+        space = spaces.Discrete(3, start=2, dtype=dtype)
+        flat = FlatSpaces.of(Spaced(seen, space))
+        assert all(space.contains(flat.execute(np.int64(k))) for k in range(3))
+
+
+class Answers(Spaced):
+    """Returns what it was told to from a step."""
+
+    def __init__(self, reward: Any, terminated: Any, info: Any) -> None:
+        super().__init__(spaces.Box(-1, 1, (1,)), spaces.Discrete(2))
+        self.answer = reward, terminated, False, info
+
+    def step(self, action):
+        if isinstance(self.answer[0], BaseException):
+            raise self.answer[0]
+        return super().step(action)[0], *self.answer
+
+
+class SilentError(Exception):
+    """Fails when it is asked what happened."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("nobody knows")
+
+
+@pytest.mark.parametrize(
+    ("reward", "terminated", "info", "message"),
+    [
+        (None, False, {}, "step: the reward must be one number, but is None"),
+        ("1", False, {}, "step: the reward must be one number, but is '1'"),
+        (np.ones(2), False, {}, r"the reward must be one number, but is array\(\[1., 1.\]\)"),
+        (1.0, np.zeros(2, bool), {}, "step: terminated must be one number"),
+        (1.0, False, [True], r"step: info must be a dictionary, but is \[True\]"),
+        (1.0, False, {"success": np.zeros(2)}, "step: success must be one number"),
+        (1.0, False, {"success": "no"}, "step: success must be one number, but is 'no'"),
+        (1.0, False, {"success": math.nan}, "step: success is nan, neither true nor false"),
+        (SystemExit(3), False, {}, "SystemExit: 3"),
+        (GeneratorExit(), False, {}, "GeneratorExit: "),
+        (SilentError(), False, {}, "SilentError: a message that fails itself with RuntimeError"),
+        (
+            ValueError("\x1b[31m" + "x" * 5_000_000),
+            False,
+            {},
+            r"ValueError: \\x1b\[31mx{400,600} …",
+        ),
+    ],
+)
+def test_what_no_step_may_return_is_said(reward, terminated, info, message: str) -> None:
+    tasks = GymnasiumTasks(
+        lambda task: Answers(reward, terminated, info), train_tasks=[1], test_tasks=[2], horizon=2
+    )
+    env = tasks.make_env(1)
+    env.reset()
+    with pytest.raises(EnvironmentFailedError, match=message) as raised:
+        env.step(np.array([0]))
+    assert len(str(raised.value)) < 2_100
+
+
+def test_code_of_the_user_may_change_its_folder_but_not_the_runs(tmp_path, monkeypatch) -> None:
+    """In this process; a run is written where it was begun."""
+    monkeypatch.setattr(process, "_theirs", [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "assets").mkdir()
+    start = "import os\nos.chdir('assets')\nopen('model', 'w').close()\n"
+    text = start + WALK.replace("self.steps += 1", "self.steps += 1; open('model').close()")
+    distribution = GymnasiumConfig(module=write(tmp_path, text), num_workers=0).build()
+    env = distribution.make_env(1)
+    env.reset()
+    env.step(np.zeros((1, 1)))
+    env.close()
+    assert Path.cwd() == tmp_path
+
+
+def test_what_a_step_may_return_besides_plain_numbers() -> None:
+    tasks = GymnasiumTasks(
+        lambda task: Answers(np.ones((1, 1)), np.array([True]), {"success": np.int8(1)}),
+        train_tasks=[1], test_tasks=[2], horizon=2,
+    )  # fmt: skip
+    env = tasks.make_env(1)
+    env.reset()
+    _, reward, _, _, info = env.step(np.array([0]))
+    assert (reward.tolist(), info["success"].tolist()) == ([1.0], [True])
+    assert env.step(np.array([0]))[1].tolist() == [0.0], "it rests"
+
+
+class Far(Spaced):
+    """Moves a little every step, far from its origin."""
+
+    def __init__(self, origin: float, dtype: type) -> None:
+        super().__init__(
+            spaces.Box(0, 10 * origin + 100, (2,), dtype), spaces.Box(-1, 1, (1,), np.float32)
+        )
+        self.origin = origin
+
+    def reset(self, *, seed=None, options=None):
+        self.place = np.full(2, self.origin, self.observation_space.dtype)
+        return self.place, {}
+
+    def step(self, action):
+        self.place = self.place + np.array([0, 1], self.place.dtype)
+        return self.place, -5e9 - float(self.place[1] - self.origin), False, False, {}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_what_single_precision_blurs_is_said_after_the_first_episode(dtype: type) -> None:
+    """Coordinates and clocks; not where they are near their origin, and once."""
+    tasks = GymnasiumTasks(lambda task: Far(task, dtype), train_tasks=[1.7e9], test_tasks=[5],
+                           horizon=3)  # fmt: skip
+    env = tasks.make_env(1)
+    with pytest.warns(UserWarning) as told:
+        for _ in range(2):
+            env.reset()
+            for _ in range(3):
+                env.step(np.zeros((1, 1), np.float32))
+    texts = [str(warning.message) for warning in told]
+    assert len(texts) == 2
+    assert texts[0].startswith("gymnasium: observation[1] varies by 2 around 1.7e+09, where single")
+    assert texts[1].startswith("gymnasium: reward varies by 2 around 5e+09")
+    notes = [text for text in check(tasks) if "single precision" in text]
+    assert [note.split(" varies")[0] for note in notes] == ["note: observation[1]", "note: reward"]
+
+    class Near(Far):
+        def step(self, action):
+            return (*super().step(action)[:1], 0.0, False, False, {})
+
+    tasks = GymnasiumTasks(lambda task: Near(task, dtype), train_tasks=[10], test_tasks=[5],
+                           horizon=3)  # fmt: skip
+    env = tasks.make_env(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.reset()
+        for _ in range(3):
+            env.step(np.zeros((1, 1), np.float32))
 
 
 def test_the_numbers_of_a_task() -> None:

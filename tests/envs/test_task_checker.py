@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
+from gymnasium import spaces
 
-from envs.gymnasium_tasks import GymnasiumConfig, check, checker
+from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check, checker
 from tests.envs.user_modules import WALK, write
+from train import CHECKING
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +100,7 @@ def test_the_checker_finds(name: str, tmp_path: Path, capsys) -> None:
     expected = 0 if first.startswith("note: ") else 2
     code = 0
     try:
-        checker.main([module])
+        checker.tell(module, found)
     except SystemExit as stopped:
         code = stopped.code
     assert code == expected
@@ -114,6 +119,60 @@ def make_env(task):
 """
     assert check(write(tmp_path, WALK + of_task, "of_task.py")) == []
     assert "missing.py" in check(tmp_path / "missing.py")[0]
+
+
+ACTIONS = [
+    spaces.Box(-0.1, 0.1, (2,), np.float16),
+    spaces.Box(-0.1, 0.1, (2,), np.float64),
+    spaces.Discrete(3, start=-1, dtype=np.int32),
+]
+
+
+@pytest.mark.parametrize("actions", ACTIONS, ids=str)
+def test_agents_learn_from_actions_of_any_precision(actions: spaces.Space) -> None:
+    tasks = GymnasiumTasks(
+        lambda task: Contained(task, actions), train_tasks=[1, 2], test_tasks=[3], horizon=9
+    )
+    assert check(tasks, agents=CHECKING) == []
+
+
+class Contained(gymnasium.Env):
+    """Takes only what its action space contains; observes more than single precision can hold."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+
+    def __init__(self, task: float, actions: spaces.Space, scale: float = 1.0) -> None:
+        self.action_space, self.task, self.scale = deepcopy(actions), task, scale
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        noise = self.np_random.normal(size=1) * self.scale
+        return noise, self.task + float(noise[0] > 0), False, False, {"success": True}
+
+
+def test_what_only_an_agent_finds() -> None:
+    """1e300 is a number, and infinite as agents see it."""
+    tasks = GymnasiumTasks(
+        lambda task: Contained(task, ACTIONS[1], 1e300),
+        train_tasks=[1, 2], test_tasks=[3], horizon=9,
+    )  # fmt: skip
+    assert all(text.startswith("note: ") for text in check(tasks))
+    found = [text for text in check(tasks, agents=CHECKING) if not text.startswith("note: ")]
+    assert [text.split(" ")[0] for text in found] == ["rl2", "maml_trpo", "promp"]
+    assert all("cannot learn from it: observation in step 2 of slot 0" in text for text in found)
+
+
+def test_a_module_that_crashes_is_a_finding(tmp_path: Path) -> None:
+    """The checker plays in a process of its own."""
+    module = write(tmp_path, WALK.replace("self.steps += 1", "import os; os.kill(os.getpid(), 11)"))
+    (found,) = checker.check_apart(module, CHECKING)
+    assert (
+        found == f"{module}: its worker process was killed by SIGSEGV, at call 5 of the environment"
+    )
 
 
 def test_the_checker_as_a_command(tmp_path: Path) -> None:

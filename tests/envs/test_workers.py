@@ -144,6 +144,87 @@ def test_what_cannot_be_sent_to_a_worker_is_said() -> None:
         tasks.make_env(1).reset()
 
 
+WHERE = """
+import os
+from pathlib import Path
+
+def note(what):
+    with Path(__file__).with_name("where").open("a") as file:
+        print(what, os.getpid(), file=file)
+
+class Noted(Walk):
+    def __init__(self):
+        note("make")
+
+    def close(self):
+        note("close")
+
+class Own(dict):
+    pass
+
+train_tasks = [Own(drift=3), Own(drift=4)]
+note("import")
+make_env = Noted
+"""
+
+
+def test_code_of_the_user_is_executed_in_workers_alone(tmp_path: Path) -> None:
+    """Also what defines the tasks, whose types the parent does not know."""
+    distribution = GymnasiumConfig(module=write(tmp_path, WALK + WHERE), num_workers=1).build()
+    env = distribution.make_env(2)
+    env.set_tasks(list(distribution.train))
+    env.reset(seed=0)
+    env.step(np.zeros((2, 1)))
+    env.close()
+    assert repr(distribution.train[0].value) == "{'drift': 3}"
+    lines = [line.split() for line in (tmp_path / "where").read_text().splitlines()]
+    done = [what for what, _ in lines]
+    assert [done.count(what) for what in ("import", "make", "close")] == [3, 3, 3]
+    assert str(os.getpid()) not in {pid for _, pid in lines}
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("signal.raise_signal(signal.SIGSEGV)", "its worker process was killed by SIGSEGV"),
+        ("os._exit(3)", "its worker process ended with exit code 3"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt: "),
+        ("sys.exit('no licence')", "SystemExit: no licence (module.py, line "),
+    ],
+)
+def test_a_module_that_takes_its_process_along(tiny, tmp_path: Path, capsys, fault, what) -> None:
+    """When it is imported, and when an environment is made."""
+    config = tiny([0], "stop")
+    start = "import os, signal, sys\n"
+    write(tmp_path, FAULTY + start + fault)
+    assert what in fails(capsys, train, [config])
+    write(tmp_path, FAULTY + f"{start}def make_env():\n    {fault}")
+    assert what in fails(capsys, train, [config])
+    assert not Path("runs").exists()
+
+
+def test_what_an_environment_started_ends_with_its_worker(tmp_path: Path) -> None:
+    """After a close, and after a crash of the worker."""
+    start = (
+        "os.environ.setdefault('CHILD', str(__import__('subprocess').Popen(['sleep', '99']).pid))"
+    )
+    text = FAULTY.replace("self.fault, self", f"{start}\n        self.fault, self")
+    text = text.replace("np.zeros(1), {}", "np.array([int(os.environ['CHILD'])]), {}")
+    distribution = GymnasiumConfig(module=write(tmp_path, text), num_workers=1).build()
+    env = distribution.make_env(1)
+    for task in (0, 4):
+        env.set_tasks([distribution.train[task]])
+        obs, _ = env.reset()
+        child = int(obs[0, 0])
+        assert alive(child)
+        if task == 4:
+            with pytest.raises(EnvironmentFailedError, match="SIGSEGV"):
+                for _ in range(6):
+                    env.step(np.zeros(1, int))
+        env.close()
+        assert gone([child])
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     """Even one that hangs in an environment."""
     script = f"""

@@ -1,0 +1,48 @@
+"""Whether single precision, in which agents see everything, shows what an environment says."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+STEPS = 100
+"""What varies by fewer steps of single precision than this is hardly seen."""
+NOTHING = 1e-6
+"""What varies by less than this does not vary: it is rounding of the environment's own."""
+
+
+class Seen:
+    """How far the numbers of an episode went, in the environment's own precision; each slot by
+    itself, as tasks may lie far apart."""
+
+    def __init__(self) -> None:
+        self._low: Float[np.ndarray, "N F"] | None = None
+        self._high: Float[np.ndarray, "N F"] | None = None
+
+    def add(self, numbers: Float[np.ndarray, "N F"]) -> None:
+        """Takes in the numbers of a moment."""
+        if self._low is None or self._high is None:
+            self._low = self._high = numbers
+        self._low, self._high = np.minimum(numbers, self._low), np.maximum(numbers, self._high)
+
+    def blurred(self, what: str) -> str | None:
+        """In words, which of them an agent hardly sees change; None where it sees all."""
+        if self._low is None or self._high is None:
+            return None
+        largest = np.maximum(np.abs(self._low), np.abs(self._high))
+        with np.errstate(all="ignore"):  # what is not finite is an error elsewhere
+            step = np.spacing(largest.astype(np.float32)).astype(float)
+            spread = self._high - self._low
+            share = np.where(spread > NOTHING, step / spread, 0.0)
+        lost = np.flatnonzero((share * STEPS > 1).any(0))
+        if not lost.size:
+            return None
+        slot, worst = np.unravel_index(share.argmax(), share.shape)
+        which = f"{what}[{worst}]" if share.shape[1] > 1 else what
+        others = f" (and {lost.size - 1} more)" if lost.size > 1 else ""
+        at = slot, worst
+        return (
+            f"{which}{others} varies by {spread[at]:.3g} around {largest[at]:.6g}, where "
+            f"single precision, in which agents see it, has steps of {step[at]:.2g}; subtract a "
+            "constant in the environment or in a wrapper, here and wherever agents are adapted"
+        )
