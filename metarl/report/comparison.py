@@ -111,9 +111,7 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
             ),
             "intervals": "; ".join(
                 [
-                    said_of_intervals(
-                        first.curve.env_names, len(first.curve.env_names), bounded="shares"
-                    ),
+                    said_of_tasks(groups[0].classes),
                     *(f"{g.name}: {said_of_runs(len(g.runs))}" for g in groups),
                 ]
             ),
@@ -137,6 +135,13 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
     for evaluation in evaluations:
         by_name.setdefault(evaluation.experiment, []).append(evaluation)
     return [Group(name, runs) for name, runs in by_name.items()]
+
+
+def said_of_tasks(classes: Sequence[str]) -> str:
+    """What intervals are over, and which, in words."""
+    if len(classes) > 1:
+        return said_of_intervals(classes, len(classes), bounded="shares")
+    return "95 % intervals, Wilson's of shares, else Student's t; 1 task: tasks are not resampled"
 
 
 def said_of_runs(seeds: int) -> str:

@@ -54,6 +54,14 @@ def test_no_comparison_is_certain_where_all_succeed_or_all_fail() -> None:
                     assert low <= value <= high and high - low > 0.1
 
 
+def test_returns_on_one_task_are_judged_by_its_runs_alone() -> None:
+    """Runs of 1, 2 and 6: 3 ± 4.303 √(7 / 3); a single run has no interval."""
+    runs = np.array([1.0, 2.0, 6.0])[:, None, None]
+    of = mean_over_runs(runs, ["a"], bounds=REAL)
+    assert of.low == pytest.approx([3 - 4.303 * (7 / 3) ** 0.5], abs=1e-2)
+    assert mean_over_runs(runs[:1], ["a"], bounds=REAL).low == [None]
+
+
 def test_one_run_is_judged_by_its_tasks_and_several_by_how_they_differ_too() -> None:
     table = scores(3, seed=0)[..., None]
     one = mean_over_runs(table[:1], TASKS, bounds=SHARE)

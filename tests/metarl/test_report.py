@@ -110,6 +110,7 @@ def test_where_there_is_no_interval_none_is_shown(tmp_path: Path) -> None:
         figure = draw(band)
         assert not figure.axes[0].collections[0].get_paths(), "no band"
         plt.close(figure)
+    assert "1 task: tasks are not resampled" in comparison_report([alone]).protocol["intervals"]
     several = adaptation_report(evaluation(tasks=6))
     assert several.legend() == {}, "nothing is explained that does not occur"
 
@@ -259,6 +260,8 @@ def test_seeds_of_an_experiment_are_pooled_and_agents_compared() -> None:
     (difference, *_) = table(report, "differences").body
     apart = pooled - theirs.curve.scores["success_any"][:, -1].mean().item()
     assert str(difference[2]).startswith(f"{apart:+.0%} [")
+    said = report.protocol["intervals"]
+    assert "rl2_push: over its 2 seeds too; maml_push: 1 seed: runs are not resampled" in said
     assert [row[0] for row in table(report, "runs").body] == [
         "rl2_push, seed 1", "rl2_push, seed 2", "maml_push, seed 1"
     ]  # fmt: skip
