@@ -302,6 +302,7 @@ def read_stored(
         raise UserError(f"no stored evaluation {path}; leave --stored out to play it") from None
     except (UserError, ValueError) as error:
         reason = first_problem(error) if isinstance(error, ValidationError) else printable(error)
+        reason = reason.removeprefix(f"cannot read {path}: ")
         raise UserError(f"{path} cannot be read ({reason}); leave --stored out") from None
 
 

@@ -286,7 +286,7 @@ def read_yardstick(path: Path) -> Yardstick:
         for measure in ("return", "success_any", "success_last"):
             check_shape(yardstick.scores[measure], shape, name=measure)
     except (OSError, UserError, ValueError, KeyError) as error:
-        reason = printable(error)
+        reason = printable(error).removeprefix(f"cannot read {path}: ")
         raise UserError(f"{path} is no yardstick ({reason}); make it again") from None
     if yardstick.format != FORMAT:
         raise UserError(f"{path} is of format {yardstick.format}, not {FORMAT}; make it again")

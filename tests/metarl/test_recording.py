@@ -127,14 +127,15 @@ def test_arrays_that_do_not_fit_together_are_refused(
         read_recordings(stored)
 
 
-def test_damaged_bytes_and_bombs_are_refused(stored: Path) -> None:
+def test_damaged_bytes_and_bombs_are_refused(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = stored.read_bytes()
     for content in (b"", b"PK", whole[: len(whole) // 2], whole.replace(b"'descr'", b"'desc('")):
         stored.write_bytes(content)
         with pytest.raises(UserError, match="cannot be read"):
             read_recordings(stored)
-    with ZipFile(stored, "w", ZIP_DEFLATED) as bomb, bomb.open("0/task.npy", "w") as member:
-        for _ in range(4097):
-            member.write(bytes(2**20))
-    with pytest.raises(UserError, match="unpacks to 4,29"):
+    monkeypatch.setattr("metarl.recording.LARGEST_FILE", 10**6)
+    with ZipFile(stored, "w", ZIP_DEFLATED) as bomb:
+        bomb.writestr("0/task.npy", bytes(10**6 + 1))
+    assert stored.stat().st_size < 10**4
+    with pytest.raises(UserError, match="unpacks to 1,000,001 bytes"):
         read_recordings(stored)

@@ -148,7 +148,7 @@ def test_a_stored_evaluation_is_read_as_it_was(tmp_path: Path) -> None:
         (("per_task", "scores"), {}, "there should be scores of return"),
         (("per_task", "experience"), [0, 5, 1], "experience is"),
         (("per_task", "env_name"), ["a"], "should be those of 1 task"),
-        (("per_task", "goal"), 3, "per_task.goal: Input should be a valid list"),
+        (("per_task", "goal"), 3, "per_task.goal: Input should be a valid array"),
         (("split",), "another", "its checksum is another"),
     ],
 )  # fmt: skip
@@ -163,6 +163,8 @@ def test_a_stored_evaluation_that_makes_no_sense_is_refused(
     for key in parents:
         part = part[key]
     part[last] = value
+    if "checksum" not in message:
+        del content["sha256"]  # as in files of before
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="cannot be read") as refused:
         Evaluation.read(path)
