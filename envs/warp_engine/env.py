@@ -45,9 +45,10 @@ class WarpEnv(SlotEnv[T]):
     """A vector environment whose slots are worlds on a device. What a task is, subclasses say.
 
     The contract is that of `envs.engine.env.EngineEnv`, with torch tensors on `device` in place of
-    arrays: observations, rewards and the numbers of `info` are float32 and are never written to
-    again. A step does not wait for the device. So what goes wrong is found when an episode ends, or
-    at `reset` and `close`: there it is looked for, and told with its slot and step.
+    arrays, and without `final_info` and masks in `info`, as all slots end together. Observations,
+    rewards and the numbers of `info` are float32 and are never written to again. A step does not
+    wait for the device. So what goes wrong is found when an episode ends, or at `reset` and
+    `close`: there it is looked for, and told with its slot and step.
 
     Args:
         tasks: one for each slot, in any mixture.
@@ -191,10 +192,7 @@ class WarpEnv(SlotEnv[T]):
         info["success"] = info["success"] > 0
         info["final_obs"] = self._views["final_obs"].float()
         truncated = self._views["episode_end"].clone()
-        info["_final_obs"] = truncated.clone()
-        if ends:  # of all slots alike
-            info["final_info"] = {name: info[name].clone() for name in self._outcome}
-            info["_final_info"] = truncated.clone()
+        if ends:
             self._tell()
             if self._sink is not None and self._record is not None:
                 self._sink(self._record)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gymnasium.error import ClosedEnvironmentError
 
 wp = pytest.importorskip("warp", reason="MuJoCo Warp is not installed: make test-gpu")
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make test-gpu")
@@ -267,3 +268,18 @@ def test_static_things_stand_where_each_task_has_them():
         mujoco.mj_kinematics(model, simulation)  # pyright: ignore[reportAttributeAccessIssue]
         np.testing.assert_allclose(places[world], simulation.geom_xpos, atol=1e-5)
     env.close()
+
+
+def test_slots_are_reset_together_and_nothing_works_after_close(env):
+    some, everyone = np.array([True, False, True]), np.ones(3, bool)
+    with pytest.raises(ValueError, match="some slots"):
+        env.reset(options={"reset_mask": some})
+    env.reset(options={"reset_mask": everyone})
+    with pytest.raises(ValueError, match="one by one on a device"):
+        env.reset(options={"reset_mask": some})
+    with pytest.raises(ValueError, match="give one seed"):
+        env.reset(seed=[1, 2, 3])
+    env.reset()
+    env.close(terminate=True)
+    with pytest.raises(ClosedEnvironmentError):
+        env.step(torch.zeros(3, 4))
