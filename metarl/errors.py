@@ -74,7 +74,7 @@ def one_line_errors(program: str) -> Iterator[None]:
             with stopping.running():
                 yield
         finally:
-            sys.stdout.flush()
+            _flush_output(program)
     except UserError as error:
         _end(f"{program}: {error}", code=2)
     except KeyboardInterrupt:
@@ -87,8 +87,6 @@ def one_line_errors(program: str) -> Iterator[None]:
     except Exception as error:
         if stopping.requested():  # What was interrupted fails in many ways.
             _end(f"{program}: stopped", code=stopping.EXIT_CODE)
-        if isinstance(error.__context__, UserError):  # The output failed after it.
-            _say(f"{program}: {error.__context__}")
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
         if _is_lack_of_memory(error):
@@ -114,6 +112,23 @@ def _end(line: str, *, code: int) -> NoReturn:
     except OSError:  # on a full disk, or a terminal that is gone
         _drop_output()
     raise SystemExit(code) from None
+
+
+def _flush_output(program: str) -> None:
+    """Writes what is still unwritten.
+
+    Raises:
+        UserError: it cannot be; what was said before is not forgotten.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        if isinstance(error.__context__, UserError):
+            _say(f"{program}: {error.__context__}")
+        raise UserError(f"cannot write the output: {error}") from None
 
 
 def _drop_output() -> None:
