@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UserError, note
+from metarl.errors import UserError, note, printable
 from metarl.protocols import TaskVectorEnv
 from metarl.recording import Recorder, Recording
 from metarl.rendering.backends import find_backend
@@ -66,7 +66,7 @@ class Board:
         with self._or_go_on_without():
             from torch.utils.tensorboard.summary import hparams
 
-            plain = {name: v if isinstance(v, bool | int | float) else str(v)
+            plain = {name: v if isinstance(v, bool | int | float) else printable(v)
                      for name, v in flat(values).items()}  # fmt: skip
             final = {f"final/{name}": value for name, value in metrics.items()}
             for summary in hparams(plain, final):

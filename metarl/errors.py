@@ -89,6 +89,8 @@ def one_line_errors(program: str) -> Iterator[None]:
             _end(f"{program}: stopped", code=stopping.EXIT_CODE)
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
+        if isinstance(error, UnicodeError):
+            _end(f"{program}: a name or a text is not UTF-8; write it as UTF-8 ({error})", code=2)
         if _is_lack_of_memory(error):
             _end(f"{program}: not enough memory; choose smaller sizes ({error})", code=2)
         raise
