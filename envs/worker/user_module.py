@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,9 @@ from types import ModuleType
 
 from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
 
-NOT_THEIRS = ("site-packages", "<frozen", str(Path(__file__).parent))
+NOT_THEIRS = (
+    "site-packages", "<frozen", sysconfig.get_path("stdlib"), str(Path(__file__).parent)
+)  # fmt: skip
 """Files in which a user need not look for a mistake."""
 
 
