@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,9 @@ from types import ModuleType
 
 from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
 
-NOT_THEIRS = ("site-packages", "<frozen", str(Path(__file__).parent))
+NOT_THEIRS = (
+    "site-packages", "<frozen", sysconfig.get_path("stdlib"), str(Path(__file__).parent)
+)  # fmt: skip
 """Files in which a user need not look for a mistake."""
 
 
