@@ -22,11 +22,11 @@ import numpy as np
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from pydantic import Field
 
-from envs.engine.cache import cache_folder, read_arrays, write_arrays
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
+from metarl.cache import cache_folder, read_arrays, write_arrays
 from metarl.config import Config
 from metarl.errors import UserError, nearest
 from metarl.gpu_packages import check_installed, default_device

@@ -18,7 +18,6 @@ import mujoco
 import numpy as np
 
 from envs.engine.batch import Scene, Snapshot
-from envs.engine.cache import cache_folder, read_arrays, write_arrays
 from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.tasks.interface import (
@@ -31,6 +30,7 @@ from envs.metaworld.tasks.interface import (
     TaskCode,
 )
 from metarl import scene as drawing
+from metarl.cache import cache_folder, read_arrays, write_arrays
 
 EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
 FIELDS = ("state", "edits", "constants", "memory", "obs")

@@ -20,11 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from envs.engine.batch import Snapshot
-from envs.engine.cache import cache_folder
 from envs.slots import SlotEnv
 from envs.warp_engine.scene import DeviceScene
 from envs.warp_engine.slots import SlotTable
 from envs.warp_engine.spec import Room, SceneSpec, first_room
+from metarl.cache import cache_folder
 from metarl.gpu_packages import default_device
 from metarl.recording import Sink
 from metarl.scene import Scene

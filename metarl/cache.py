@@ -1,9 +1,11 @@
 """A folder for everything that can be made again: safe to delete, and to share between processes.
 
-It is `METARL_CACHE`, or `metarl` in the user's cache folder.
+It is `METARL_CACHE`, or `metarl` in the user's cache folder; who has no home has one in the folder
+for temporary files.
 """
 
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +18,33 @@ def cache_folder() -> Path:
     chosen = os.environ.get("METARL_CACHE")
     if chosen:
         return Path(chosen)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "metarl"
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if caches.is_absolute():  # relative ones are void, says the standard
+        return caches / "metarl"
+    return Path.home() / ".cache" / "metarl" if has_home() else _temporary_folder()
+
+
+def has_home() -> bool:
+    """Whether the user has a home folder: not one without an entry, as in containers."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _temporary_folder() -> Path:
+    """A folder that is this user's alone, as compiled code is loaded from it; it may be one where
+    nothing can be written."""
+    nowhere = Path(os.devnull) / "metarl"
+    try:
+        folder = Path(tempfile.gettempdir()) / f"metarl-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except (OSError, AttributeError):  # Windows has no such number
+        return nowhere
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return folder if own and not found.st_mode & 0o022 else nowhere
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
