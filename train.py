@@ -54,6 +54,7 @@ from metarl.errors import (
     one_line_errors,
 )
 from metarl.few_shot import learn_from_tasks
+from metarl.memory import check_trial_fits
 from metarl.playing import play, play_and_learn
 from metarl.progress import RETURN_AND_SUCCESS, Progress
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
@@ -252,6 +253,7 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     """
     plan = experiment.train
     shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
+    check_trial_fits(shape, num_tasks=plan.tasks_per_trial, horizon=distribution.horizon)
     experiment.agent.check_training(
         shape,
         horizon=distribution.horizon,
@@ -299,7 +301,7 @@ def load(path: Path, options: dict[str, Any] | None = None) -> Experiment | FewS
     source = str(path) if not options else f"{path} and flags"
     env = values.get("env")
     kind = env.get("kind") if isinstance(env, dict) else None
-    if kind in kinds(FewShotEnvConfig):
+    if isinstance(kind, str) and kind in kinds(FewShotEnvConfig):
         return validate(FewShotExperiment, values, source=source)
     if isinstance(kind, str) and kind not in kinds(EnvConfig):
         known = [*kinds(EnvConfig), *kinds(FewShotEnvConfig)]
@@ -348,7 +350,9 @@ def print_what_there_is() -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line."""
-    positional, options = split_command_line(arguments, switches=("help", "list"))
+    positional, options = split_command_line(
+        arguments, switches=("help", "list"), texts=("resume", "run_dir")
+    )
     if len(positional) > 1:
         raise UserError(f"one config at a time; {positional[1]!r} is one too many")
     if options.pop("list", False):
@@ -359,7 +363,7 @@ def main(arguments: list[str]) -> None:
     help_wanted = options.pop("help", False)
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     if resume is not None:
-        folder = Path(str(resume))
+        folder = Path(resume)
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
         if not (folder / CONFIG).is_file():
@@ -376,7 +380,7 @@ def main(arguments: list[str]) -> None:
                  default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"
-    train(experiment, Path(str(run_dir)) if run_dir is not None else default, new=True)
+    train(experiment, Path(run_dir) if run_dir is not None else default, new=True)
 
 
 def _interrupt(signal_number: int, frame: object) -> None:

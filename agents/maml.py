@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from metarl import optim
-from metarl.config import Fraction, Positive, Size
+from metarl.config import Few, Fraction, Positive, Size
 from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.few_shot import scores, task_losses
 from metarl.gradient_steps import (
@@ -48,9 +48,9 @@ class MAMLConfig(OuterAdamConfig):
     """Learn a step size for each parameter, from α on (Meta-SGD)."""
     momentum: Fraction = 0.0
     """Of the inner SGD."""
-    steps: Size = 1
+    steps: Few = 1
     """Gradient steps on a task in training."""
-    evaluation_steps: Size = 5
+    evaluation_steps: Few = 5
     """Gradient steps on a task in evaluation."""
     every_step: bool = False
     """Learn from the query loss after each step, not after the last alone (the multi-step loss of

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from metarl import optim
-from metarl.config import Positive, Size
+from metarl.config import Few, Positive
 from metarl.encoders import Conv4Config, Encoder, EncoderConfig
 from metarl.few_shot import scores
 from metarl.gradient_steps import on_each_task
@@ -34,7 +34,7 @@ class MatchingConfig(OuterAdamConfig):
     full_context: bool = False
     """Embed each example in the light of the whole support (FCE): a bidirectional LSTM over the
     support, and an LSTM that attends to it for each query."""
-    processing_steps: Size = 5
+    processing_steps: Few = 5
     """Steps of that LSTM (K)."""
     cosine_scale: Positive = 10.0
     """Cosines are multiplied by this before the softmax; in the paper by 1, which leaves even a

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from metarl import optim
-from metarl.config import Config, Fraction, Positive, Size
+from metarl.config import Config, Count, Fraction, Positive, Size
 from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.errors import NotFiniteError
 from metarl.few_shot import scores, task_losses
@@ -64,7 +64,7 @@ class ReptileConfig(Config):
     """Share of the way that is moved (ε)."""
     final_outer_step: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Where ε goes, in a straight line."""
-    decay_updates: Size = 10_000
+    decay_updates: Count = 10_000
     """Meta-updates that it takes to get there."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Reptile:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from metarl import optim
 from metarl.advantages import discounted_returns, gae, linear_baseline
-from metarl.config import Config, Fraction, Positive, Size
+from metarl.config import Config, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
 from metarl.networks import RecurrentActorCritic, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
@@ -35,9 +35,9 @@ class RL2Config(Config):
 
     memory: Literal["gru", "lstm"] = "gru"
     """What carries experience through a trial."""
-    hidden_size: Size = 128
+    hidden_size: Width = 128
     """Units of the memory."""
-    encoder_sizes: tuple[Size, ...] = (128,)
+    encoder_sizes: Widths = (128,)
     """Tanh layers between the inputs and the memory; may be empty."""
     normalize_inputs: bool = True
     """Scale everything the agent sees by its running mean and standard deviation."""

@@ -27,7 +27,8 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
 from envs.slots import SlotEnv
-from metarl.config import Config
+from metarl.config import Config, Seed, Size
+from metarl.memory import TASK_BYTES, check_memory
 from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
@@ -71,13 +72,13 @@ class BanditConfig(Config):
     kind: Literal["bandit"] = "bandit"
     arms: Arms = "bernoulli"
     """How means are drawn and arms pay: envs/bandit.py tells."""
-    num_arms: Annotated[int, Field(ge=2, validate_default=True)] = 5
+    num_arms: Annotated[int, Field(ge=2, le=10_000, validate_default=True)] = 5
     """Arms of every bandit: 2 where they are dependent, at least 3 where one is informative."""
-    num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
+    num_train_tasks: Size = 10_000
     """Bandits to learn on."""
-    num_test_tasks: Annotated[int, Field(ge=1)] = 1_000
+    num_test_tasks: Size = 1_000
     """Bandits held out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the arm means of all tasks."""
 
     @field_validator("num_arms")
@@ -109,9 +110,14 @@ class Bandits:
         arms = config.arms
         kind = arms.capitalize() if arms in ("bernoulli", "gaussian") else arms
         self.name = f"{config.num_arms}-armed {kind} bandits"
+        total = config.num_train_tasks + config.num_test_tasks
+        check_memory(
+            total * (TASK_BYTES + 8 * config.num_arms),
+            f"{total:,} bandits of {config.num_arms:,} arms",
+        )
         means = draw_arm_means(
             arms,
-            config.num_train_tasks + config.num_test_tasks,
+            total,
             config.num_arms,
             rng=np.random.default_rng(config.seed),
         )

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float
-from pydantic import Field
 
 from envs.slots import SlotEnv
-from metarl.config import Config
+from metarl.config import Config, Positive, Seed, Size
+from metarl.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 STEP_LENGTH = 0.1
@@ -43,15 +43,15 @@ class PointConfig(Config):
     """2-D navigation to a hidden goal."""
 
     kind: Literal["point"] = "point"
-    horizon: Annotated[int, Field(ge=1)] = 100
+    horizon: Size = 100
     """Steps of an episode."""
-    half_side: Annotated[float, Field(gt=0)] = 0.5
+    half_side: Positive = 0.5
     """Goals are uniform in [-half_side, half_side]²."""
-    num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
+    num_train_tasks: Size = 10_000
     """Goals to learn on."""
-    num_test_tasks: Annotated[int, Field(ge=1)] = 200
+    num_test_tasks: Size = 200
     """Goals held out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the goals of all tasks."""
 
     def build(self) -> Points:
@@ -67,6 +67,7 @@ class Points:
         self.horizon = config.horizon
         rng = np.random.default_rng(config.seed)
         total = config.num_train_tasks + config.num_test_tasks
+        check_memory(total * TASK_BYTES, f"{total:,} goals")
         goals = rng.uniform(-config.half_side, config.half_side, (total, 2))
         tasks = [PointTask(goal) for goal in goals]
         self.train = TaskSet(tasks[: config.num_train_tasks])

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from envs.slots import SlotEnv
-from metarl.config import Config
+from metarl.config import Config, Seed, Size
+from metarl.memory import TASK_BYTES, check_memory
 from metarl.seeding import slot_generators
 from metarl.tasks import TaskSet
 
@@ -44,17 +45,17 @@ class TabularConfig(Config):
     """Random tabular MDPs."""
 
     kind: Literal["tabular"] = "tabular"
-    num_states: Annotated[int, Field(ge=2)] = 10
+    num_states: Annotated[int, Field(ge=2, le=10_000)] = 10
     """States of every MDP."""
-    num_actions: Annotated[int, Field(ge=2)] = 5
+    num_actions: Annotated[int, Field(ge=2, le=10_000)] = 5
     """Actions of every MDP."""
-    horizon: Annotated[int, Field(ge=1)] = 10
+    horizon: Size = 10
     """Steps of an episode."""
-    num_train_tasks: Annotated[int, Field(ge=1)] = 10_000
+    num_train_tasks: Size = 10_000
     """MDPs to learn on."""
-    num_test_tasks: Annotated[int, Field(ge=1)] = 1_000
+    num_test_tasks: Size = 1_000
     """MDPs held out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws all MDPs."""
 
     def build(self) -> TabularMDPs:
@@ -71,6 +72,10 @@ class TabularMDPs:
         self.horizon = config.horizon
         rng = np.random.default_rng(config.seed)
         total = config.num_train_tasks + config.num_test_tasks
+        check_memory(
+            total * (TASK_BYTES + 8 * states**2 * actions),
+            f"{total:,} MDPs of {states:,} states and {actions:,} actions",
+        )
         transitions = rng.dirichlet(np.ones(states), (total, states, actions))
         mean_rewards = rng.normal(REWARD_MEAN, REWARD_STD, (total, states, actions))
         tasks = [TabularTask(*task) for task in zip(transitions, mean_rewards, strict=True)]
@@ -93,6 +98,11 @@ class TabularEnv(SlotEnv[TabularTask]):
 
     def __init__(self, tasks: Sequence[TabularTask], *, horizon: int) -> None:
         num_states, num_actions = tasks[0].mean_rewards.shape
+        check_memory(
+            8 * len(tasks) * horizon * num_states * num_actions,
+            f"values of {num_states:,} states and {num_actions:,} actions in {horizon:,} steps of "
+            f"{len(tasks):,} slots",
+        )
         super().__init__(
             tasks,
             horizon=horizon,

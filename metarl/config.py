@@ -8,22 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from metarl.errors import UserError, nearest
+from metarl.errors import UserError, nearest, printable
+from metarl.files import read_text
+from metarl.plain_yaml import DEEPEST, parse_yaml, read_argument, to_yaml, written
 
 C = TypeVar("C", bound="Config")
 
 Positive = Annotated[float, Field(gt=0, lt=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Size = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+"""Of what comes one after the other and is forgotten, so that it takes no more than time."""
+Size = Annotated[int, Field(ge=1, le=10_000_000)]
+"""Of what is held in memory."""
+Few = Annotated[int, Field(ge=1, le=1000)]
+"""Of what is large by itself, such as steps that are differentiated through."""
+Width = Annotated[int, Field(ge=1, le=4096)]
+"""Of a layer."""
+Widths = Annotated[tuple[Width, ...], Field(max_length=16)]
+"""Of all layers of a network."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Config(BaseModel):
-    """Base of all configs: cannot be changed, knows no key that it does not declare."""
+    """Base of all configs: cannot be changed, knows no key that it does not declare.
+
+    What is declared as text takes a number as it was written: a name may be 010. What is declared
+    as a number takes no truth value.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
@@ -31,6 +46,14 @@ class Config(BaseModel):
 
     choices: ClassVar[Mapping[str, str]] = {}
     """What there is to choose from: values of a field, such as `variant=…`, with a line on each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_declared(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        declared = {name: _types_in(field.annotation) for name, field in cls.model_fields.items()}
+        return {key: _taken_as(declared.get(key, set()), value) for key, value in values.items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -40,22 +63,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: no such file, not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_text(path)
     except FileNotFoundError:
         known = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
         raise UserError(f"no config file {path}.{nearest(str(path), known)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path} as YAML: {error}") from None
+    values = parse_yaml(text, source=str(path))
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold 'key: value' lines, not a {type(values).__name__}")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UserError(f"{path} must hold 'key: value' lines, not {found}")
     return values
 
 
 def write_yaml(config: Config, path: Path) -> None:
     """Writes every value of `config`, defaults too, so that it means the same in later versions."""
-    path.write_text(
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-    )
+    path.write_text(to_yaml(config.model_dump(mode="json")), encoding="utf-8")
 
 
 def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
@@ -71,34 +92,48 @@ def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
 
 
 def split_command_line(
-    arguments: Sequence[str], *, switches: Sequence[str] = ()
+    arguments: Sequence[str], *, switches: Sequence[str] = (), texts: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
     """Positional arguments, and options as dotted keys: `--agent.learning-rate 3e-4` is
-    `{"agent.learning_rate": …}`. Values are read as YAML; `switches` take no value.
+    `{"agent.learning_rate": …}`. Values are read as YAML, but those of `texts` are as they were
+    typed; `switches` take no value, and `-h` is `--help`.
 
     Raises:
-        UserError: an option without its value, or given twice.
+        UserError: no flag, one without its value, or one given twice.
     """
     positional: list[str] = []
     options: dict[str, Any] = {}
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
-        if not argument.startswith("--"):
+        if argument == "-h" and "help" in switches:
+            argument = "--help"
+        if not argument.startswith("-"):
             positional.append(argument)
             continue
-        name, has_value, text = argument[2:].partition("=")
+        name, has_value, text = argument.removeprefix("--").partition("=")
         key = name.replace("-", "_")
+        parts = key.split(".")
+        if argument[:2] != "--" or not all(parts) or len(parts) > DEEPEST:
+            raise UserError(f"{argument!r} is no flag; flags are --NAME VALUE, see --help")
         if key in options:
             raise UserError(f"--{name} is given twice; give it once")
-        if has_value:
-            options[key] = _scalar(text)
-        elif key in switches:
+        if not has_value and key in switches:
             options[key] = True
-        elif remaining and not remaining[0].startswith("--"):
-            options[key] = _scalar(remaining.pop(0))
-        else:
-            raise UserError(f"--{name} needs a value: --{name} VALUE")
+            continue
+        if not has_value:
+            if not remaining or remaining[0].startswith("--"):
+                raise UserError(f"--{name} needs a value: --{name} VALUE")
+            text = remaining.pop(0)
+        options[key] = text if key in texts else read_argument(text, source=f"--{name}")
+        if key in switches and not isinstance(options[key], bool):
+            raise UserError(f"--{name} is given alone, or as --{name}=false")
+    for key in options:
+        for outer in options:
+            if key.startswith(f"{outer}."):
+                raise UserError(
+                    f"{flag(outer)} and {flag(key)} are given both; put all of it into one of them"
+                )
     return positional, options
 
 
@@ -128,11 +163,23 @@ def override(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
     return merged
 
 
-def _scalar(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+def _types_in(annotation: Any) -> set[type]:
+    """The types that an annotation is made of."""
+    inner = get_args(annotation)
+    if not inner:
+        return {annotation} if isinstance(annotation, type) else set()
+    return set().union(*map(_types_in, inner))
+
+
+def _taken_as(types: set[type], value: Any) -> Any:
+    """A value where something is declared that is made of `types`."""
+    if isinstance(value, list | tuple):
+        return [_taken_as(types, item) for item in value]
+    if types & {str, Path} and not types & {int, float}:
+        return written(value)
+    if isinstance(value, bool) and types & {int, float} and bool not in types:
+        return str(value).lower()
+    return value
 
 
 def _first_problem(
@@ -151,12 +198,18 @@ def _first_problem(
         context = problem.get("ctx", {})
         tag, expected = context["tag"], context["expected_tags"]
         close = nearest(tag, expected.replace("'", "").split(", "))
-        return f"'{key}.kind' should be {expected}, but is {tag!r}.{close}"
+        return f"'{key}.kind' should be {expected}, but is {_shown(tag)}.{close}"
     if problem["type"] == "union_tag_not_found":
         return f"'{key}.kind' is missing; add it"
     if problem["type"] == "missing":
         return f"{key!r} is missing; add it"
-    return f"{key!r} {message}, but is {problem['input']!r}"
+    hint = "; put it in quotes" if problem["type"] == "string_type" else ""
+    return f"{key!r} {message}, but is {_shown(problem['input'])}{hint}"
+
+
+def _shown(value: object) -> str:
+    """A value in a message."""
+    return printable(repr(value), limit=200)
 
 
 def _without_union_tags(location: list[str], values: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from metarl.config import Config, Size
+from metarl.config import Config, Width, Widths
 from metarl.errors import UserError
 
 Normalization = Literal["transductive", "support", "none"]
@@ -33,7 +33,7 @@ class Conv4Config(Config):
     """Four blocks of convolution, BatchNorm, ReLU and max-pooling (Vinyals et al. 2016)."""
 
     kind: Literal["conv4"] = "conv4"
-    filters: Size = 64
+    filters: Width = 64
     """Of each block."""
     batch_norm: Normalization = "transductive"
     """Whose statistics: `transductive` (each set's own), `support` (non-transductive), `none`."""
@@ -61,7 +61,7 @@ class MLPConfig(Config):
     """Linear layers, BatchNorm and ReLU or tanh."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden_sizes: tuple[Size, ...] = (40, 40)
+    hidden_sizes: Widths = (40, 40)
     """Of each layer; MAML's for sinusoids."""
     activation: Literal["relu", "tanh"] = "relu"
     """After each layer."""

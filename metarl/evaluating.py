@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.comparison import Setting
+from metarl.memory import check_trial_fits
 from metarl.playing import play
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.recording import Recordings
@@ -90,7 +91,9 @@ class Trials:
                 how it is played.
             recordings: collects what is played; environments are `Recorder`s then.
         """
-        num_slots = min(options["tasks_at_once"], len(self.tasks)) * self.shape.slots_per_task
+        at_once = min(options["tasks_at_once"], len(self.tasks))
+        check_trial_fits(self.shape, num_tasks=at_once, horizon=self.distribution.horizon)
+        num_slots = at_once * self.shape.slots_per_task
         with closing(self.distribution.make_env(num_slots)) as env:
             curve = play(
                 self.trained_agent(env), env, self.tasks,

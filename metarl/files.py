@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import getpid
@@ -21,9 +22,12 @@ def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is larger than `limit` bytes, or is not UTF-8.
+        UserError: it cannot be read, is no regular file, is larger than `limit` bytes, or is not
+            UTF-8.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"cannot read {path}: it is no file")  # a pipe would be waited for
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:

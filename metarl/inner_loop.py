@@ -20,9 +20,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from metarl.actions import ActionDistribution
 from metarl.advantages import discounted_returns, gae, linear_baseline
-from metarl.config import Config, Fraction, Positive, Size
+from metarl.config import Config, Fraction, Positive, Size, Widths
 from metarl.errors import UserError
 from metarl.experience import Chunk, Experience, check_finite, ratio
+from metarl.memory import check_memory
 from metarl.networks import MLPPolicy, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
 from metarl.unrolled import Unrolled
@@ -35,7 +36,7 @@ all processors of a GPU. Large tasks so come one by one, small ones many at a ti
 class InnerLoopConfig(Config):
     """The policy and how it adapts. Defaults are those of the Meta-World baselines."""
 
-    hidden_sizes: tuple[Size, ...] = (128, 128)
+    hidden_sizes: Widths = (128, 128)
     """Tanh layers of the policy."""
     normalize_obs: bool = False
     """Scale observations by their running mean and standard deviation. Where what matters hardly
@@ -199,7 +200,11 @@ class InnerLoop(nn.Module):
 
     def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
         """The starting point, for each task."""
-        return self.start().repeat(num_slots // self.config.episodes_per_step, 1)
+        start, num_tasks = self.start(), num_slots // self.config.episodes_per_step
+        check_memory(
+            start.nbytes * num_tasks, f"{len(start):,} parameters of each of {num_tasks:,} tasks"
+        )
+        return start.repeat(num_tasks, 1)
 
     @torch.no_grad()
     def act(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from metarl.config import Config, Positive, Size
+from metarl.config import Config, Count, Positive
 from metarl.errors import NotFiniteError
 
 PREFIX = "optimizer."
@@ -81,7 +81,7 @@ class OuterAdamConfig(Config):
     """Step size of the outer Adam."""
     final_learning_rate: Annotated[float, Field(ge=0, lt=1e30)] | None = None
     """Where it goes, along half a cosine; stays where not given."""
-    decay_updates: Size = 10_000
+    decay_updates: Count = 10_000
     """Outer updates that it takes to get there."""
 
     def decay(self, optimizer: torch.optim.Adam) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from envs.few_shot.glyphs import draw_glyphs
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
+from metarl.config import Seed
 from metarl.errors import UserError
 
 Digit = Annotated[int, Field(ge=0, le=9)]
@@ -26,13 +27,13 @@ class DigitsConfig(EpisodeConfig):
     kind: Literal["digits"] = "digits"
     test_digits: tuple[Digit, ...] = (5, 6, 7, 8, 9)
     """Held out; the others are learned from."""
-    num_glyphs: Annotated[int, Field(ge=0)] = 400
+    num_glyphs: Annotated[int, Field(ge=0, le=1_000_000)] = 400
     """Drawn characters to learn from beside the other digits."""
     jitter: Annotated[float, Field(ge=0, lt=10)] = 0.08
     """How far the points of a glyph's strokes move from image to image."""
     symmetries: Symmetries = 1
     """Of training classes: 4 turns, or those and their mirror images (8), are classes too."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the glyphs."""
 
     def build(self) -> ImageDistribution:

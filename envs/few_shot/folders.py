@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
-from metarl.config import Size
+from metarl.config import Few, Seed
 from metarl.errors import UserError, nearest
 
 HIDDEN = (".", "__MACOSX")
@@ -35,13 +35,13 @@ class FoldersConfig(EpisodeConfig):
     """A file that names the held-out classes, one a line; the others are learned from."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Held out of all classes where neither a file nor the folders say which."""
-    size: Size = 28
+    size: Few = 28
     """Images are scaled to so many pixels squared."""
     color: bool = False
     """Keep three channels, or make them grey."""
     symmetries: Symmetries = 1
     """4 turns, or those and their mirror images (8), are classes too, in both splits."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the held-out classes."""
 
     def build(self) -> ImageDistribution:

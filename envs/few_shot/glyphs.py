@@ -7,14 +7,14 @@ and shifted. Images are 28×28, as Omniglot's in most papers.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from pydantic import Field
 
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution
-from metarl.config import Size
+from metarl.config import Few, Seed, Size
+from metarl.memory import check_memory
 
 SIZE = 28
 POINTS_ON_STROKE = 20
@@ -30,9 +30,9 @@ class GlyphsConfig(EpisodeConfig):
     """Characters held out."""
     images_per_class: Size = 20
     """As Omniglot has."""
-    strokes: Size = 3
+    strokes: Few = 3
     """Of each character."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws characters and images."""
 
     def build(self) -> ImageDistribution:
@@ -73,6 +73,10 @@ def draw_glyphs(
         fill: scale each image so that it is as tall or as wide as there is room.
         connected: a stroke begins where the one before ended.
     """
+    check_memory(
+        num_classes * images_per_class * (size**2 + 16 * strokes * POINTS_ON_STROKE),
+        f"{images_per_class:,} images of {num_classes:,} characters",
+    )
     letters = rng.uniform(-1, 1, (num_classes, 1, strokes, 3, 2))
     shape = (num_classes, images_per_class)
     points = letters + rng.normal(0, jitter, (*shape, strokes, 3, 2))

@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 
 from metarl.config import Config, Size
 from metarl.errors import UserError
+from metarl.memory import check_memory
 from metarl.types import FewShotBatch, FewShotShape
 
 Symmetries = Literal[1, 4, 8]
@@ -155,6 +156,10 @@ class ImageSampler:
         """
         shots = shots or self.shots
         self._check_enough(shots)
+        check_memory(
+            4 * num_tasks * self.ways * (shots + self.queries) * self.classes.images[0].size,
+            f"{self.ways:,} ways of {shots + self.queries:,} images in {num_tasks:,} tasks",
+        )
         # the first W of a random order of all classes: distinct, and numbered at random
         order = rng.random((num_tasks, self.num_classes)).argsort(1)[:, : self.ways]
         symmetry, which = np.divmod(order, len(self.classes.names))

@@ -10,14 +10,13 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from envs.few_shot.folders import HIDDEN, contents, decode, files_by_class, read_class_names
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, Symmetries
-from metarl.config import Size
+from metarl.config import Seed, Size
 from metarl.errors import UserError
 
 PARTS = ("images_background", "images_evaluation")
@@ -41,7 +40,7 @@ class OmniglotConfig(EpisodeConfig):
     images_evaluation/Atlantean/character01."""
     symmetries: Symmetries = 4
     """4: each character turned by 90, 180 and 270 degrees is a class of its own, in both splits."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the random split."""
 
     def build(self) -> ImageDistribution:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 
-from metarl.config import Config, Size
+from metarl.config import Config, Seed, Size
+from metarl.memory import check_memory
 from metarl.types import FewShotBatch, FewShotShape
 
 HALF_RANGE = 5.0
@@ -45,7 +45,7 @@ class SinusoidConfig(Config):
     """Sinusoids to learn from."""
     num_test_tasks: Size = 1_000
     """Sinusoids held out."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the sinusoids."""
 
     choices: ClassVar[Mapping[str, str]] = {
@@ -89,6 +89,9 @@ class SinusoidSampler:
     ) -> FewShotBatch:
         """Sinusoids, none twice as far as there are enough, and points of them."""
         shots = shots or self.shots
+        check_memory(
+            8 * num_tasks * (shots + self.queries), f"{shots:,} shots of {num_tasks:,} tasks"
+        )
         repeated = num_tasks > len(self.parameters)
         chosen = self.parameters[rng.choice(len(self.parameters), num_tasks, replace=repeated)]
         amplitude, phase, frequency = chosen.T[:, :, None, None]

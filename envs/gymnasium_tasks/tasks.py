@@ -70,7 +70,7 @@ class GymnasiumConfig(Config):
     """A .py file, or a name that can be imported: train_tasks, test_tasks, horizon, make_env."""
     horizon: Size | None = None
     """Steps of an episode, in place of what the module says."""
-    num_workers: Annotated[int, Field(ge=0)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Processes that share the slots; one per processor where not given, 0 plays in this one."""
     on_failure: Literal["stop", "restart"] = "stop"
     """An environment that raises, hangs or dies ends the run, or costs a trial and is started

@@ -10,7 +10,7 @@ from pydantic import Field
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
 from envs.slots import SlotEnv
-from metarl.config import Config, Size
+from metarl.config import Config, Few, Seed
 from metarl.errors import UserError, nearest
 from metarl.gpu_packages import check_installed, default_device
 from metarl.seeding import derive_seed
@@ -36,12 +36,12 @@ class LocomotionConfig(Config):
     """Tasks to learn on; as many as the variant says where not given."""
     num_test_tasks: Count | None = None
     """Tasks held out; as many as the variant says where not given."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Draws the tasks."""
     engine: Literal["native", "warp"] = "native"
     """`native` calls MuJoCo from compiled threads; `warp` is MuJoCo Warp, for thousands of slots on
     a GPU."""
-    num_threads: Size | None = None
+    num_threads: Few | None = None
     """Threads of the native engine; one per processor where not given."""
 
     def build(self) -> Locomotion:

@@ -27,7 +27,7 @@ from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv
 from metarl.cache import cache_folder, read_arrays, write_arrays
-from metarl.config import Config
+from metarl.config import Config, Few
 from metarl.errors import UserError, nearest
 from metarl.gpu_packages import check_installed, default_device
 from metarl.tasks import TaskSet
@@ -56,7 +56,7 @@ class MetaWorldConfig(Config):
     """Classes to learn on, for `custom` only."""
     test_classes: tuple[str, ...] = ()
     """Classes held out, for `custom` only."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
     """Draws the goals. Apart from the run's seed, so that runs share their held-out tasks. ML1's
     held-out goals are the training goals of the next seed: to try settings, add 2."""
     reward_version: Literal["v1", "v2"] = "v2"
@@ -64,7 +64,7 @@ class MetaWorldConfig(Config):
     engine: Engine = "native"
     """`native` calls MuJoCo from compiled threads, `reference` steps the official objects; the
     physics has the same bits. `warp` is MuJoCo Warp, for thousands of slots on a GPU."""
-    num_threads: Annotated[int, Field(ge=1)] | None = None
+    num_threads: Few | None = None
     """Threads of the native engine; one per processor where not given."""
     num_goals: Annotated[int, Field(ge=1, le=OFFICIAL_NUM_GOALS)] = OFFICIAL_NUM_GOALS
     """Goals per class: the first of the official ones."""

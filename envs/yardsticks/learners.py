@@ -14,14 +14,14 @@ from pydantic import Field, field_validator
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.config import Config, Fraction, Positive, Size
+from metarl.config import Config, Count, Fraction, Positive, Size, Widths
 from metarl.errors import UserError
 
 
 class LearnerConfig(Config):
     """What PPO and SAC share."""
 
-    env_steps: Size
+    env_steps: Count
     """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
     evaluations: Size = 20
     """Points of the curve after the one at 0 env steps. Their env steps are not counted."""
@@ -38,7 +38,7 @@ class LearnerConfig(Config):
     """Adam's step size."""
     discount: Fraction
     """Per step. The end of an episode is a time limit, and bootstrapped across."""
-    hidden_sizes: tuple[Size, ...]
+    hidden_sizes: Widths
     """Layers of the policy and of each value function."""
 
     @property
@@ -57,7 +57,7 @@ class PPOConfig(LearnerConfig):
     """PPO from nothing."""
 
     kind: Literal["ppo"] = "ppo"
-    env_steps: Size = 100_000
+    env_steps: Count = 100_000
     """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
     slots: Size = 8
     """Copies of the task that are played side by side; their env steps all count."""
@@ -65,7 +65,7 @@ class PPOConfig(LearnerConfig):
     """Adam's step size."""
     discount: Fraction = 0.95
     """Per step. The end of an episode is a time limit, and bootstrapped across."""
-    hidden_sizes: tuple[Size, ...] = (64, 64)
+    hidden_sizes: Widths = (64, 64)
     """Tanh layers of the policy and of the value function."""
 
     rollout_steps: Size = 125
@@ -123,7 +123,7 @@ class SACConfig(LearnerConfig):
     """SAC from nothing."""
 
     kind: Literal["sac"] = "sac"
-    env_steps: Size = 15_000
+    env_steps: Count = 15_000
     """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
     slots: Size = 1
     """Copies of the task that are played side by side; their env steps all count."""
@@ -133,10 +133,10 @@ class SACConfig(LearnerConfig):
     """Per step. The end of an episode is a time limit, and bootstrapped across."""
     normalize: bool = False
     """Scale observations by their running mean and deviation, rewards by that of returns."""
-    hidden_sizes: tuple[Size, ...] = (256, 256)
+    hidden_sizes: Widths = (256, 256)
     """ReLU layers of the policy and of both value functions."""
 
-    random_steps: Annotated[int, Field(ge=0)] = 500
+    random_steps: Annotated[int, Field(ge=0, le=10**12)] = 500
     """Env steps of random actions before the first update."""
     updates_per_step: Size = 1
     """Gradient steps for each env step."""

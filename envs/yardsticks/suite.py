@@ -23,7 +23,7 @@ from envs.yardsticks.results import (
     spread,
     write_yardstick,
 )
-from metarl.config import Config, Size
+from metarl.config import Config, Count, Size
 from metarl.protocols import TaskDistribution
 
 FIXED_EPISODES = 10
@@ -32,7 +32,7 @@ FIXED_EPISODES = 10
 class MultiTaskConfig(PPOConfig):
     """PPO that learns all training tasks at once."""
 
-    env_steps: Size = 500_000
+    env_steps: Count = 500_000
     """Budget, of all tasks together; rounded up so that evaluations are evenly spaced."""
     slots: Size = 20
     """Training tasks that are played side by side."""

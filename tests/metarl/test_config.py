@@ -1,14 +1,18 @@
 """Every wrong key or value is one line that names it and what is allowed."""
 
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from metarl.config import override, read_yaml, split_command_line, validate, write_yaml
 from metarl.errors import UserError
 from train import Experiment, load
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+PUBLISHED = sorted((ROOT / "results").rglob("config.yaml"))
 GOOD = {"env": {"kind": "bandit"}, "agent": {"kind": "rl2"}}
 
 
@@ -19,6 +23,37 @@ def test_every_config_is_valid_and_survives_writing(path: Path, tmp_path: Path) 
     assert load(tmp_path / "again.yaml") == experiment
 
 
+@pytest.mark.parametrize("path", CONFIGS + PUBLISHED, ids=lambda p: "-".join(p.parts[-3:]))
+def test_experiments_are_what_another_reader_of_yaml_makes_of_their_files(path: Path) -> None:
+    """PyYAML's own reader, by which they were read when they were trained."""
+    experiment = load(path)
+    values = {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    assert type(experiment).model_validate(values) == experiment
+    assert PUBLISHED
+
+
+@pytest.mark.parametrize("name", ["010", "2024-05-01", "1e3", "1.10", "0x1F", "yes", "a b", "日本"])
+def test_a_name_is_what_was_typed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"name: {name}\nenv: {{kind: bandit}}\nagent: {{kind: rl2}}")
+    assert load(tmp_path / "a.yaml").name == name
+    _, options = split_command_line(["--name", name])
+    experiment = load(CONFIGS[0], options)
+    assert experiment.name == name
+    write_yaml(experiment, tmp_path / "again.yaml")
+    assert load(tmp_path / "again.yaml") == experiment
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../../x", "/tmp/x", "a/b", "a\\b", "~", ".hidden", "-x", "a:b", "a\nb", "a\tb",
+     "\0", "\ud800", "\x1b[31m", " a", "a ", "a.", "x" * 101, "日" * 34, "*"],
+)  # fmt: skip
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"'name' should be a name for a folder.*but is") as refused:
+        validate(Experiment, {**GOOD, "name": name}, source="flags")
+    assert str(refused.value).isprintable()
+
+
 def test_flags_become_dotted_keys_with_values() -> None:
     positional, options = split_command_line(
         ["a.yaml", "--agent.learning-rate", "3e-4", "--greedy", "--seed=3", "--x", "[1, 2]"],
@@ -26,7 +61,7 @@ def test_flags_become_dotted_keys_with_values() -> None:
     )
     assert positional == ["a.yaml"]
     assert options == {
-        "agent.learning_rate": "3e-4", "greedy": True, "seed": 3, "x": [1, 2],
+        "agent.learning_rate": 3e-4, "greedy": True, "seed": 3, "x": [1, 2],
     }  # fmt: skip
     assert override({"agent": {"clip": 0.2}}, {"agent.epochs": 3, "seed": 1}) == {
         "agent": {"clip": 0.2, "epochs": 3},
@@ -56,6 +91,18 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"agent.memory": "rnn"}, r"'agent.memory' should be 'gru' or 'lstm', but is 'rnn'"),
         ({"train.env_steps": 0}, r"'train.env_steps' should be greater than or equal to 1"),
         ({"agent": {}}, r"'agent.kind' is missing; add it"),
+        ({"agent": {"kind": ["rl2"]}}, r"'agent.kind' should be .* but is"),
+        ({"seed": 2**63}, r"'seed' should be less than 9223372036854775808"),
+        ({"seed": True}, r"'seed' should be a valid integer.* but is 'true'"),
+        ({"agent.clip": False}, r"'agent.clip' should be a valid number.* but is 'false'"),
+        ({"agent.encoder_sizes": [8, True]}, r"'agent.encoder_sizes.1' should be a valid integer"),
+        ({"agent.clip": float("inf")}, r"'agent.clip' should be a finite number"),
+        ({"name": True}, r"'name' should be a valid string, but is True; put it in quotes"),
+        ({"agent.hidden_size": 10**9}, r"'agent.hidden_size' should be less than or equal to 4096"),
+        ({"agent.encoder_sizes": [8] * 17}, r"'agent.encoder_sizes' .* at most 16 items"),
+        ({"train.tasks_per_trial": 10**9}, r"'train.tasks_per_trial' should be less than or equal"),
+        ({"x" * 10**6: 1}, r"unknown key 'x"),
+        ({"agent.clip": "x" * 10**6}, r"'agent.clip' should be a valid number"),
     ],
 )
 def test_mistakes_are_named(options: dict, message: str) -> None:
@@ -66,18 +113,57 @@ def test_mistakes_are_named(options: dict, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--seed"], "needs a value"), (["--seed", "1", "--seed", "2"], "given twice")],
+    [
+        (["--seed"], "needs a value"),
+        (["--seed", "1", "--seed", "2"], "given twice"),
+        (["--a.b", "1", "--a", "{c: 2}"], "--a and --a.b are given both"),
+        (["--a", "{c: 2}", "--a.b.c=1"], "--a and --a.b.c are given both"),
+        (["--a", "{b: 1, b: 2}"], "'b' is given twice"),
+        (["--list=3"], "--list is given alone, or as --list=false"),
+        *(
+            ([text, "1"], "is no flag; flags are --NAME VALUE")
+            for text in ("--", "--=", "--a.", "--.a", "--a..b", "-x", "-", "--" + "a." * 1000 + "b")
+        ),
+    ],
 )
 def test_incomplete_flags_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        split_command_line(arguments)
+        split_command_line(arguments, switches=["list"])
+
+
+def test_paths_are_as_they_were_typed() -> None:
+    _, options = split_command_line(
+        ["--run-dir", "010 #1", "-h"], switches=["help"], texts=["run_dir"]
+    )
+    assert options == {"run_dir": "010 #1", "help": True}
 
 
 def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text("a: 1")
     with pytest.raises(UserError, match=r"no config file .*god.yaml. Did you mean .*good.yaml"):
         read_yaml(tmp_path / "god.yaml")
-    for text in ("a: [", "- 1", "\0"):
-        (tmp_path / "bad.yaml").write_text(text)
+    for content in (
+        b"a: [",
+        b"- 1",
+        b"\0",
+        b"",
+        b"# nothing",
+        b"\xff\xfea\0",
+        b"a: 1\na: 2",
+        b"\xff",
+    ):
+        (tmp_path / "bad.yaml").write_bytes(content)
         with pytest.raises(UserError, match=r"bad\.yaml"):
             read_yaml(tmp_path / "bad.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in (
+        tmp_path / "pipe.yaml",
+        Path("/dev/zero"),
+        tmp_path,
+        Path("a\0b"),
+        Path("x" * 5000),
+    ):
+        with pytest.raises(UserError, match="cannot read"):
+            read_yaml(name)
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbfa: 1")  # as Windows' editor writes it
+    assert read_yaml(tmp_path / "marked.yaml") == {"a": 1}
