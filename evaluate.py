@@ -36,6 +36,7 @@ from metarl.checkpoint import checkpoints
 from metarl.comparison import check_alike
 from metarl.config import (
     Config,
+    Seed,
     Size,
     flag,
     given_options,
@@ -43,6 +44,7 @@ from metarl.config import (
     split_command_line,
     validate,
 )
+from metarl.console import plain_console
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
 from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
@@ -98,7 +100,7 @@ class EvaluationConfig(Config):
 
     split: Literal["train", "test"] = "test"
     """Held-out tasks, or those that the agent learned on."""
-    episodes: Annotated[int, Field(ge=1)] | None = None
+    episodes: Size | None = None
     """Episodes of experience with each task; where not given as in training, and of a published run
     as it is published. Of few-shot learning, tasks to be judged on; 600 where not given."""
     shots: ShotCounts | None = None
@@ -110,15 +112,15 @@ class EvaluationConfig(Config):
     """`curve`: success after each number of episodes. `metaworld`: 10 episodes of adaptation, then
     3 test episodes, on 40 goals of each class; both are rounded up to what an agent plays side by
     side."""
-    checkpoint: Annotated[int, Field(ge=0)] | None = None
+    checkpoint: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Env steps (of few-shot learning: tasks) of the checkpoint; the newest where not given."""
     greedy: bool = False
     """Take the policy's mode instead of drawing from it."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Mean success that counts as adapted."""
-    tasks_at_once: Annotated[int, Field(ge=1)] = 50
+    tasks_at_once: Size = 50
     """Tasks that are played side by side."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of the actions, the environments and the bootstrap; of few-shot learning, the tasks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the agent lives."""
@@ -550,7 +552,7 @@ def main(arguments: list[str]) -> None:
     experiments = [load(folder / CONFIG) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = plain_console(None if sys.stdout.isatty() else 120)
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)
         return

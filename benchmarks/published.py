@@ -33,11 +33,11 @@ from published_tables import (
     results_page,
     with_opening_table,
 )
-from rich.console import Console
 from training import training_seconds
 
 from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
 from metarl.checkpoint import checkpoints
+from metarl.console import plain_console
 from metarl.errors import UserError, one_line_errors
 from metarl.evaluating import Trials
 from metarl.run import CONFIG, METRICS, publish_checkpoint
@@ -125,7 +125,7 @@ def evaluated(run: Path, config: EvaluationConfig) -> Path:
     trials = find_trials(run, config)
     path = evaluation_file(trials, config)
     if not path.exists():
-        evaluate(trials, config, Console(), None)
+        evaluate(trials, config, plain_console(), None)
     return path
 
 

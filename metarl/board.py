@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 from metarl.protocols import TaskVectorEnv
 from metarl.recording import Recorder, Recording
 from metarl.rendering.backends import find_backend
@@ -54,7 +54,7 @@ class Board:
         """Enters a run into the table of hyperparameters, with what came of them."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {name: v if isinstance(v, bool | int | float) else str(v)
+        plain = {name: v if isinstance(v, bool | int | float) else printable(v)
                  for name, v in flat(values).items()}  # fmt: skip
         final = {f"final/{name}": value for name, value in metrics.items()}
         for summary in hparams(plain, final):

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -21,15 +21,17 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metarl.errors import UserError
+from metarl.cache import cache_folder, has_home
+from metarl.console import plain_console
+from metarl.errors import MESSAGE_LIMIT, UserError, one_line_errors, printable
 from metarl.processors import num_processors
 from metarl.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
 
 PROJECT = "metarl"
+COMMAND = "python -m metarl.doctor"
 SHOWN = ("torch", "mujoco", "metaworld", "gymnasium", "numpy")
 """Packages whose versions results depend on most."""
 PATIENCE = 8.0
@@ -142,11 +144,12 @@ def compiler() -> Finding:
     if numba.njit(lambda number: number + 1)(1) != 2:
         return Finding("compiler", Verdict.FAILS, f"numba {numba.__version__} computes 1 + 1 wrong")
     works = f"numba {numba.__version__} compiles"
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
+    folder = cache_folder()
+    homeless = "" if has_home() else "; this user has no home folder"
     if _is_writable(folder):
-        return Finding("compiler", Verdict.WORKS, f"{works} and keeps it")
-    text = f"{works} anew each time: {folder} is not writable; set NUMBA_CACHE_DIR to one that is"
-    return Finding("compiler", Verdict.OPTIONAL, text)
+        return Finding("compiler", Verdict.WORKS, f"{works} and keeps it in {folder}{homeless}")
+    text = f"{works} anew each time: {folder} is not writable; set METARL_CACHE to one that is"
+    return Finding("compiler", Verdict.OPTIONAL, f"{text}{homeless}")
 
 
 def _is_writable(folder: Path) -> bool:
@@ -283,23 +286,30 @@ def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Findi
     try:
         return look()
     except Exception as error:  # whatever a broken package raises when it is imported
-        return Finding(name, otherwise, " ".join(f"{type(error).__name__}: {error}".split()))
+        return Finding(name, otherwise, printable(f"{type(error).__name__}: {error}"))
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Prints what was found; returns the exit code."""
-    console = Console()
+    if list(arguments) in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is one argument too many: {COMMAND} takes none")
+    console = plain_console()
     findings = list(examine())
     if console.is_terminal:
         table = Table(box=None, show_header=False, pad_edge=False)
         for one in findings:
-            table.add_row(one.name, Text(one.verdict.value, STYLES[one.verdict]), Text(one.what))
+            verdict = Text(one.verdict.value, STYLES[one.verdict])
+            table.add_row(one.name, verdict, printable(one.what, limit=MESSAGE_LIMIT))
         console.print(table)
     else:
         for one in findings:
-            print(f"{one.name}: {one.verdict.value}: {one.what}")
+            print(f"{one.name}: {one.verdict.value}: {printable(one.what)}")
     return int(any(one.verdict is Verdict.FAILS for one in findings))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors("metarl.doctor"):
+        sys.exit(main(sys.argv[1:]))

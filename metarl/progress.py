@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+
+from metarl.console import plain_console
+from metarl.errors import MESSAGE_LIMIT, printable
 
 RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
 
@@ -20,7 +23,7 @@ class Progress:
     `unit` is what is counted, `shown` which metrics are shown and how they are formatted: of the
     first and the last episode of a trial, or as they are. On a terminal the display stays in place;
     otherwise a line is printed at most every `line_seconds`, and one for the first and the last
-    iteration.
+    iteration. Lines that cannot be written are lost; a run is worth more.
     """
 
     def __init__(
@@ -33,7 +36,7 @@ class Progress:
         shown: Mapping[str, str] = RETURN_AND_SUCCESS,
         line_seconds: float = 10.0,
     ) -> None:
-        self._title = title
+        self._title = printable(title)
         self._unit = unit
         self._shown = shown
         self._total = total_env_steps
@@ -41,7 +44,7 @@ class Progress:
         self._started = time.monotonic()
         self._line_seconds = line_seconds
         self._last_line = float("-inf")
-        self._console = Console()
+        self._console = plain_console()
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
@@ -70,15 +73,21 @@ class Progress:
         elif elapsed - self._last_line >= self._line_seconds or env_steps >= self._total:
             self._last_line = elapsed
             scores = [f"  {name} {_shown(metrics, name, f)}" for name, f in self._shown.items()]
-            print(
-                f"{100 * env_steps / self._total:3.0f} %  iteration {iteration}"
-                f"  {self._unit} {env_steps:,}  {speed:,.0f}/s  left {left}{''.join(scores)}",
-                flush=True,
-            )
+            with suppress(OSError):
+                print(
+                    f"{100 * env_steps / self._total:3.0f} %  iteration {iteration}"
+                    f"  {self._unit} {env_steps:,}  {speed:,.0f}/s  left {left}{''.join(scores)}",
+                    flush=True,
+                )
 
     def note(self, text: str) -> None:
         """Prints a line that stays, above the display where there is one."""
-        self._console.print(text, highlight=False, soft_wrap=True)
+        line = printable(text, limit=MESSAGE_LIMIT)
+        with suppress(OSError):
+            if self._live is not None:
+                self._console.print(line, soft_wrap=True)
+            else:
+                print(line, flush=True)
 
     def _table(
         self, metrics: dict[str, float], iteration: int, env_steps: int, speed: float, left: str

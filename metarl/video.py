@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl.errors import UserError
+from metarl.errors import UserError, printable
 from metarl.files import written_whole
 from metarl.recording import Episode, Recording
 from metarl.rendering.renderer import OffscreenRenderer
@@ -137,14 +137,15 @@ def captioned(frame: Frame, caption: Caption) -> Frame:
     middle = bar // 2
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image, "RGBA")
-    needed = sum(draw.textlength(text, font) for text in (caption.title, caption.subtitle))
+    title, subtitle = printable(caption.title), printable(caption.subtitle)
+    needed = sum(draw.textlength(text, font) for text in (title, subtitle))
     rows = 1 if needed + 3 * margin <= width else 2  # with the subtitle below the title
-    title = fitting(caption.title, font, width - 2 * margin)
+    title = fitting(title, font, width - 2 * margin)
     draw.rectangle((0, 0, width, rows * bar), fill=SHADE)
     draw.rectangle((0, height - bar, width, height), fill=SHADE)
     draw.text((margin, middle), title, WHITE, font, anchor="lm")
     place = (width - margin, middle) if rows == 1 else (margin, middle + bar)
-    draw.text(place, caption.subtitle, WHITE, font, anchor="rm" if rows == 1 else "lm")
+    draw.text(place, subtitle, WHITE, font, anchor="rm" if rows == 1 else "lm")
     line = height - middle
     digits = len(str(caption.horizon))
     step = f"step {caption.step:>{digits}} / {caption.horizon}"

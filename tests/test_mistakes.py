@@ -1,10 +1,12 @@
 """The command line: every mistake that a user can make, and trainings that are not finite."""
 
+import io
 import os
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ import train
 from agents.rl2 import RL2
 from envs.bandit import BanditEnv
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
-from metarl.errors import one_line_errors
+from metarl.errors import UserError, one_line_errors
 from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, metrics
 
 
@@ -178,6 +180,81 @@ def test_a_reader_who_has_seen_enough_is_no_mistake(monkeypatch: pytest.MonkeyPa
         with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
             train.main(["--list"])
     assert stopped.value.code == 141
+
+
+def test_what_the_system_refuses_is_one_line(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
+        Path("x" * 5000).stat()
+    assert stopped.value.code == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_what_the_output_cannot_hold_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(
+            sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+        )
+    with pytest.raises(SystemExit), one_line_errors("program"):
+        print("RL² → \ud800")
+        raise UserError("kein Ω")
+    shown = "RL² → ?\n" if encoding == "utf-8" else "RL² ? ?\n"
+    assert sys.stdout.buffer.getvalue().decode(encoding) == (
+        shown.replace("²", "?") if encoding == "ascii" else shown
+    )
+    assert sys.stderr.buffer.getvalue().startswith(b"program: kein ")
+
+
+def test_output_that_is_closed_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with one_line_errors("program"):
+        print("nobody reads this")
+    assert sys.stdout is not None
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written_costs_no_training(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FULL.open("w") as full, monkeypatch.context() as output:
+        output.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
+            train.main([str(tiny)])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("program: cannot write the output: ") and message.count("\n") == 1
+    assert checkpoints(Path("runs/tiny/seed1/checkpoints"))[-1].name == "500"
+
+
+@pytest.mark.parametrize(
+    "allocate", [lambda: np.zeros(2**58), lambda: torch.zeros(2**60), lambda: bytearray(2**62)]
+)
+def test_what_cannot_be_allocated_is_one_line(capsys, allocate) -> None:
+    with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
+        allocate()
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("program: not enough memory; choose smaller sizes")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.tasks-per-trial", "1e6", "--train.episodes-per-trial", "1e6"],
+         "a trial of 1,000,000 tasks, 1,000,000 episodes each of 1 steps, would take 100,000 GB"),
+        (["--env.num-train-tasks", "1e7", "--env.num-arms", "10_000"], "of 10,000 arms would take"),
+        (["--env", "{kind: tabular, num_states: 10_000}"], "of 10,000 states and 5 actions would"),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_machine_has_room_for(tiny: Path, capsys, arguments, message: str) -> None:
+    assert message in fails(capsys, train, [str(tiny), *arguments])
+    assert not Path("runs").exists()
 
 
 def test_a_broken_pipe_inside_is_not_hidden() -> None:

@@ -3,6 +3,8 @@
 import sys
 
 from envs.gymnasium_tasks.checker import main
+from metarl.errors import one_line_errors
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors("envs.gymnasium_tasks"):
+        main(sys.argv[1:])

@@ -26,7 +26,7 @@ from envs.gymnasium_tasks.tasks import (
 )
 from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
 from envs.worker.user_module import UserModule, describe
-from metarl.errors import UserError
+from metarl.errors import MESSAGE_LIMIT, UserError, printable
 from metarl.tasks import TaskSet
 
 NOTE = "note: "
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(2)
     findings = check(arguments[0])
     for text in findings:
-        print(text)
+        print(printable(text, limit=MESSAGE_LIMIT))
     if any(not text.startswith(NOTE) for text in findings):
         raise SystemExit(2)
     print(f"{arguments[0]} can be trained on")

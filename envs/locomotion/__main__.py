@@ -5,11 +5,15 @@ python -m envs.locomotion
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 import numpy as np
 
 from envs.locomotion.distributions import Locomotion, LocomotionConfig
 from envs.locomotion.robots import body
 from envs.locomotion.variants import VARIANTS, Reward, Term, Variant
+from metarl.errors import UserError, one_line_errors
 
 TITLES = (
     "variant", "tasks", "steps", "train / test", "reward of a step",
@@ -61,9 +65,17 @@ def random_floor(distribution: Locomotion) -> tuple[float, float]:
     return float(returns.mean()), float(returns.std() / EPISODES**0.5)
 
 
-if __name__ == "__main__":
+def main(arguments: Sequence[str]) -> None:
+    """Prints the table."""
+    if arguments:
+        raise UserError(f"{arguments[0]!r} is one argument too many; the table takes none")
     print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}")
     for each in VARIANTS:
         mean, error = random_floor(LocomotionConfig(variant=each).build())
         *known, blind, best = row(each)
         print(f"| {' | '.join([*known, f'{mean:.0f} ± {error:.0f}', blind, best])} |")
+
+
+if __name__ == "__main__":
+    with one_line_errors("envs.locomotion"):
+        main(sys.argv[1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from metarl.errors import MESSAGE_LIMIT, printable
 from metarl.evaluation import Estimate
 from metarl.few_shot_result import FewShotEvaluation
 from metarl.report.adaptation import circumstances
@@ -234,10 +235,10 @@ def print_few_shot(evaluation: FewShotEvaluation, console: Console) -> None:
         for name in block.header:
             shown.add_column(name, justify="right")
         for row in block.body:
-            shown.add_row(*(str(value) for value in row))
+            shown.add_row(*map(printable, row))
         console.print(shown)
         console.print()
-    console.print(evaluation.protocol(), style="dim", highlight=False)
+    console.print(printable(evaluation.protocol(), limit=MESSAGE_LIMIT), style="dim")
 
 
 def plot_few_shot(evaluation: FewShotEvaluation, path: Path) -> None:

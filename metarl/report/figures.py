@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from metarl.errors import printable
 from metarl.files import written_whole
 from metarl.report.blocks import Curves, HeatMap, Scatter
 
@@ -28,6 +29,7 @@ THEME = {INK: "var(--ink)", QUIET: "var(--quiet)", PAPER: "var(--paper)"}
 COLORS = ("#2f76c4", "#d9772b", "#2f9a68", "#b452a0", "#7d6bd0", "#8c8f3a", "#5f7d95")
 STYLE: Any = {
     "svg.fonttype": "none",
+    "text.usetex": False,
     "svg.hashsalt": "metarl",  # the same numbers make the same file
     "font.size": 9,
     "axes.spines.top": False,
@@ -82,6 +84,12 @@ def draw(block: object) -> Figure:
     raise TypeError(f"no picture of a {type(block).__name__}")
 
 
+def as_it_is(text: str) -> str:
+    """A text in which matplotlib finds no formula, and no label to leave out of a legend."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 @draw.register
 def draw_curves(block: Curves) -> Figure:
     """Lines with their intervals."""
@@ -100,7 +108,7 @@ def draw_lines(axes: Axes, block: Curves) -> None:
                 line.x, line.low, line.high, alpha=0.2, linewidth=0, color=color, step=step
             )
         axes.plot(
-            line.x, line.y, label=line.label, color=color,
+            line.x, line.y, label=as_it_is(line.label), color=color,
             linestyle="--" if line.style == "dashed" else "-",
             drawstyle="steps-post" if line.style == "steps" else "default",
             marker="o" if line.style == "main" and len(line.x) <= 50 else None, markersize=3.5,
@@ -129,8 +137,10 @@ def save_panels(blocks: Sequence[Curves], png: Path, *, title: str, caption: str
         )
         for one, block in zip(axes[0], blocks, strict=True):
             draw_lines(one, block)
-        figure.suptitle(title, fontsize=11)
-        figure.supxlabel(textwrap.fill(caption, 55 * len(blocks)), fontsize=7.5, color=QUIET)
+        figure.suptitle(as_it_is(title), fontsize=11)
+        figure.supxlabel(
+            textwrap.fill(as_it_is(caption), 55 * len(blocks)), fontsize=7.5, color=QUIET
+        )
         with written_whole(png) as partial:
             figure.savefig(partial, dpi=150, format="png")
         plt.close(figure)
@@ -150,9 +160,9 @@ def thinned(count: int, *, room: float, each: float) -> range:
 def shortened(text: str) -> str:
     """A label without its middle where it is too long for a picture."""
     if len(text) <= LONGEST_LABEL:
-        return text
+        return as_it_is(text)
     half = (LONGEST_LABEL - 1) // 2
-    return f"{text[:half]}…{text[-half:]}"
+    return as_it_is(f"{text[:half]}…{text[-half:]}")
 
 
 @draw.register
@@ -174,10 +184,10 @@ def draw_heatmap(block: HeatMap) -> Figure:
     axes.set_yticks(named, [shortened(block.tasks[row]) for row in named], fontsize=7)
     longest = max(len(text) for text in (*block.counts, *block.columns))
     labelled = thinned(columns, room=width - 2.9, each=max(0.3, 0.06 * longest))
-    axes.set_xticks(labelled, [block.columns[k] for k in labelled])
+    axes.set_xticks(labelled, [as_it_is(block.columns[k]) for k in labelled])
     for k in labelled:
         axes.text(
-            k, 1.003, block.counts[k], transform=axes.get_xaxis_transform(),
+            k, 1.003, as_it_is(block.counts[k]), transform=axes.get_xaxis_transform(),
             ha="center", va="bottom", fontsize=6.5, color=QUIET,
         )  # fmt: skip
     if values.size <= WRITTEN_CELLS:
@@ -191,8 +201,8 @@ def draw_heatmap(block: HeatMap) -> Figure:
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
     if block.percent:
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_xlabel(block.x_label)
-    axes.set_title(block.title, fontsize=10, pad=18)
+    axes.set_xlabel(as_it_is(block.x_label))
+    axes.set_title(as_it_is(block.title), fontsize=10, pad=18)
     return figure
 
 
@@ -205,7 +215,7 @@ def draw_scatter(block: Scatter) -> Figure:
         block.x, block.y, c=block.value, cmap="viridis", vmin=low, vmax=high,
         s=46, edgecolors=QUIET, linewidths=0.6,
     )  # fmt: skip
-    figure.colorbar(points, ax=axes, label=block.value_label)
+    figure.colorbar(points, ax=axes, label=as_it_is(block.value_label))
     axes.grid()
     axes.margins(0.08)
     _name(axes, block)
@@ -213,6 +223,6 @@ def draw_scatter(block: Scatter) -> Figure:
 
 
 def _name(axes: Axes, block: Curves | Scatter) -> None:
-    axes.set_title(block.title, fontsize=10)
-    axes.set_xlabel(block.x_label)
-    axes.set_ylabel(block.y_label)
+    axes.set_title(as_it_is(block.title), fontsize=10)
+    axes.set_xlabel(as_it_is(block.x_label))
+    axes.set_ylabel(as_it_is(block.y_label))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from metarl.errors import MESSAGE_LIMIT, printable
 from metarl.evaluation import Estimate, Summary
 from metarl.result import Evaluation
 
@@ -17,7 +18,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     print_verdict(overall, evaluation.options["threshold"], console)
     if success := evaluation.test_success():
         print_test_success(*success, console)
-    console.print(f"\n{evaluation.protocol()}", style="dim", highlight=False)
+    console.print(f"\n{printable(evaluation.protocol(), limit=MESSAGE_LIMIT)}", style="dim")
 
 
 def print_curve(overall: Summary, console: Console) -> None:
@@ -56,7 +57,7 @@ def print_classes(by_class: dict[str, Summary], console: Console) -> None:
     table.add_column("success at any step\nfirst → last", justify="right")
     table.add_column("success at the last step\nfirst → last", justify="right")
     for name, summary in by_class.items():
-        cells = [name, str(summary.num_tasks)]
+        cells = [printable(name), str(summary.num_tasks)]
         for measure, form in (("return", ".1f"), ("success_any", ".0%"), ("success_last", ".0%")):
             values = summary.mean[measure].value
             cells.append(f"{values[0]:{form}} → {values[-1]:{form}}")
@@ -74,7 +75,6 @@ def print_verdict(overall: Summary, threshold: float, console: Console) -> None:
         f"episodes of experience to {threshold:.0%} success: "
         f"at any step {_reached(reached['success_any'])}, "
         f"at the last step {_reached(reached['success_last'])}",
-        highlight=False,
     )
 
 
@@ -82,7 +82,7 @@ def print_test_success(overall: Estimate, by_class: dict[str, Estimate], console
     """Success in the test episodes of Meta-World's protocol."""
     console.print("\nMeta-World protocol, success at any step of the test episodes:")
     for name, estimate in {"all classes": overall, **by_class}.items():
-        console.print(f"  {name}: {with_interval(estimate, 0, '.1%')}", highlight=False)
+        console.print(f"  {printable(name)}: {with_interval(estimate, 0, '.1%')}")
 
 
 def _reached(episodes: int | None) -> str:

@@ -95,9 +95,9 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file" / "cache"))
     found = compiler()
-    assert found.verdict is Verdict.OPTIONAL and "NUMBA_CACHE_DIR" in found.what
+    assert found.verdict is Verdict.OPTIONAL and "METARL_CACHE" in found.what
     assert physics().verdict is Verdict.WORKS
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from metarl.console import plain_console
 from metarl.errors import UserError
-from metarl.report.adaptation import adaptation_report
-from metarl.report.blocks import HeatMap, Report, Table, block_from_json
+from metarl.report.adaptation import adaptation_report, plot_adaptation
+from metarl.report.blocks import Curves, HeatMap, Line, Report, Table, block_from_json
 from metarl.report.comparison import comparison_report
 from metarl.report.figures import draw, svg
 from metarl.report.page import write_report
+from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
 from metarl.result import Evaluation
 from metarl.types import AdaptationCurve
@@ -64,6 +66,37 @@ def with_success(success: list[list[float]], *, experience: list[int]) -> Evalua
         scores=dict.fromkeys(names, scores),
     )  # fmt: skip
     return replace(base, curve=curve)
+
+
+HOSTILE = "_[/red] $\\frac{ $x$ <script> \x1b[31m \n{{ 1 }}"
+
+
+def test_names_are_text_in_tables_pictures_and_pages(tmp_path: Path, capsys) -> None:
+    """Of rich, of matplotlib, of a terminal and of HTML: nothing of them is markup."""
+    named = evaluation(experiment=HOSTILE, tasks=4, columns=3)
+    curve = replace(named.curve, env_names=[HOSTILE] * 2 + ["push-v3"] * 2)
+    named = replace(named, curve=curve, distribution=HOSTILE)
+    print_evaluation(named, plain_console(120))
+    printed = capsys.readouterr().out
+    assert "_[/red] $\\frac{" in printed and "\x1b" not in printed
+    plot_adaptation(named, tmp_path / "curve.png")
+    write_report(tmp_path / "one", adaptation_report(named))
+    page = (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in page and "\\frac{" in page
+    other = replace(named, experiment="other")
+    write_report(tmp_path / "two", comparison_report([named, other]))
+
+
+@pytest.mark.parametrize("text", ["$x$", r"$\frac{", r"a\$b$", "_hidden", "$$", "100 $"])
+def test_labels_are_shown_as_they_are(text: str) -> None:
+    lines = [Line(label=label, x=[0.0, 1.0], y=[0.0, 1.0]) for label in (text, "other")]
+    figure = draw(Curves(name="a", title=text, x_label=text, y_label=text, lines=lines))
+    drawn = figure.axes[0].get_legend().get_texts()
+    assert len(drawn) == 2
+    for shown in (figure.axes[0].title, drawn[0]):
+        literal, formula = shown._preprocess_math(shown.get_text())
+        assert literal.strip() == text and not formula
+    plt.close(figure)
 
 
 def table(report: Report, name: str) -> Table:
