@@ -270,7 +270,7 @@ def test_the_policy_sees_the_action_that_was_executed(runs: Path, env) -> None:
 def test_what_act_is_shown_is_finite(runs: Path, env) -> None:
     adapted = adapt(runs / "rl2", env, episodes=1)
     for obs, reward in ((np.array([0, math.inf]), 0.0), (np.zeros(2), math.nan)):
-        with pytest.raises(NotFiniteError, match="the (observation|reward) is not finite"):
+        with pytest.raises(NotFiniteError, match=r"the (observation|reward) is not finite"):
             adapted.act(obs, reward)
 
 
