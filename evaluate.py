@@ -36,7 +36,6 @@ from rich.console import Console
 
 from envs.few_shot.images import EpisodeConfig
 from envs.gymnasium_tasks.adapted import Adapted, Fit, LoneEnv, adapt_agent
-from envs.gymnasium_tasks.trust import check_trusted
 from envs.metaworld import MetaWorld
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
 from metarl.checkpoint import Meta, checkpoints, read_meta
@@ -91,6 +90,7 @@ from metarl.report.yardsticks import yardstick_section
 from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_published, stored_file
 from metarl.run import CONFIG, is_published, load_agent
 from metarl.tasks import TaskSet
+from metarl.trust import check_trusted
 from metarl.types import TrialShape
 
 METAWORLD_TEST_EPISODES = 3

@@ -28,8 +28,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
-from envs.gymnasium_tasks import checker
-from envs.gymnasium_tasks.trust import check_trusted, trust
 from metarl.board import LINES, check_can_film
 from metarl.checkpoint import checkpoints
 from metarl.config import split_command_line
@@ -61,6 +59,7 @@ from metarl.run import CONFIG, Run
 from metarl.seeding import derive_seed
 from metarl.tasks import TaskHashes, TaskSet
 from metarl.training import Training
+from metarl.trust import check_trusted, trust
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
@@ -349,6 +348,8 @@ def main(arguments: list[str]) -> None:
     if (module := options.pop("check", None)) is not None:
         if positional or options:
             raise UserError("--check MODULE takes nothing else; give it alone")
+        from envs.gymnasium_tasks import checker  # nothing else here needs it
+
         agents = [kinds("metarl.agents")[kind](**values) for kind, values in CHECKING.items()]
         checker.tell(module, checker.check_apart(module, agents))
         return

@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -65,6 +66,12 @@ class GymnasiumConfig(Config):
     again."""
     step_timeout: Positive = 60.0
     """Seconds after which a worker's environment that does not finish a step is killed."""
+
+    @property
+    def code(self) -> str:
+        """The code that `build` executes: a file with its whole path, or the name of a module."""
+        module = UserModule(self.module)
+        return str(Path(module.source).resolve()) if module.is_file else f"module {module.source}"
 
     def build(self) -> GymnasiumTasks:
         """The distribution.

@@ -8,11 +8,11 @@ import pytest
 import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumConfig
-from envs.gymnasium_tasks.trust import check_trusted
 from envs.worker.user_module import UserModule
 from evaluate import adapt
 from metarl.errors import UserError
 from metarl.interface import FILE as INTERFACE
+from metarl.trust import check_trusted
 from tests.envs.user_modules import WALK, write
 from tests.runs import fails
 

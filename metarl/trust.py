@@ -11,8 +11,6 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from envs.gymnasium_tasks.tasks import GymnasiumConfig
-from envs.worker.user_module import UserModule
 from metarl.cache import cache_folder
 from metarl.config import Config
 from metarl.errors import UserError
@@ -56,11 +54,8 @@ def check_trusted(env: Config, run: Path, *, allowed: bool, option: str = "--tru
 
 
 def _module(env: Config) -> str | None:
-    """The file with its whole path, or the name that is imported."""
-    if not isinstance(env, GymnasiumConfig):
-        return None
-    module = UserModule(env.module)
-    return str(module.path) if module.is_file else f"the module {module.source}"
+    """The code that a config of tasks says it executes; None where it has none to say."""
+    return getattr(env, "code", None)
 
 
 def _trusted() -> list[str]:
