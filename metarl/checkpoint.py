@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metarl.errors import UserError, printable
-from metarl.files import read_json, read_text
+from metarl.files import check_is_file, read_json, read_text
 from metarl.finite import first_not_finite
 from metarl.optim import PREFIX
 from metarl.tasks import TaskHashes
@@ -112,6 +112,7 @@ def load_checkpoint(folder: Path) -> Saved:
     """
     meta = read_meta(folder)
     try:
+        check_is_file(folder / TENSORS)
         with safe_open(folder / TENSORS, "pt") as file:
             version = (file.metadata() or {}).get(FORMAT_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -227,6 +228,7 @@ def _checksums(folder: Path) -> str:
     """The content of a checkpoint's `SHA256SUMS`."""
     lines = []
     for name in (TENSORS, META):
+        check_is_file(folder / name)
         with (folder / name).open("rb") as file:
             lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
     return "".join(lines)

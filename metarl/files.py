@@ -18,6 +18,17 @@ SIZE_LIMIT = 256 * 2**20
 """Bytes of a text file; none that this toolkit writes comes near."""
 
 
+def check_is_file(path: Path) -> None:
+    """Checks that a path is that of a regular file: a pipe would be waited for, a device never end.
+
+    Raises:
+        OSError: there is nothing, or it cannot be looked at.
+        UserError: it is something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError(f"cannot read {path}: it is no file")
+
+
 def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
     """The text in a file.
 
@@ -27,8 +38,7 @@ def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
             UTF-8.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"cannot read {path}: it is no file")  # a pipe would be waited for
+        check_is_file(path)
         with path.open("rb") as file:
             content = file.read(limit + 1)
         if len(content) > limit:

@@ -38,7 +38,7 @@ from metarl.checkpoint import (
 )
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError, note, printable
-from metarl.files import set_aside, written_whole
+from metarl.files import check_is_file, set_aside, written_whole
 from metarl.finite import check_weights
 from metarl.protocols import Learner
 from metarl.provenance import append_start, check_same_tasks
@@ -203,6 +203,7 @@ class Run:
         path = self.folder / METRICS
         kept = damaged = 0
         try:
+            check_is_file(path)
             with path.open("rb") as log, written_whole(path) as partial:
                 with partial.open("wb") as whole:
                     kept, damaged = _copy_lines(log, whole, last=self.iteration)

@@ -66,8 +66,9 @@ class Ended:
 
     @property
     def errors(self) -> list[str]:
-        """Lines on stderr."""
-        return [line for line in self.err.splitlines() if line.strip()]
+        """Lines on stderr, without notes of what stops nothing."""
+        lines = self.err.splitlines()
+        return [line for line in lines if line.strip() and not line.startswith("note: ")]
 
     def fault(self, attack: str, *, codes: tuple[int, ...] = (0, 2)) -> Verdict | None:
         """What is wrong with how it ended, whatever it was to do; None where nothing is.

@@ -71,7 +71,9 @@ class GymnasiumConfig(Config):
     def code(self) -> str:
         """The code that `build` executes: a file with its whole path, or the name of a module."""
         module = UserModule(self.module)
-        return str(Path(module.source).resolve()) if module.is_file else f"module {module.source}"
+        if module.is_file:
+            return str(Path(module.source).resolve())
+        return f"the module {module.source}"
 
     def build(self) -> GymnasiumTasks:
         """The distribution.
