@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from metarl.errors import UserError, printable
-from metarl.files import written_whole
+from metarl.files import check_is_file, written_whole
 from metarl.scene import Scene
 from metarl.types import Rollout, TrialShape
 
@@ -207,6 +207,7 @@ def read_recordings(path: Path) -> list[Recording]:
         UserError: there is none, or it is damaged.
     """
     try:
+        check_is_file(path)
         with ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > LARGEST_FILE:

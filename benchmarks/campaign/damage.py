@@ -300,14 +300,14 @@ def resumed(place: Place, experiment: str, attack: str, *, lines: bool = False) 
         difference = str(error)
     if difference:
         return Verdict("accepted", attack, f"resumed without a word: {difference}")
-    return Verdict("survived", attack, ended.errors[0] if ended.errors else "")
+    return Verdict("survived", attack, ended.err.strip().partition("\n")[0])
 
 
 def lost_lines(run: Path, expected: Trained, *, allowed: bool, ended: Ended) -> str:
     """What is wrong with the log: lines that are missing without a word, or no lines at all."""
     found = metrics(run)
     missing = [line["iteration"] for line in expected.metrics if line not in found]
-    if missing and not (allowed and ended.errors):
+    if missing and not (allowed and ended.err.strip()):
         return f"iterations {missing} are missing in metrics.jsonl"
     return ""
 
