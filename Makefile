@@ -35,9 +35,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
+# moviepy is for the tests of recorders; without its wish for an old Pillow, which it does not need
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --editable ".[dev]"
-	# for the tests of recorders; without its wish for an old Pillow, which it does not need
 	-$(BIN)/pip install --quiet --no-deps moviepy imageio imageio-ffmpeg proglog decorator python-dotenv
 	@touch $@
 

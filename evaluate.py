@@ -299,17 +299,21 @@ def evaluate(
         print_evaluation(evaluation, console)
         return evaluation
     evaluation = measure(trials, config, recordings)
-    print_evaluation(evaluation, console)
-    if is_published(trials.checkpoint):
+    published = is_published(trials.checkpoint)
+    stores = not published or config.output is not None
+    try:
+        print_evaluation(evaluation, console)
+    finally:  # also where the output cannot be written
+        if stores:
+            with or_what_is_safe("of this evaluation there is what was printed"):
+                evaluation.write(path)
+                recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
+    if published:
         print(said_of_published(evaluation, trials.folder / path.relative_to(trials.output)))
-        if config.output is None:
-            return evaluation
-    with or_what_is_safe("of this evaluation there is what was printed"):
-        evaluation.write(path)
-        recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
-    with or_without_picture():
-        plot_adaptation(evaluation, path.with_suffix(".png"))
-    print(f"Stored in {path} and {path.with_suffix('.png').name}")
+    if stores:
+        with or_without_picture():
+            plot_adaptation(evaluation, path.with_suffix(".png"))
+        print(f"Stored in {path} and {path.with_suffix('.png').name}")
     return evaluation
 
 
@@ -465,9 +469,11 @@ def evaluate_few_shot(
     else:
         check_can_write(output)
         evaluation = measure_few_shot(experiment, checkpoint, config)
-        print_few_shot(evaluation, console)
-        with or_what_is_safe("of this evaluation there is what was printed"):
-            evaluation.write(path)
+        try:
+            print_few_shot(evaluation, console)
+        finally:  # also where the output cannot be written
+            with or_what_is_safe("of this evaluation there is what was printed"):
+                evaluation.write(path)
         with or_without_picture():
             plot_few_shot(evaluation, path.with_suffix(".png"))
         print(f"Stored in {path} and {path.with_suffix('.png').name}")

@@ -406,3 +406,16 @@ def test_results_go_elsewhere_where_that_is_asked_for(tiny: Path, capsys) -> Non
     assert "cannot write to /dev/full/there/tiny-seed1: Not a directory; put results" in message
     assert not capsys.readouterr().out  # It was not played first.
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written_costs_no_evaluation(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.main([str(tiny)])
+    with FULL.open("w") as full, monkeypatch.context() as output:
+        output.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
+            evaluate.main([str(RUN), "--episodes", "2"])
+    assert stopped.value.code == 2
+    evaluate.main([str(RUN), "--episodes", "2", "--stored"])
