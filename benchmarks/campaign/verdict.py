@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,7 +84,9 @@ class Ended:
 
         if self.hung:
             return verdict("hang", f"no end: {self._innermost()}")
-        if any(trace in self.out + self.err for trace in TRACES):
+        # Workers that a killed process was just starting say so; nobody is left to hear it.
+        killed = self.code == -signal.SIGKILL
+        if not killed and any(trace in self.out + self.err for trace in TRACES):
             return verdict("traceback", self._last_line())
         if self.left:
             return verdict("other", f"left running: {', '.join(self.left)}")
