@@ -120,10 +120,12 @@ def begun(
         trust(experiment.env)
     try:
         if training.interface is not None:
-            training.interface.keep(folder)
+            training.interface.check(folder)
         run = Run(
             folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
         )  # fmt: skip
+        if training.interface is not None:  # only now: published runs stay as they are
+            training.interface.keep(folder)
     except OSError as error:
         raise UserError(f"cannot write the run {folder}: {error}") from None
     with closing(run):
