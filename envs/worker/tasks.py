@@ -16,6 +16,8 @@ from metarl.tasks import TaskSet
 
 NAMES = ("train_tasks", "test_tasks", "horizon", "make_env")
 """What a module must have."""
+MOST_TASKS = 1_000_000
+"""A list of more is taken for one without an end."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -140,6 +142,8 @@ def read_tasks(values: Any, *, name: str, env_name: str) -> TaskSet[Any]:
         raise UserError(f"{name} must be a list of tasks, but is {values!r}")
     tasks = []
     for number, value in enumerate(values):
+        if number == MOST_TASKS:
+            raise UserError(f"{name} does not end: it has more than {MOST_TASKS:,} tasks")
         if isinstance(value, GymnasiumTask):
             tasks.append(value)
             continue

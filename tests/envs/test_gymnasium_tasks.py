@@ -1,5 +1,6 @@
 """Environments of users in slots: the contract, spaces, tasks, the same bits anywhere."""
 
+import itertools
 import math
 import warnings
 from copy import deepcopy
@@ -15,6 +16,7 @@ from gymnasium.wrappers import FlattenObservation
 
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check
 from envs.worker import process
+from envs.worker import tasks as tasks_of_users
 from envs.worker.player import FlatSpaces
 from metarl.errors import EnvironmentFailedError, UserError
 from metarl.protocols import TaskDistribution
@@ -335,7 +337,8 @@ def test_what_single_precision_blurs_is_said_after_the_first_episode(dtype: type
             env.step(np.zeros((1, 1), np.float32))
 
 
-def test_the_numbers_of_a_task() -> None:
+def test_the_numbers_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks_of_users, "MOST_TASKS", 50)
     tasks = GymnasiumTasks(
         dict, horizon=1, test_tasks=np.arange(6.0).reshape(2, 3),
         train_tasks=[3, (1, 2.5), np.ones((2, 2)), {"b": [1, 2], "a": 7}],
@@ -349,6 +352,7 @@ def test_the_numbers_of_a_task() -> None:
         ({"test_tasks": [1, "reach"]}, r"test_tasks\[1\] is 'reach'; a task is"),
         ({"test_tasks": [float("nan")]}, "a finite number"),
         ({"test_tasks": "123"}, "must be a list of tasks"),
+        ({"train_tasks": itertools.count()}, "does not end: it has more than 50 tasks"),
         ({"test_tasks": [2, 1.0]}, r"1 is in train_tasks and in test_tasks"),
         ({"horizon": 0}, "1 or more, but is 0"),
     ):
