@@ -134,8 +134,10 @@ def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
         Run.create(folder, experiment)
         trust(experiment.env)
     if training.interface is not None:
-        training.interface.keep(folder)
+        training.interface.check(folder)
     run = Run(folder, training.agent, unit=training.unit)
+    if training.interface is not None:  # only now: published runs stay as they are
+        training.interface.keep(folder)
     run.save()
     unit = training.unit.replace("_", " ")
     progress = Progress(

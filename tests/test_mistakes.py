@@ -152,7 +152,7 @@ def test_mistakes_in_evaluation(tiny: Path, capsys) -> None:
         ([run, "--protocol", "metaworld"], "is for Meta-World"),
         (
             [run, "--tasks", "ML1-reach-v3"],
-            "observations are of shape (39,), those that the agent was trained on are",
+            "does not fit the run: its observations are of shape (39,)",
         ),
         ([run, "--tasks", "ML1-reech-v3"], "Did you mean ML1-reach-v3"),
     ):
