@@ -207,12 +207,12 @@ def how_it_ends(run: Run) -> Iterator[None]:
 
 def what_is_saved(run: Run) -> str:
     """What is left of a run that cannot be written to, and how to go on with it."""
+    if not run.folder.is_dir():
+        return f"{run.folder} is gone, and what was learned with it"
     whole = checkpoints(run.folder / "checkpoints")
-    if not whole:
-        return f"no checkpoint is in {run.folder}, begin anew"
     return (
-        f"saved is {whole[-1]}. Make room or let it be written to, then go on with: "
-        f"python train.py --resume {run.folder}"
+        f"{f'saved is {whole[-1]}' if whole else 'nothing is saved yet'}. Make room or let it be "
+        f"written to, then go on with: python train.py --resume {run.folder}"
     )
 
 

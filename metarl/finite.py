@@ -14,7 +14,7 @@ from metarl.protocols import Learner
 def is_finite(values: Tensor) -> bool:
     """Whether no number is NaN or infinite. Of a processor's memory it takes a few microseconds, as
     it is asked several times a step."""
-    if values.device.type != "cpu":
+    if not values.is_cpu:
         return bool(values.isfinite().all())
     array = values.detach().numpy()
     # A NaN or an infinity survives the sum of squares, without a warning; so may what is large.

@@ -1,20 +1,31 @@
-"""The command line: every mistake that a user can make, and trainings that are not finite."""
+"""The command line: every mistake that a user can make, trainings that are not finite, and disks
+that are full."""
 
+import errno
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.utils.tensorboard.summary
+from safetensors import SafetensorError
 
 import evaluate
 import train
 from agents.rl2 import RL2
 from envs.bandit import BanditEnv
+from envs.navigation import PointEnv
+from envs.tabular import TabularEnv
+from metarl import checkpoint, progress
 from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.errors import one_line_errors
-from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, metrics
+from metarl.run import Run
+from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
+
+RUN = Path("runs/tiny/seed1")
 
 
 @pytest.mark.parametrize(
@@ -183,3 +194,132 @@ def test_a_reader_who_has_seen_enough_is_no_mistake(monkeypatch: pytest.MonkeyPa
 def test_a_broken_pipe_inside_is_not_hidden() -> None:
     with pytest.raises(BrokenPipeError), one_line_errors("program"):
         raise BrokenPipeError
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize(("env", "value"), [("tabular", float("nan")), ("point", float("-inf"))])
+def test_nothing_of_an_iteration_that_is_not_finite_is_learned(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, env: str, value: float, agent: str
+) -> None:
+    """Nor does it reach a policy, discrete or not: normalizers, weights and optimizer stay."""
+    tiny.write_text(
+        f"env: {{kind: {env}, horizon: 2}}\nagent: {agent}\n"
+        "train: {env_steps: 400, tasks_per_trial: 10, episodes_per_trial: 10, checkpoint_every: 1}"
+    )
+    owner = {"tabular": TabularEnv, "point": PointEnv}[env]
+    step, steps = owner.step, []
+
+    def broken_step(env, actions):
+        obs, reward, *rest = step(env, actions)
+        steps.append(len(reward))
+        if sum(steps) > 200:  # throughout the second iteration
+            obs = obs.copy()
+            obs[3] = value
+        return obs, reward, *rest
+
+    monkeypatch.setattr(owner, "step", broken_step)
+    train.main([str(tiny), "--on-nan", "skip"])
+    first, second = (load_checkpoint(p)[0] for p in checkpoints(RUN / "checkpoints")[1:])
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_weights_that_are_not_finite_are_not_kept(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where all that was measured of the update that broke them was finite."""
+    update, calls = RL2.meta_update, []
+
+    def broken_update(agent, trial, *, generator):
+        calls.append(1)
+        learned = update(agent, trial, generator=generator)
+        if len(calls) == 4:
+            next(agent.network.parameters()).data[0] = float("nan")
+        return learned
+
+    monkeypatch.setattr(RL2, "meta_update", broken_update)
+    assert "among the agent's weights is not finite" in fails(capsys, train, [str(tiny)])
+    assert checkpoints(RUN / "checkpoints")[-1].name == "300"
+
+
+# -- where nothing can be written ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("full", ["checkpoint", "metrics"])
+def test_a_full_disk_costs_what_was_not_saved_yet(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    train.main([str(tiny), "--run-dir", "whole"])
+    finish = Run.finish_iteration
+
+    def on_a_full_disk(run: Run, *args, **kwargs):
+        if run.iteration == 3:
+            if full == "metrics":
+                run._metrics_file = Path("/dev/full").open("w")  # noqa: SIM115
+            else:
+                patch.setattr(checkpoint, "save_file", no_space)
+        finish(run, *args, **kwargs)
+
+    def no_space(*args: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "finish_iteration", on_a_full_disk)
+        message = fails(capsys, train, [str(tiny)])
+    saved = "300" if full == "metrics" else "200"
+    assert f"No space left on device: {RUN}" in message or full == "metrics"
+    assert f"saved is {RUN / 'checkpoints' / saved}. " in message
+    assert f"python train.py --resume {RUN}" in message
+    assert {path.name for path in (RUN / "checkpoints").iterdir()} <= {"0", "200", "300"}
+    train.main(["--resume", str(RUN)])
+    assert final_bytes(RUN) == final_bytes(Path("whole"))
+    assert metrics(RUN) == metrics(Path("whole"))
+
+
+def test_a_run_folder_that_is_gone_is_not_made_again(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Run.finish_iteration
+
+    def removed(run: Run, *args, **kwargs):
+        if run.iteration == 2:
+            shutil.rmtree(run.folder)
+        finish(run, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "finish_iteration", removed)
+    assert f"{RUN} is gone, and what was learned with it" in fails(capsys, train, [str(tiny)])
+    assert not RUN.exists()
+
+
+def test_neither_picture_nor_progress_costs_the_final_checkpoint(
+    tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_table(*args: object) -> None:
+        raise ValueError("no table")
+
+    def no_space(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.utils.tensorboard.summary, "hparams", no_table)
+    monkeypatch.setattr(progress, "print", no_space, raising=False)
+    train.main([str(tiny)])
+    said = capsys.readouterr().err
+    assert "no progress can be shown" in said and "no table" in said
+    assert said.count("\n") == 2
+    assert checkpoints(RUN / "checkpoints")[-1].name == "500"
+
+
+def test_results_go_elsewhere_where_that_is_asked_for(tiny: Path, capsys) -> None:
+    train.main([str(tiny)])
+    before = {path: path.stat().st_mtime_ns for path in RUN.rglob("*")}
+    elsewhere = ["--output", "elsewhere", "--episodes", "3"]
+    evaluate.main([str(RUN), *elsewhere])
+    evaluate.main([str(RUN), *elsewhere, "--report", "--stored"])
+    name = "test_500_episodes-3"
+    written = {path.name for path in Path("elsewhere/tiny-seed1/eval").iterdir()}
+    assert written == {f"{name}.json", f"{name}.png"}
+    assert Path(f"elsewhere/tiny-seed1/report/{name}/report.html").is_file()
+    message = fails(capsys, evaluate, [str(RUN), "--output", "/dev/full/there"])
+    assert "cannot write to /dev/full/there/tiny-seed1: Not a directory; put results" in message
+    assert not capsys.readouterr().out  # It was not played first.
+    assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before

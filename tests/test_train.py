@@ -101,7 +101,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY % (300 * ITERATION_STEPS, 1))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "torch.utils.tensorboard.writer"])
+    context.set_forkserver_preload(["train", "torch.utils.tensorboard.summary"])
 
     def start(folder: Path):
         # A run folder appears with its config in it or not at all.

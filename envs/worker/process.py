@@ -7,6 +7,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, MutableSequence, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from jaxtyping import Float64, Shaped
 
 from envs.worker.player import MakeEnv, Player, make, takes_task
 from envs.worker.user_module import UserModule, describe
+from metarl import stopping
 from metarl.errors import UserError
 
+SIGNAL_SECONDS = 0.2
+"""How much later than a worker its parent may get a signal that was sent to both."""
 CLOSE_SECONDS = 3.0
 """How long a worker may take to close its environments before it is killed."""
 
@@ -200,6 +204,10 @@ class Worker:
                 return self._connection.recv()
         self._process.join(CLOSE_SECONDS)
         code = self._process.exitcode
+        if code is not None and -code in stopping.SIGNALS:
+            # It may have gone to the whole group, and be about to stop this process too.
+            time.sleep(SIGNAL_SECONDS)
+            stopping.check()
         died = f"was killed by {_signal_name(-code)}" if code and code < 0 else ""
         return self._failure(f"its worker process {died or f'ended with exit code {code}'}")
 

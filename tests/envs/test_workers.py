@@ -225,9 +225,11 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_ctrl_c_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path) -> None:
-    """The whole process group gets the signal, as from a terminal; workers do not complain."""
-    config = tiny([0], "stop")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path, number: int) -> None:
+    """The whole process group gets it, as from a terminal or a queue; workers do not complain, and
+    no trial is taken for lost if they die of it first."""
+    config = tiny([0], "restart")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), config, "--train.env-steps", "100000000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
@@ -238,9 +240,10 @@ def test_ctrl_c_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path) -> None
     while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (130, "")
+    assert "skipped" not in log.read_text()
     assert "python train.py --resume runs/tiny/seed1" in out
     assert len(children) >= 1 and gone([int(pid) for pid in children])
 

@@ -49,6 +49,7 @@ def trials(experiment: str, seed: int, classes: str) -> Trials:
     )
     return Trials(
         folder=Path(experiment), experiment=experiment, agent="rl2", seed=seed,
+        output=Path(experiment),
         build_agent=lambda env: pytest.fail("nothing is played"), checkpoint=Path("7"),
         distribution=NO_DISTRIBUTION, reward_version=None, split="test", tasks=tasks,
         shape=TrialShape(),

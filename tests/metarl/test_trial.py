@@ -1,11 +1,17 @@
 """What a policy sees is what happened, in the right order, at episode boundaries too."""
 
+from contextlib import closing
+
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 
-from envs.navigation import PointTask
+from agents.rl2 import RL2Config
+from envs.bandit import BanditConfig
+from envs.navigation import PointConfig, PointTask
 from envs.slots import SlotEnv
+from metarl.errors import NotFiniteError
 from metarl.trial import run_trial
 from metarl.types import Rollout, TrialShape
 from tests.spy import SpyAgent
@@ -99,3 +105,26 @@ def test_the_agent_adapts_between_rollouts() -> None:
     assert len(agent.adapted) == 1
     # The second rollout goes on where the first ended.
     assert trial[1].seen.prev_reward[0, 0] == trial[0].reward[0, -1]
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("config", [BanditConfig(), PointConfig(horizon=2)])
+def test_weights_that_are_not_finite_are_named_before_they_act(
+    config: BanditConfig | PointConfig, greedy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the likeliest of several choices would be one all the same."""
+    distribution = config.build()
+    with closing(distribution.make_env(3)) as env:
+        agent = RL2Config(hidden_size=4, encoder_sizes=()).build(
+            env.single_observation_space, env.single_action_space,
+            seed=1, device=torch.device("cpu"),
+        )  # fmt: skip
+        for weights in agent.network.parameters():
+            weights.data.fill_(float("nan"))
+        monkeypatch.setattr(env, "step", lambda actions: pytest.fail("it acted"))
+        with pytest.raises(NotFiniteError, match=r"^network\.\S+ among the agent's weights is not"):
+            run_trial(
+                agent, env, distribution.train.sample(3, np.random.default_rng(1)),
+                shape=TrialShape(episodes=1), seed=1,
+                generator=None if greedy else torch.Generator().manual_seed(1),
+            )  # fmt: skip
