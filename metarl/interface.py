@@ -78,21 +78,26 @@ class Interface(BaseModel):
             raise UserError(f"cannot read {folder / FILE}: its actions are of no kind")
         return interface
 
-    def keep(self, folder: Path) -> None:
-        """Stores it with a run, or finds that it is what is stored there.
+    def check(self, folder: Path) -> None:
+        """Checks that a run which is gone on with was begun with this.
 
         Raises:
-            UserError: the run was begun with another.
+            UserError: it was begun with another.
         """
         begun = Interface.read(folder)
-        if begun is None:
-            with written_whole(folder / FILE) as partial:
-                partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        elif begun._action_kind != self._action_kind or not begun._as_bounded(self):
+        if begun is not None and not (
+            begun._action_kind == self._action_kind and begun._as_bounded(self)
+        ):
             raise UserError(
                 f"{folder} was begun with actions {begun._action_kind} within {begun._bounds}, "
                 f"which are {self._action_kind} within {self._bounds} now; train anew, or undo that"
             )
+
+    def keep(self, folder: Path) -> None:
+        """Stores it with a run that has none yet."""
+        if not (folder / FILE).exists():
+            with written_whole(folder / FILE) as partial:
+                partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def allowed(
         self,
