@@ -116,8 +116,8 @@ def begun(
         UserError: it cannot be gone on from, or cannot be written.
     """
     if new:
+        trust(experiment.env)  # first: whoever is killed in between need not be asked
         Run.create(folder, experiment)
-        trust(experiment.env)
     try:
         if training.interface is not None:
             training.interface.check(folder)

@@ -97,6 +97,7 @@ agent: {RL2}
 EVALUATING = {name: ["--episodes", "2"] for name in EXPERIMENTS} | {
     "maml_trpo_point": ["--episodes", "4"],
     "maml_sinusoid": ["--episodes", "4", "--shots", "[1]"],
+    "user_module": ["--episodes", "2", "--trust"],  # a copy's module was not trained with
 }
 """Options with which they are evaluated in a second."""
 
