@@ -30,7 +30,7 @@ import tyro
 
 from metarl.board import LINES, check_can_film
 from metarl.checkpoint import checkpoints
-from metarl.config import split_command_line
+from metarl.config import Config, split_command_line
 from metarl.errors import (
     EnvironmentFailedError,
     NotFiniteError,
@@ -69,7 +69,7 @@ CHECKING = {
     "maml_trpo": {"hidden_sizes": (8,), "episodes_per_step": 2},
     "promp": {"hidden_sizes": (8,), "episodes_per_step": 2},
 }
-"""Agents that learn from a user's tasks for a moment, to see whether they can."""
+"""How small agents are that check a user's tasks."""
 
 
 def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
@@ -316,6 +316,12 @@ def hashes_of(distribution: TaskDistribution | FewShotDistribution) -> TaskHashe
     )
 
 
+def checking_agents() -> list[Config]:
+    """Small agents that learn from a user's tasks for a moment, to see whether they can."""
+    known = kinds("metarl.agents")
+    return [known[kind](**values) for kind, values in CHECKING.items()]
+
+
 def print_what_there_is() -> None:
     """Every task distribution and every experiment, a line each."""
     print("Task distributions")
@@ -352,8 +358,7 @@ def main(arguments: list[str]) -> None:
             raise UserError("--check MODULE takes nothing else; give it alone")
         from envs.gymnasium_tasks import checker  # nothing else here needs it
 
-        agents = [kinds("metarl.agents")[kind](**values) for kind, values in CHECKING.items()]
-        checker.tell(module, checker.check_apart(module, agents))
+        checker.tell(module, checker.check_apart(module, checking_agents()))
         return
     resume, run_dir = options.pop("resume", None), options.pop("run_dir", None)
     trusted = bool(options.pop("trust", False))

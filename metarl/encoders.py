@@ -91,6 +91,11 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C"], reference: int) -> Tensor:
         """Each channel in units of the first `reference` examples, scaled and shifted."""
+        if len(x) == 1:
+            raise UserError(
+                "BatchNorm has one number of each channel and cannot scale it; give more shots, "
+                "larger images or fewer layers, or agent.encoder.batch_norm none"
+            )
         if reference == len(x):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
         scale, shift = self.scale_and_shift(*torch.var_mean(x[:reference], 0, correction=0))

@@ -89,6 +89,8 @@ def one_line_errors(program: str) -> Iterator[None]:
             _end(f"{program}: stopped", code=stopping.EXIT_CODE)
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
+        if sys.stdout.closed:  # by code of the user
+            _end(f"{program}: somebody closed the output, perhaps an environment", code=2)
         if isinstance(error, UnicodeError):
             _end(f"{program}: a name or a text is not UTF-8; write it as UTF-8 ({error})", code=2)
         if _is_lack_of_memory(error):
@@ -103,7 +105,7 @@ def note(text: str) -> None:
 
 def _say(text: str) -> None:
     """Prints a line on stderr, where that can be written to."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         print(printable(text, limit=MESSAGE_LIMIT), file=sys.stderr, flush=True)
 
 
@@ -113,6 +115,8 @@ def _end(line: str, *, code: int) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # on a full disk, or a terminal that is gone
         _drop_output()
+    except ValueError:  # closed
+        pass
     raise SystemExit(code) from None
 
 
@@ -122,6 +126,8 @@ def _flush_output(program: str) -> None:
     Raises:
         UserError: it cannot be; what was said before is not forgotten.
     """
+    if sys.stdout.closed:
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal
 
 import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from metarl import optim
 from metarl.board import Board
@@ -244,9 +244,10 @@ def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]
     return len(seen), damaged
 
 
-class _Line(BaseModel):
-    """A line of metrics: this, and anything else."""
+class _Line(BaseModel, extra="allow"):
+    """A line of metrics: this, and other numbers."""
 
+    __pydantic_extra__: dict[str, FiniteFloat]  # pyright: ignore
     iteration: int
 
 

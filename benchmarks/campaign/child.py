@@ -102,8 +102,9 @@ def run_script(
         status = 1
     try:
         atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for output in (sys.stdout, sys.stderr):
+            if not output.closed:
+                output.flush()
     except BaseException:
         traceback.print_exc()
     os._exit(status & 0xFF)

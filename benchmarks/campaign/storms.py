@@ -18,6 +18,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 PAUSES = (0.0, 0.01, 0.1, 0.5, 2.0)
 """Seconds that lie at most between two signals."""
 FRESH_SECONDS = 7.0
+EARLIEST = 0.1
+"""Seconds until the first line of a command has run; before it, signals do what Python does."""
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
@@ -43,7 +45,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
         running = place.command(*arguments, trap=trap).start()
         running.ended_within(1.0)  # it is where it is sent to itself, or a little later
     else:
-        after = rng.uniform(0, FRESH_SECONDS if fresh else 1.1 * seconds)
+        after = rng.uniform(EARLIEST, FRESH_SECONDS if fresh else 1.1 * seconds)
         when = f"after {after:.3f} s{' of a new Python' if fresh else ''}"
         running = place.command(*arguments, fresh=fresh).start()
         # Before that it is Python that starts, not the project.

@@ -100,7 +100,8 @@ class Ended:
         if unprintable:
             return verdict("other", f"control character {unprintable[0]!r} in what is printed")
         longest = max((len(line) for line in self.err.splitlines()), default=0)
-        if longest > LONGEST_LINE or len(self.out + self.err) > LARGEST_OUTPUT:
+        # What code of the user prints on stdout is its own.
+        if longest > LONGEST_LINE or len(self.err) > LARGEST_OUTPUT:
             return verdict("other", f"too long: a line of {longest:,} characters")
         return None
 

@@ -79,7 +79,14 @@ class FlatSpaces:
         Raises:
             UserError: it is not of the observation space's shape.
         """
-        flat = np.array(spaces.flatten(self.raw_observation, obs), self.observation.dtype)
+        box = isinstance(self.raw_observation, spaces.Box)
+        if box and np.shape(obs) != self.raw_observation.shape:
+            raise UserError(
+                f"an observation has shape {np.shape(obs)}, the observation space "
+                f"{self.raw_observation.shape}"
+            )
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found then
+            flat = np.array(spaces.flatten(self.raw_observation, obs), self.observation.dtype)
         if flat.shape != self.observation.shape:
             raise UserError(
                 f"an observation has {flat.size} numbers, the observation space "

@@ -372,10 +372,6 @@ def test_names_need_not_be_utf8(tmp_path: Path) -> None:
     "".join(names).encode()
 
 
-def test_sizes_that_fit_nowhere_are_one_line(tmp_path: Path) -> None:
-    refused(classes_at(tmp_path, *"abcd"), "12 images of 1×.* do not fit into memory", size=10**7)
-
-
 def test_a_list_of_classes_as_people_write_it(tmp_path: Path) -> None:
     known = ["a/one", "a/two", "# odd", "b"]
     listed = tmp_path / "held_out.txt"

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check, checker
 from tests.envs.user_modules import WALK, write
-from train import CHECKING
+from train import checking_agents
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,7 +133,7 @@ def test_agents_learn_from_actions_of_any_precision(actions: spaces.Space) -> No
     tasks = GymnasiumTasks(
         lambda task: Contained(task, actions), train_tasks=[1, 2], test_tasks=[3], horizon=9
     )
-    assert check(tasks, agents=CHECKING) == []
+    assert check(tasks, agents=checking_agents()) == []
 
 
 class Contained(gymnasium.Env):
@@ -161,7 +161,9 @@ def test_what_only_an_agent_finds() -> None:
         train_tasks=[1, 2], test_tasks=[3], horizon=9,
     )  # fmt: skip
     assert all(text.startswith("note: ") for text in check(tasks))
-    found = [text for text in check(tasks, agents=CHECKING) if not text.startswith("note: ")]
+    found = [
+        text for text in check(tasks, agents=checking_agents()) if not text.startswith("note: ")
+    ]
     assert [text.split(" ")[0] for text in found] == ["rl2", "maml_trpo", "promp"]
     assert all("cannot learn from it: observation in step 2 of slot 0" in text for text in found)
 
@@ -169,7 +171,7 @@ def test_what_only_an_agent_finds() -> None:
 def test_a_module_that_crashes_is_a_finding(tmp_path: Path) -> None:
     """The checker plays in a process of its own."""
     module = write(tmp_path, WALK.replace("self.steps += 1", "import os; os.kill(os.getpid(), 11)"))
-    (found,) = checker.check_apart(module, CHECKING)
+    (found,) = checker.check_apart(module, checking_agents())
     assert (
         found == f"{module}: its worker process was killed by SIGSEGV, at call 5 of the environment"
     )
