@@ -232,7 +232,8 @@ class Worker:
         )
         try:
             without_main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
-            with without_main, _ctrl_c_blocked():
+            # A worker that loses its parent while it starts would say so in a traceback.
+            with stopping.deferred(), without_main, _ctrl_c_blocked():
                 self._process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise UserError(
