@@ -38,6 +38,7 @@ from metarl.errors import (
     UserError,
     one_line_errors,
     printable,
+    take_any_output,
 )
 from metarl.experiment import (
     FIELDS,
@@ -153,6 +154,7 @@ def how_it_ends(run: Run) -> Iterator[None]:
     unit = run.unit.replace("_", " ")
     try:
         yield
+        take_any_output()  # An environment may have closed it.
         print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
               f"  python evaluate.py {run.folder}")  # fmt: skip
     except KeyboardInterrupt:

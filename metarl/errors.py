@@ -68,7 +68,7 @@ def one_line_errors(program: str) -> Iterator[None]:
 
     Output may go anywhere: what its encoding lacks is written as `?`.
     """
-    _take_any_output()
+    take_any_output()
     try:
         try:
             with stopping.running():
@@ -144,12 +144,14 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _take_any_output() -> None:
+def take_any_output() -> None:
+    """What is printed where nobody listens is lost without an error, and what an encoding lacks is
+    written as `?`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # It is closed. Otherwise the next file would get its number.
+        if stream is None or stream.closed:  # Otherwise the next file might get its number.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
             stream.reconfigure(errors="replace")
 
 

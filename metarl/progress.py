@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from metarl.console import plain_console
-from metarl.errors import MESSAGE_LIMIT, note, printable
+from metarl.errors import MESSAGE_LIMIT, note, printable, take_any_output
 
 RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
 
@@ -81,12 +82,16 @@ class Progress:
 
     @contextmanager
     def _or_go_on_without(self) -> Iterator[None]:
-        """A full disk or a terminal that is gone is no reason to stop; `| head` is meant to."""
+        """A full disk, a terminal that is gone or an output that an environment closed is no reason
+        to stop; `| head` is meant to."""
         try:
             yield
         except BrokenPipeError:
             raise
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and not sys.stdout.closed:
+                raise
+            take_any_output()
             if not self._failed:
                 self._failed = True
                 note(f"no progress can be shown, training goes on: {error}")

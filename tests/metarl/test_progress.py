@@ -42,3 +42,15 @@ def test_lines_that_cannot_be_written_end_nothing(monkeypatch: pytest.MonkeyPatc
     with progress() as shown:
         shown.note("skipped")
         shown.show(METRICS, iteration=1, env_steps=5)
+
+
+def test_an_output_that_an_environment_closes_ends_nothing(
+    capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output)
+    with progress() as shown:
+        output.close()
+        shown.show(METRICS, iteration=1, env_steps=5)
+        shown.show(METRICS, iteration=2, env_steps=10)
+    assert capfd.readouterr().err.count("training goes on") == 1

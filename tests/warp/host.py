@@ -11,7 +11,8 @@ WAYS = ("cpu", "numpy", "tolist", "item", "__array__", "__float__", "__int__")
 
 @contextmanager
 def forbidden_on_host() -> Iterator[None]:
-    """While this lasts, what would bring a tensor's numbers to the host fails."""
+    """While this lasts, tensors pass for a device's, and what would bring their numbers to the host
+    fails."""
 
     def forbid(way):
         def fail(*_, **__):
@@ -20,6 +21,8 @@ def forbidden_on_host() -> Iterator[None]:
         return fail
 
     with ExitStack() as stack:
+        # In a processor's memory they would be looked at there.
+        stack.enter_context(patch.object(torch.Tensor, "is_cpu", False))
         for way in WAYS:
             stack.enter_context(patch.object(torch.Tensor, way, forbid(way)))
         yield
