@@ -20,7 +20,7 @@ train: $(VENV)/.installed
 	@echo; echo "The run is in $(RUN); watch it with: $(BIN)/tensorboard --logdir runs"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-gpu: $(VENV_GPU)/.installed-dev
 	$(BIN_GPU)/python -m pytest -n 2 tests/warp

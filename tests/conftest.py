@@ -14,6 +14,11 @@ from jaxtyping import install_import_hook
 install_import_hook(["metarl", "envs", "agents", "train", "evaluate"], "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Minutes of learning come first, so that no process is left with them when the others end."""
+    items.sort(key=lambda item: "learning" not in item.path.name)
+
+
 @pytest.fixture
 def double_precision() -> Iterator[None]:
     """New tensors are float64, to tell an error from rounding."""
