@@ -15,7 +15,7 @@ python evaluate.py RUN --shots '[1, 5]' --report             of few-shot learnin
 
 from __future__ import annotations
 
-from metarl import stopping
+from metarl.system import stopping
 
 if __name__ == "__main__":
     stopping.install("evaluate.py")  # before the imports, which take seconds
@@ -38,8 +38,6 @@ from envs.few_shot.images import EpisodeConfig
 from envs.gymnasium_tasks.adapted import Adapted, Fit, LoneEnv, adapt_agent
 from envs.metaworld import MetaWorld
 from envs.yardsticks.suite import YardsticksConfig, measure_yardsticks
-from metarl.checkpoint import Meta, checkpoints, read_meta
-from metarl.comparison import check_alike
 from metarl.config import (
     Config,
     Seed,
@@ -50,25 +48,18 @@ from metarl.config import (
     split_command_line,
     validate,
 )
-from metarl.console import plain_console
-from metarl.errors import UserError, note, one_line_errors, printable
-from metarl.evaluating import Trials
-from metarl.experiment import (
-    Experiment,
-    FewShotExperiment,
-    build_agent,
-    build_learner,
-    load,
-    load_experiment,
+from metarl.errors import UserError, note, printable
+from metarl.evaluation.few_shot import SHOTS, SHOTS_OF_FUNCTIONS, judge
+from metarl.evaluation.few_shot_record import FewShotEvaluation
+from metarl.evaluation.record import (
+    METAWORLD_ADAPTATION_EPISODES,
+    Evaluation,
+    said_of_published,
+    stored_file,
 )
-from metarl.few_shot_judging import SHOTS, SHOTS_OF_FUNCTIONS, judge
-from metarl.few_shot_result import FewShotEvaluation
-from metarl.files import check_can_write
-from metarl.interface import Interface, WhoseBounds
+from metarl.evaluation.setting import check_alike
+from metarl.evaluation.trials import Trials
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
-from metarl.provenance import environment
-from metarl.recording import Recorder, Recordings, read_recordings, write_recordings
-from metarl.replay import live_server, trial_after_trial
 from metarl.report.adaptation import adaptation_report, plot_adaptation
 from metarl.report.blocks import Section
 from metarl.report.compared_rollouts import Beside
@@ -76,7 +67,6 @@ from metarl.report.comparison import comparison_report
 from metarl.report.few_shot import few_shot_report, plot_few_shot, print_few_shot
 from metarl.report.output import (
     FIRST_AND_LAST,
-    NOTHING_TO_SHOW,
     can_show,
     check_shows,
     comparison_folder,
@@ -87,11 +77,27 @@ from metarl.report.output import (
 from metarl.report.page import write_report
 from metarl.report.terminal import print_evaluation
 from metarl.report.yardsticks import yardstick_section
-from metarl.result import METAWORLD_ADAPTATION_EPISODES, Evaluation, said_of_published, stored_file
-from metarl.run import CONFIG, is_published, load_agent
+from metarl.rollout.interface import Interface, WhoseBounds
+from metarl.rollout.recording import Recorder, Recordings, read_recordings, write_recordings
+from metarl.system.command_line import one_line_errors
+from metarl.system.console import plain_console
+from metarl.system.files import check_can_write
 from metarl.tasks import TaskSet
-from metarl.trust import check_trusted
+from metarl.training.checkpoint import Meta, checkpoints, read_meta
+from metarl.training.experiment import (
+    Experiment,
+    FewShotExperiment,
+    build_agent,
+    build_learner,
+    load,
+    load_experiment,
+)
+from metarl.training.provenance import environment
+from metarl.training.run import CONFIG, is_published, load_agent
+from metarl.training.trust import check_trusted
 from metarl.types import TrialShape
+from metarl.visual.replay import live_server, trial_after_trial
+from metarl.visual.video import NOTHING_TO_SHOW
 
 METAWORLD_TEST_EPISODES = 3
 METAWORLD_GOALS = 40

@@ -9,7 +9,7 @@ python train.py --list                                     every distribution an
 
 from __future__ import annotations
 
-from metarl import stopping
+from metarl.system import stopping
 
 if __name__ == "__main__":
     stopping.install("train.py")  # before the imports, which take seconds
@@ -28,19 +28,24 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
-from metarl.board import LINES, check_can_film
-from metarl.checkpoint import checkpoints
 from metarl.config import Config, split_command_line
 from metarl.errors import (
     EnvironmentFailedError,
     NotFiniteError,
     TrialLostError,
     UserError,
-    one_line_errors,
     printable,
-    take_any_output,
 )
-from metarl.experiment import (
+from metarl.protocols import Agent, FewShotDistribution, TaskDistribution
+from metarl.rollout.interface import Interface
+from metarl.rollout.recording import Recorder, Recordings
+from metarl.rollout.task_set import play
+from metarl.system.command_line import one_line_errors, take_any_output
+from metarl.system.memory import check_trial_fits
+from metarl.system.seeding import derive_seed
+from metarl.tasks import TaskHashes, TaskSet
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import (
     FIELDS,
     Experiment,
     FewShotExperiment,
@@ -49,18 +54,12 @@ from metarl.experiment import (
     kinds,
     load,
 )
-from metarl.few_shot import learn_from_tasks
-from metarl.interface import Interface
-from metarl.memory import check_trial_fits
-from metarl.playing import play, play_and_learn
-from metarl.progress import RETURN_AND_SUCCESS, Progress
-from metarl.protocols import Agent, FewShotDistribution, TaskDistribution
-from metarl.recording import Recorder, Recordings
-from metarl.run import CONFIG, Run
-from metarl.seeding import derive_seed
-from metarl.tasks import TaskHashes, TaskSet
-from metarl.training import Training
-from metarl.trust import check_trusted, trust
+from metarl.training.iteration import learn_from_tasks, play_and_learn
+from metarl.training.progress import RETURN_AND_SUCCESS, Progress
+from metarl.training.run import CONFIG, Run
+from metarl.training.settings import Training
+from metarl.training.tensorboard import LINES, check_can_film
+from metarl.training.trust import check_trusted, trust
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"

@@ -14,11 +14,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from metarl import optim
 from metarl.config import Few, Fraction, Positive, Size
-from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
-from metarl.few_shot import scores, task_losses
-from metarl.gradient_steps import (
+from metarl.learning import optim
+from metarl.learning.few_shot import scores, task_losses
+from metarl.learning.gradient_steps import (
     SGD,
     Adam,
     Adapted,
@@ -28,7 +27,8 @@ from metarl.gradient_steps import (
     for_each_task,
     on_each_task,
 )
-from metarl.optim import OuterAdamConfig
+from metarl.learning.optim import OuterAdamConfig
+from metarl.nn.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 

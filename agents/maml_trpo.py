@@ -18,14 +18,14 @@ from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor
 
-from metarl import optim
-from metarl.actions import ActionDistribution, kl_divergence
 from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError, UserError
-from metarl.experience import Chunk, Experience, ratio
-from metarl.inner_loop import InnerLoop, InnerLoopConfig, check_meta_batch
+from metarl.learning import optim
+from metarl.learning.inner_loop import InnerLoop, InnerLoopConfig, check_meta_batch
+from metarl.learning.meta_gradient import Unrolled, hessian_product
+from metarl.learning.task_batch import Chunk, Experience, ratio
+from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep, TrialShape
-from metarl.unrolled import Unrolled, hessian_product
 
 
 class MAMLTRPOConfig(InnerLoopConfig):

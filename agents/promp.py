@@ -19,12 +19,12 @@ from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor
 
-from metarl import optim
-from metarl.actions import ActionDistribution, kl_divergence
 from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError
-from metarl.experience import Chunk, ratio
-from metarl.inner_loop import InnerLoop, InnerLoopConfig
+from metarl.learning import optim
+from metarl.learning.inner_loop import InnerLoop, InnerLoopConfig
+from metarl.learning.task_batch import Chunk, ratio
+from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep
 
 

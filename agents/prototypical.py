@@ -15,13 +15,13 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from metarl import optim
 from metarl.config import Positive
-from metarl.encoders import Conv4Config, EncoderConfig
 from metarl.errors import UserError
-from metarl.few_shot import scores
-from metarl.gradient_steps import on_each_task
-from metarl.optim import OuterAdamConfig
+from metarl.learning import optim
+from metarl.learning.few_shot import scores
+from metarl.learning.gradient_steps import on_each_task
+from metarl.learning.optim import OuterAdamConfig
+from metarl.nn.encoders import Conv4Config, EncoderConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 

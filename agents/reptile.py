@@ -15,12 +15,11 @@ from jaxtyping import Float, Shaped
 from pydantic import Field
 from torch import Tensor
 
-from metarl import optim
 from metarl.config import Config, Count, Fraction, Positive, Size
-from metarl.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.errors import NotFiniteError
-from metarl.few_shot import scores, task_losses
-from metarl.gradient_steps import (
+from metarl.learning import optim
+from metarl.learning.few_shot import scores, task_losses
+from metarl.learning.gradient_steps import (
     SGD,
     Adam,
     InnerOptimizer,
@@ -29,6 +28,7 @@ from metarl.gradient_steps import (
     for_each_task,
     on_each_task,
 )
+from metarl.nn.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 MEASURED_PART = 5

@@ -20,11 +20,11 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 from torch import Tensor, nn
 
-from metarl import optim
-from metarl.advantages import discounted_returns, gae, linear_baseline
 from metarl.config import Config, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
-from metarl.networks import RecurrentActorCritic, RunningNormalizer
+from metarl.learning import optim
+from metarl.learning.advantages import discounted_returns, gae, linear_baseline
+from metarl.nn.policies import RecurrentActorCritic, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
 
 

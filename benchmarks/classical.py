@@ -32,15 +32,16 @@ from envs.bandit import BanditConfig
 from envs.bandit_learners import classical_learners
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
 from evaluate import EvaluationConfig, find_checkpoint, find_shape
-from metarl.errors import nearest, one_line_errors
-from metarl.evaluation import REAL, bootstrap_interval, estimate, mean
-from metarl.experiment import Experiment, build_agent, load_experiment
-from metarl.playing import play
-from metarl.provenance import environment
+from metarl.errors import nearest
+from metarl.evaluation.statistics import REAL, bootstrap_interval, estimate, mean
 from metarl.report.terminal import with_interval
-from metarl.run import load_agent
-from metarl.seeding import derive_seed
+from metarl.rollout.task_set import play
+from metarl.system.command_line import one_line_errors
+from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet
+from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.provenance import environment
+from metarl.training.run import load_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_TASKS = 1_000  # held-out ones, that all play

@@ -37,10 +37,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from agents.maml import MAML, MAMLConfig
 from envs.few_shot import GlyphsConfig, SinusoidConfig
-from metarl.encoders import Conv4Config, MLPConfig
-from metarl.errors import one_line_errors
+from metarl.nn.encoders import Conv4Config, MLPConfig
 from metarl.protocols import FewShotDistribution
-from metarl.provenance import environment
+from metarl.system.command_line import one_line_errors
+from metarl.training.provenance import environment
 from metarl.types import FewShotBatch
 
 CPU = torch.device("cpu")

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 import train
-from metarl.errors import one_line_errors
-from metarl.evaluation import Estimate, said_of_intervals
-from metarl.experiment import build_learner, load
-from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
+from metarl.evaluation.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
+from metarl.evaluation.statistics import Estimate, said_of_intervals
 from metarl.protocols import FewShotDistribution, FewShotLearner
-from metarl.provenance import environment
-from metarl.run import CONFIG, Run
+from metarl.system.command_line import one_line_errors
+from metarl.training.experiment import build_learner, load
+from metarl.training.provenance import environment
+from metarl.training.run import CONFIG, Run
 from metarl.types import FewShotCurve
 
 LEARNERS = ("maml", "reptile", "prototypical", "matching")

@@ -20,12 +20,12 @@ import command_line
 import torch
 from few_shot_accuracy import EPISODES, RESULTS, ROOT, said_of_stored, trained
 
-from metarl.errors import one_line_errors
-from metarl.evaluation import Estimate, said_of_intervals
-from metarl.few_shot import few_shot_curve, summarize_few_shot
-from metarl.provenance import environment
+from metarl.evaluation.few_shot import few_shot_curve, summarize_few_shot
+from metarl.evaluation.statistics import Estimate, said_of_intervals
 from metarl.report.terminal import with_interval
-from metarl.run import METRICS
+from metarl.system.command_line import one_line_errors
+from metarl.training.provenance import environment
+from metarl.training.run import METRICS
 
 SHOTS, STEPS = 10, (0, 1, 5, 32)
 PRETRAINED = {

@@ -1,4 +1,4 @@
-"""How often the intervals of `metarl.evaluation.estimate` hold the truth, beside others'.
+"""How often our intervals hold the truth, beside others': `metarl.evaluation.statistics.estimate`.
 
 python benchmarks/interval_coverage.py          three minutes on a core; a table in results/coverage
 
@@ -26,10 +26,18 @@ import command_line
 import numpy as np
 from scipy import special, stats
 
-from metarl.comparison import mean_over_runs
-from metarl.errors import one_line_errors
-from metarl.evaluation import REAL, SHARE, Estimate, bootstrap_interval, estimate, iqm, mean
-from metarl.result import count
+from metarl.evaluation.paired import mean_over_runs
+from metarl.evaluation.record import count
+from metarl.evaluation.statistics import (
+    REAL,
+    SHARE,
+    Estimate,
+    bootstrap_interval,
+    estimate,
+    iqm,
+    mean,
+)
+from metarl.system.command_line import one_line_errors
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage"
 SEED = 0

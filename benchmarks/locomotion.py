@@ -28,16 +28,16 @@ from training import train_to_the_end, training_seconds
 
 from agents.rl2 import RL2Config
 from evaluate import EvaluationConfig, find_shape
-from metarl.checkpoint import checkpoints
-from metarl.errors import one_line_errors
-from metarl.evaluation import REAL, estimate
-from metarl.experiment import Experiment, build_agent, load_experiment
-from metarl.playing import play
+from metarl.evaluation.statistics import REAL, estimate
 from metarl.protocols import Agent
-from metarl.provenance import environment
 from metarl.report.terminal import with_interval
-from metarl.run import METRICS, load_agent
+from metarl.rollout.task_set import play
+from metarl.system.command_line import one_line_errors
 from metarl.tasks import TaskSet
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.provenance import environment
+from metarl.training.run import METRICS, load_agent
 from metarl.types import TimeStep
 
 mpl.use("Agg")

@@ -30,15 +30,16 @@ from published_tables import OFFICIAL
 from envs.metaworld import MetaWorldConfig
 from envs.metaworld.official import ACTION_SPACE, HORIZON
 from evaluate import METAWORLD_GOALS, EvaluationConfig, find_trials
-from metarl.actions import execute
-from metarl.errors import UserError, one_line_errors
-from metarl.experiment import load_experiment
+from metarl.errors import UserError
+from metarl.evaluation.record import METAWORLD_ADAPTATION_EPISODES
+from metarl.nn.distributions import execute
 from metarl.protocols import Agent
-from metarl.provenance import environment
-from metarl.result import METAWORLD_ADAPTATION_EPISODES
-from metarl.run import CONFIG
-from metarl.seeding import derive_seed, torch_generator
-from metarl.trial import first_step
+from metarl.rollout.trial import first_step
+from metarl.system.command_line import one_line_errors
+from metarl.system.seeding import derive_seed, torch_generator
+from metarl.training.experiment import load_experiment
+from metarl.training.provenance import environment
+from metarl.training.run import CONFIG
 from metarl.types import Rollout, TimeStep, TrialShape
 
 BENCHMARKS = ("ML10", "ML25", "ML45")

@@ -36,13 +36,14 @@ from published_tables import (
 from training import training_seconds
 
 from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
-from metarl.checkpoint import checkpoints
-from metarl.console import plain_console
-from metarl.errors import UserError, one_line_errors
-from metarl.evaluating import Trials
-from metarl.experiment import load_experiment
-from metarl.result import CHECKSUM, write_stored
-from metarl.run import CONFIG, METRICS, publish_checkpoint
+from metarl.errors import UserError
+from metarl.evaluation.record import CHECKSUM, write_stored
+from metarl.evaluation.trials import Trials
+from metarl.system.command_line import one_line_errors
+from metarl.system.console import plain_console
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import load_experiment
+from metarl.training.run import CONFIG, METRICS, publish_checkpoint
 
 KEPT_LINES = 200
 """Of metrics, the last among them."""

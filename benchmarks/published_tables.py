@@ -15,14 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 
-from metarl.checkpoint import checkpoints
-from metarl.comparison import mean_over_runs
 from metarl.config import read_yaml
 from metarl.errors import UserError
-from metarl.evaluation import SHARE, iqm
+from metarl.evaluation.paired import mean_over_runs
+from metarl.evaluation.record import Evaluation
+from metarl.evaluation.statistics import SHARE, iqm
 from metarl.report.terminal import with_interval
-from metarl.result import Evaluation
-from metarl.run import CONFIG
+from metarl.training.checkpoint import checkpoints
+from metarl.training.run import CONFIG
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

@@ -42,9 +42,9 @@ from envs.locomotion.robots import ROBOTS
 from envs.metaworld import MetaWorld, MetaWorldTask
 from envs.metaworld.native import NUM_SUBSTEPS, NativeEnv
 from envs.metaworld.official import HORIZON, make_official_env, set_official_task
-from metarl.errors import one_line_errors
-from metarl.processors import num_processors
-from metarl.provenance import environment
+from metarl.system.command_line import one_line_errors
+from metarl.system.hardware import num_processors
+from metarl.training.provenance import environment
 
 try:
     import envpool

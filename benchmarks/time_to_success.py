@@ -21,11 +21,11 @@ import command_line
 from training import train_to_the_end
 
 from evaluate import EvaluationConfig, find_trials, measure
-from metarl.checkpoint import checkpoints
-from metarl.errors import one_line_errors
-from metarl.experiment import load_experiment
-from metarl.provenance import environment
-from metarl.run import METRICS
+from metarl.system.command_line import one_line_errors
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import load_experiment
+from metarl.training.provenance import environment
+from metarl.training.run import METRICS
 from train import DEFAULT_CONFIG
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from metarl.checkpoint import checkpoints
 from metarl.errors import UserError
-from metarl.experiment import Experiment, load_experiment
-from metarl.run import CONFIG, METRICS
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import Experiment, load_experiment
+from metarl.training.run import CONFIG, METRICS
 from train import train
 
 

@@ -25,11 +25,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 import command_line
 
 from envs.metaworld import MetaWorldConfig
-from metarl.errors import UserError, one_line_errors
-from metarl.experiment import Experiment, build_agent, load_experiment
-from metarl.playing import play_and_learn
+from metarl.errors import UserError
 from metarl.protocols import TaskVectorEnv
-from metarl.provenance import environment
+from metarl.system.command_line import one_line_errors
+from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.iteration import play_and_learn
+from metarl.training.provenance import environment
 from train import DEFAULT_CONFIG, training_shape
 
 ENGINES = ("native", "reference")

@@ -33,13 +33,13 @@ from torch.func import functional_call
 from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig, gained
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
-from metarl.actions import kl_divergence
-from metarl.errors import one_line_errors
-from metarl.experience import Chunk, Experience
-from metarl.optim import conjugate_gradient
-from metarl.provenance import environment
-from metarl.seeding import torch_generator
-from metarl.trial import run_trial
+from metarl.learning.optim import conjugate_gradient
+from metarl.learning.task_batch import Chunk, Experience
+from metarl.nn.distributions import kl_divergence
+from metarl.rollout.trial import run_trial
+from metarl.system.command_line import one_line_errors
+from metarl.system.seeding import torch_generator
+from metarl.training.provenance import environment
 from metarl.types import TrialShape
 
 EPISODES = 10

@@ -24,13 +24,13 @@ import numpy as np
 
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import make_official_env, set_official_task
-from metarl.errors import one_line_errors
-from metarl.provenance import environment as about_here
-from metarl.recording import Episode, Recording
-from metarl.rendering.backends import environment, find_backend
-from metarl.rendering.renderer import OffscreenRenderer
-from metarl.scene import DRAWN_STATE, Scene, drawn_state
-from metarl.video import adaptation_video
+from metarl.rollout.recording import Episode, Recording
+from metarl.rollout.scene import DRAWN_STATE, Scene, drawn_state
+from metarl.system.command_line import one_line_errors
+from metarl.training.provenance import environment as about_here
+from metarl.visual.rendering.backends import environment, find_backend
+from metarl.visual.rendering.renderer import OffscreenRenderer
+from metarl.visual.video import adaptation_video
 
 BARE = """
 import pickle, sys, time

@@ -28,12 +28,11 @@ import torch
 from agents.rl2 import RL2Config
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
-from metarl.errors import one_line_errors
-from metarl.gpu_packages import check_installed, default_device
-from metarl.processors import num_processors
-from metarl.provenance import environment
-from metarl.seeding import torch_generator
-from metarl.trial import collect, first_step
+from metarl.rollout.trial import collect, first_step
+from metarl.system.command_line import one_line_errors
+from metarl.system.hardware import check_installed, default_device, num_processors
+from metarl.system.seeding import torch_generator
+from metarl.training.provenance import environment
 
 Config = MetaWorldConfig | LocomotionConfig
 WARM_UP = 3  # steps; kernels are compiled and graphs captured in a reset before

@@ -2,7 +2,7 @@
 
 import sys
 
-from metarl import stopping
+from metarl.system import stopping
 
 if sys.argv[:1] == ["-m"] and "envs.gymnasium_tasks" in sys.orig_argv:
     # Python imports this on its way to that command, and what comes then takes seconds.

@@ -28,7 +28,7 @@ from pydantic import Field, field_validator
 
 from envs.slots import SlotEnv
 from metarl.config import Config, Seed, Size
-from metarl.memory import TASK_BYTES, check_memory
+from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 Arms = Literal["bernoulli", "gaussian", "dependent", "informative"]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Int
 from numba import njit
 
 from envs.bandit import Arms, BanditEnv, BanditTask
-from metarl.seeding import derive_seed
+from metarl.system.seeding import derive_seed
 
 
 @runtime_checkable

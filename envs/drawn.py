@@ -13,9 +13,9 @@ from jaxtyping import Float64, UInt8
 
 from envs.engine import batch
 from envs.slots import SlotEnv
-from metarl.rendering.renderer import OffscreenRenderer
-from metarl.scene import EditedScene, Scene
+from metarl.rollout.scene import EditedScene, Scene
 from metarl.tasks import Task
+from metarl.visual.rendering.renderer import OffscreenRenderer
 
 T = TypeVar("T", bound=Task)
 

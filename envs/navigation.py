@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from envs.slots import SlotEnv
 from metarl.config import Config, Positive, Seed, Size
-from metarl.memory import TASK_BYTES, check_memory
+from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 STEP_LENGTH = 0.1

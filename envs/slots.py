@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from metarl.errors import NotFiniteError, UserError
-from metarl.seeding import slot_generator
+from metarl.system.seeding import slot_generator
 
 T = TypeVar("T")
 

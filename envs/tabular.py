@@ -18,7 +18,7 @@ from pydantic import Field
 
 from envs.slots import SlotEnv
 from metarl.config import Config, Seed, Size
-from metarl.memory import TASK_BYTES, check_memory
+from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 REWARD_MEAN, REWARD_STD = 1.0, 1.0

@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from metarl.errors import UserError, nearest, printable
-from metarl.files import read_text
-from metarl.plain_yaml import DEEPEST, parse_yaml, read_argument, to_yaml, written
+from metarl.system.files import read_text
+from metarl.system.plain_yaml import DEEPEST, parse_yaml, read_argument, to_yaml, written
 
 C = TypeVar("C", bound="Config")
 

@@ -7,7 +7,7 @@ Ends with 0 if all that is needed works; what is optional only has its line.
 
 from __future__ import annotations
 
-from metarl import stopping
+from metarl.system import stopping
 
 if __name__ == "__main__":
     stopping.install("doctor")  # before the imports, which take seconds
@@ -29,11 +29,12 @@ from packaging.specifiers import SpecifierSet
 from rich.table import Table
 from rich.text import Text
 
-from metarl.cache import cache_folder, has_home
-from metarl.console import plain_console
-from metarl.errors import MESSAGE_LIMIT, UserError, one_line_errors, printable
-from metarl.processors import num_processors
-from metarl.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
+from metarl.errors import MESSAGE_LIMIT, UserError, printable
+from metarl.system.cache import cache_folder, has_home
+from metarl.system.command_line import one_line_errors
+from metarl.system.console import plain_console
+from metarl.system.hardware import num_processors
+from metarl.visual.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
 
 PROJECT = "metarl"
 COMMAND = "python -m metarl.doctor"
@@ -194,7 +195,7 @@ def gpu_rollouts() -> Finding:
     """MuJoCo Warp, which steps thousands of worlds on a GPU."""
     import torch
 
-    from metarl.gpu_packages import INSTALL, default_device, missing_packages
+    from metarl.system.hardware import INSTALL, default_device, missing_packages
 
     device = default_device()
     if missing := missing_packages(device):
@@ -253,7 +254,7 @@ def encoder() -> Finding:
     """What writes videos."""
     import av
 
-    from metarl.video import ENCODER
+    from metarl.visual.video import ENCODER
 
     try:
         av.Codec(ENCODER, "w")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from metarl.checkpoint import TENSORS, checkpoints
-from metarl.errors import one_line_errors
+from metarl.system.command_line import one_line_errors
+from metarl.training.checkpoint import TENSORS, checkpoints
 
 TINY = """
 env: {kind: bandit, num_train_tasks: 50, num_test_tasks: 10}

@@ -15,13 +15,13 @@ import train
 from envs.gymnasium_tasks import GymnasiumTasks
 from envs.worker.user_module import UserModule
 from evaluate import Adapted, adapt
-from metarl.actions import DiagonalGaussian
-from metarl.checkpoint import checkpoints
 from metarl.errors import NotFiniteError, UserError
-from metarl.experiment import build_agent, load_experiment
-from metarl.run import load_agent
-from metarl.seeding import derive_seed, torch_generator
-from metarl.trial import run_trial
+from metarl.nn.distributions import DiagonalGaussian
+from metarl.rollout.trial import run_trial
+from metarl.system.seeding import derive_seed, torch_generator
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import build_agent, load_experiment
+from metarl.training.run import load_agent
 from metarl.types import Rollout, TrialShape
 from tests.runs import fails
 

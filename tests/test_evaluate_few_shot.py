@@ -10,7 +10,7 @@ import torch
 
 import evaluate
 import train
-from metarl.few_shot_result import FewShotEvaluation
+from metarl.evaluation.few_shot_record import FewShotEvaluation
 from metarl.report.few_shot import few_shot_report, plot_few_shot
 from metarl.report.page import write_report
 from tests.test_evaluate_outputs import BANDIT, fails, printed

@@ -12,10 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import evaluate
 import train
-from metarl import evaluating
-from metarl.errors import UserError, one_line_errors
-from metarl.recording import read_recordings
-from metarl.rendering.backends import find_backend
+from metarl.errors import UserError
+from metarl.evaluation import trials as evaluating
+from metarl.rollout.recording import read_recordings
+from metarl.system.command_line import one_line_errors
+from metarl.visual.rendering.backends import find_backend
 from tests.envs.user_modules import HOPPER, write
 
 CHEETAH = """

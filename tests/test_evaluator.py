@@ -12,8 +12,9 @@ import torch
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import MetaWorldTask
 from envs.yardsticks.policies import ActsOnly, ScriptedPolicy
-from metarl.evaluation import adaptation_curve, success_after, summarize
-from metarl.trial import run_trial
+from metarl.evaluation.statistics import success_after, summarize
+from metarl.rollout.curve import adaptation_curve
+from metarl.rollout.trial import run_trial
 from metarl.types import TrialShape
 
 HORIZON, SHAPE = 110, TrialShape(episodes=5)

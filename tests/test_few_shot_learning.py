@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from metarl.checkpoint import checkpoints
-from metarl.experiment import FewShotExperiment, build_learner, load
-from metarl.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
-from metarl.run import load_agent
+from metarl.evaluation.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import FewShotExperiment, build_learner, load
+from metarl.training.run import load_agent
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED_AFTER_ONE_STEP = 0.77

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from envs.bandit_learners import thompson_sampling
 from envs.navigation import STEP_LENGTH, PointConfig
-from metarl.experiment import load_experiment
+from metarl.training.experiment import load_experiment
 
 ROOT = Path(__file__).parents[1]
 

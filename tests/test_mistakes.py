@@ -21,11 +21,12 @@ from agents.rl2 import RL2
 from envs.bandit import BanditEnv
 from envs.navigation import PointEnv
 from envs.tabular import TabularEnv
-from metarl import checkpoint, progress
-from metarl.checkpoint import TENSORS, checkpoints, load_checkpoint
-from metarl.errors import UserError, one_line_errors
-from metarl.experiment import load_experiment
-from metarl.run import Run
+from metarl.errors import UserError
+from metarl.system.command_line import one_line_errors
+from metarl.training import checkpoint, progress
+from metarl.training.checkpoint import TENSORS, checkpoints, load_checkpoint
+from metarl.training.experiment import load_experiment
+from metarl.training.run import Run
 from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
 
 RUN = Path("runs/tiny/seed1")

@@ -12,9 +12,9 @@ import torch
 
 import evaluate
 import train
-from metarl.checkpoint import checkpoints, load_checkpoint
-from metarl.evaluation import success_after
-from metarl.run import METRICS
+from metarl.evaluation.statistics import success_after
+from metarl.training.checkpoint import checkpoints, load_checkpoint
+from metarl.training.run import METRICS
 from metarl.types import AdaptationCurve, TrialShape
 from tests.runs import fails
 

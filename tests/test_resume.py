@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 import train
-from metarl import provenance
-from metarl.checkpoint import META, SUMS, TENSORS, checkpoints
-from metarl.run import METRICS
+from metarl.training import provenance
+from metarl.training.checkpoint import META, SUMS, TENSORS, checkpoints
+from metarl.training.run import METRICS
 from tests.runs import fails, final_bytes, metrics
 
 

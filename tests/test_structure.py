@@ -1,4 +1,4 @@
-"""Imports go one way: metarl <- {envs, agents} <- train.py, evaluate.py."""
+"""Imports go one way: metarl <- {envs, agents} <- train.py, evaluate.py, and down in metarl."""
 
 import ast
 import tomllib
@@ -12,6 +12,22 @@ FORBIDDEN = {
     "envs": {"agents", "train", "evaluate"},
     "agents": {"envs", "train", "evaluate"},
 }
+
+
+FLOORS = (
+    ("errors", "tasks"),
+    ("types",),
+    ("protocols",),
+    ("system",),
+    ("config",),
+    ("nn",),
+    ("learning", "rollout"),
+    ("gradient_steps", "visual"),
+    ("doctor", "training"),
+    ("evaluation",),
+    ("report",),
+)
+"""Rooms of `metarl`, lowest first; each imports from floors below its own, and from itself."""
 
 
 def imported(path: Path) -> set[str]:
@@ -32,6 +48,32 @@ def test_imports_go_one_way(package: str) -> None:
     assert files
     for path in files:
         assert not imported(path) & FORBIDDEN[package], path
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """Rooms of `metarl` that a file of it imports from, inside functions too."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("metarl") for alias in node.names), path
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package, *room = node.module.split(".")
+            if package == "metarl":
+                rooms |= {room[0]} if room else {alias.name for alias in node.names}
+    return rooms
+
+
+def test_inside_metarl_imports_go_down() -> None:
+    below: set[str] = set()
+    for floor in FLOORS:
+        for room in floor:
+            place = ROOT / "metarl" / room
+            files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+            for path in files:
+                assert rooms_imported(path) <= below | {room}, path
+        below |= set(floor)
+    found = {path.stem for path in (ROOT / "metarl").iterdir() if not path.name.startswith("__")}
+    assert found == below, "a room has no floor yet"
 
 
 def test_every_package_that_is_imported_is_declared() -> None:

@@ -14,10 +14,10 @@ import torch
 import evaluate
 import train
 from envs.locomotion import VARIANTS
-from metarl import playing
-from metarl.checkpoint import checkpoints, load_checkpoint
-from metarl.experiment import load_experiment
-from metarl.run import Run
+from metarl.rollout import task_set as playing
+from metarl.training.checkpoint import checkpoints, load_checkpoint
+from metarl.training.experiment import load_experiment
+from metarl.training.run import Run
 from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
 
 

@@ -6,10 +6,10 @@ import pytest
 
 import evaluate
 import train
-from metarl.checkpoint import checkpoints
 from metarl.errors import UserError
-from metarl.experiment import load_experiment
-from metarl.few_shot import learn_from_tasks
+from metarl.training.checkpoint import checkpoints
+from metarl.training.experiment import load_experiment
+from metarl.training.iteration import learn_from_tasks
 from tests.runs import fails, final_bytes, metrics
 
 SINUSOID = Path(train.__file__).parent / "configs" / "maml_sinusoid.yaml"

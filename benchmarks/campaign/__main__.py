@@ -10,7 +10,7 @@ import signal
 import sys
 
 from benchmarks.campaign.director import main
-from metarl.errors import one_line_errors
+from metarl.system.command_line import one_line_errors
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary folders go in any case

@@ -25,7 +25,7 @@ from benchmarks import command_line
 from benchmarks.campaign.campaigns import CAMPAIGNS
 from benchmarks.campaign.verdict import KINDS, Verdict
 from metarl.errors import UserError
-from metarl.provenance import environment
+from metarl.training.provenance import environment
 
 PROJECT = Path(__file__).parents[2]
 BROKEN = "could not be carried out"

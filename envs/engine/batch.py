@@ -33,7 +33,7 @@ from numba.core.ccallback import CFunc
 
 from envs.engine import stepping
 from envs.engine.layout import struct_layout
-from metarl.processors import num_processors
+from metarl.system.hardware import num_processors
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 MEAN_INERTIA = "stat.meaninertia"
@@ -195,8 +195,8 @@ class Batch:
             slot rests from that step on.
         resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
             its episode ends.
-        record: (N, horizon + 1, R) what can be drawn (`metarl.recording.DRAWN_STATE`) of the
-            episode that is played, or None; see `keep_record`.
+        record: (N, horizon + 1, R) what can be drawn (`metarl.rollout.recording.DRAWN_STATE`) of
+            the episode that is played, or None; see `keep_record`.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ from numba.core.ccallback import CFunc
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
-from metarl.cache import cache_folder
+from metarl.system.cache import cache_folder
 
 
 def content_stamp(sources: Sequence[str]) -> str:

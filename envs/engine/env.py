@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 from envs.drawn import DrawnEnv
 from envs.engine.batch import Batch
-from metarl.recording import Sink
+from metarl.rollout.recording import Sink
 from metarl.tasks import Task
 
 T = TypeVar("T", bound=Task)

@@ -22,7 +22,7 @@ from numba.np.numpy_support import carray
 
 from envs.engine import layout
 from envs.engine.compiled import call4, call6, compile_callback, exchange, fetch_add, inner, pointer
-from metarl import scene as drawing
+from metarl.rollout import scene as drawing
 
 # Columns of `work`: first the addresses of a batch's arrays, then its sizes.
 (

@@ -26,7 +26,7 @@ from envs.few_shot.images import (
 from envs.few_shot.pictures import contents, decode, note_blank
 from metarl.config import Few, Seed
 from metarl.errors import UserError, nearest, note, printable
-from metarl.files import read_text
+from metarl.system.files import read_text
 
 HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")
 """Names that begin so are what systems and archivers leave behind."""

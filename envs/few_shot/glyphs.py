@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution
 from metarl.config import Few, Seed, Size
-from metarl.memory import check_memory
+from metarl.system.memory import check_memory
 
 SIZE = 28
 POINTS_ON_STROKE = 20

@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 
 from metarl.config import Config, Size
 from metarl.errors import UserError
-from metarl.memory import check_memory
+from metarl.system.memory import check_memory
 from metarl.types import FewShotBatch, FewShotShape
 
 Symmetries = Literal[1, 4, 8]

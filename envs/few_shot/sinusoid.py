@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from metarl.config import Config, Seed, Size
-from metarl.memory import check_memory
+from metarl.system.memory import check_memory
 from metarl.types import FewShotBatch, FewShotShape
 
 HALF_RANGE = 5.0

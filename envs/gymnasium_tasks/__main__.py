@@ -3,7 +3,7 @@
 import sys
 
 from envs.gymnasium_tasks.checker import main
-from metarl.errors import one_line_errors
+from metarl.system.command_line import one_line_errors
 
 if __name__ == "__main__":
     with one_line_errors("envs.gymnasium_tasks"):

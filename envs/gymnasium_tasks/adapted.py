@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from envs.slots import SlotEnv
 from envs.worker.player import FlatSpaces, Player
-from metarl.actions import execute
 from metarl.errors import NotFiniteError
-from metarl.evaluation import adaptation_curve
-from metarl.finite import is_finite
-from metarl.interface import Interface, WhoseBounds
+from metarl.nn.distributions import execute
 from metarl.protocols import Agent
-from metarl.seeding import derive_seed, torch_generator
-from metarl.trial import collect, first_step
+from metarl.rollout.curve import adaptation_curve
+from metarl.rollout.interface import Interface, WhoseBounds
+from metarl.rollout.trial import collect, first_step
+from metarl.system.finite import is_finite
+from metarl.system.seeding import derive_seed, torch_generator
 from metarl.types import Rollout, TimeStep, TrialShape
 
 

@@ -27,8 +27,8 @@ from envs.worker.process import Failure, Worker
 from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
 from envs.worker.user_module import UserModule, describe
 from metarl.errors import MESSAGE_LIMIT, UserError, printable
-from metarl.playing import play_and_learn
 from metarl.tasks import TaskSet
+from metarl.training.iteration import play_and_learn
 
 NOTE = "note: "
 """What a finding begins with that stops nobody."""

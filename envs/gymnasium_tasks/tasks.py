@@ -38,9 +38,9 @@ from metarl.errors import (
     UserError,
     printable,
 )
-from metarl.processors import num_processors
-from metarl.recording import Sink
-from metarl.scene import Scene
+from metarl.rollout.recording import Sink
+from metarl.rollout.scene import Scene
+from metarl.system.hardware import num_processors
 from metarl.tasks import TaskSet
 
 LOST_TRIALS = 5

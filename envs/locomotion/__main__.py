@@ -13,7 +13,8 @@ import numpy as np
 from envs.locomotion.distributions import Locomotion, LocomotionConfig
 from envs.locomotion.robots import body
 from envs.locomotion.variants import VARIANTS, Reward, Term, Variant
-from metarl.errors import UserError, one_line_errors
+from metarl.errors import UserError
+from metarl.system.command_line import one_line_errors
 
 TITLES = (
     "variant", "tasks", "steps", "train / test", "reward of a step",

@@ -12,8 +12,8 @@ from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
 from envs.slots import SlotEnv, refuse_to_draw
 from metarl.config import Config, Few, Seed
 from metarl.errors import UserError, nearest
-from metarl.gpu_packages import check_installed, default_device
-from metarl.seeding import derive_seed
+from metarl.system.hardware import check_installed, default_device
+from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -29,7 +29,7 @@ from envs.locomotion.variants import (
     multipliers,
     target,
 )
-from metarl.scene import Scene
+from metarl.rollout.scene import Scene
 
 CAMERA = "track"
 OUTCOME = ("reward", "success", "fallen", "x_velocity", "y_velocity", "reward_term")

@@ -25,7 +25,7 @@ from envs.locomotion.variants import VARIANTS, LocomotionTask, multipliers
 from envs.warp_engine.env import Placement, WarpEnv
 from envs.warp_engine.spec import Finish, Noise, SceneSpec
 from envs.warp_engine.worlds import WorldCode
-from metarl.scene import Scene
+from metarl.rollout.scene import Scene
 
 FINISH: dict[NativeFinish, Finish] = {"contact forces": "contact forces", "nothing": "nothing"}
 

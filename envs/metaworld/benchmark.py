@@ -26,10 +26,10 @@ from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
 from envs.slots import SlotEnv, refuse_to_draw
-from metarl.cache import cache_folder, read_arrays, write_arrays
 from metarl.config import Config, Few
 from metarl.errors import UserError, nearest
-from metarl.gpu_packages import check_installed, default_device
+from metarl.system.cache import cache_folder, read_arrays, write_arrays
+from metarl.system.hardware import check_installed, default_device
 from metarl.tasks import TaskSet
 
 OFFICIAL_NUM_GOALS = 50

@@ -31,7 +31,7 @@ from envs.metaworld.tasks.interface import (
     Outcome,
     compile_observe,
 )
-from metarl.scene import Scene
+from metarl.rollout.scene import Scene
 
 NUM_SUBSTEPS = 5
 ACTION_SIZE = 4

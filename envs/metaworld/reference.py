@@ -24,9 +24,9 @@ from envs.metaworld.official import (
     set_official_task,
 )
 from envs.metaworld.snapshots import drawn_scene, official
-from metarl.recording import Sink
-from metarl.scene import Scene, drawn_state
-from metarl.seeding import derive_seed
+from metarl.rollout.recording import Sink
+from metarl.rollout.scene import Scene, drawn_state
+from metarl.system.seeding import derive_seed
 
 
 class ReferenceEnv(DrawnEnv[MetaWorldTask]):

@@ -29,8 +29,8 @@ from envs.metaworld.tasks.interface import (
     START_ATTRIBUTES,
     TaskCode,
 )
-from metarl import scene as drawing
-from metarl.cache import cache_folder, read_arrays, write_arrays
+from metarl.rollout import scene as drawing
+from metarl.system.cache import cache_folder, read_arrays, write_arrays
 
 EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
 FIELDS = ("state", "edits", "constants", "memory", "obs")

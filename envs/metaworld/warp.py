@@ -21,7 +21,7 @@ from envs.metaworld.tasks.interface import FRAME_SIZE, Outcome, TouchForce, obse
 from envs.warp_engine.env import Placement, WarpEnv
 from envs.warp_engine.spec import SceneSpec
 from envs.warp_engine.worlds import WorldCode
-from metarl.scene import Scene
+from metarl.rollout.scene import Scene
 
 
 @cache

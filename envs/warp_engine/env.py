@@ -24,10 +24,10 @@ from envs.slots import Seed, SlotEnv
 from envs.warp_engine.scene import DeviceScene
 from envs.warp_engine.slots import SlotTable
 from envs.warp_engine.spec import Room, SceneSpec, first_room
-from metarl.cache import cache_folder
-from metarl.gpu_packages import default_device
-from metarl.recording import Sink
-from metarl.scene import Scene
+from metarl.rollout.recording import Sink
+from metarl.rollout.scene import Scene
+from metarl.system.cache import cache_folder
+from metarl.system.hardware import default_device
 from metarl.tasks import Task
 
 T = TypeVar("T", bound=Task)

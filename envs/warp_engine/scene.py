@@ -27,7 +27,7 @@ from envs.warp_engine.slots import SlotTable, compiled_view, flat_view
 from envs.warp_engine.spec import Room, SceneSpec
 from envs.warp_engine.worlds import THREADS, world_kernels, world_loops
 from metarl.errors import UserError
-from metarl.scene import DRAWN_STATE
+from metarl.rollout.scene import DRAWN_STATE
 
 UNUSED = frozenset({"dof_M0"})
 """Arrays of `mjModel` that tasks edit and MuJoCo Warp does without."""
@@ -369,7 +369,7 @@ class DeviceScene:
         return mujoco.mj_stateSize(self.spec.scene.model, DRAWN_STATE)
 
     def drawn_states(self) -> np.ndarray:
-        """(worlds, R) what can be drawn of the present (`metarl.scene.DRAWN_STATE`)."""
+        """(worlds, R) what can be drawn of the present (`metarl.rollout.scene.DRAWN_STATE`)."""
         data = self.data
         parts = (data.qpos, data.mocap_pos, data.mocap_quat)
         return np.concatenate([p.numpy().reshape(self.num_worlds, -1) for p in parts], axis=1)

@@ -35,7 +35,7 @@ def state_of(env: gymnasium.Env) -> Float64[np.ndarray, " R"]:
     Raises:
         UserError: there is no MuJoCo model.
     """
-    from metarl.scene import drawn_state  # it imports MuJoCo
+    from metarl.rollout.scene import drawn_state  # it imports MuJoCo
 
     # Asked for each time: an environment may make itself a new model in a reset.
     found = physics_of(env)

@@ -25,8 +25,8 @@ from envs.worker.player import FlatSpaces, Kind, MakeEnv, Player, make, takes_ta
 from envs.worker.scenes import scene_of
 from envs.worker.tasks import Contents, contents_of, opened
 from envs.worker.user_module import UserModule, describe
-from metarl import stopping
 from metarl.errors import UserError, printable
+from metarl.system import stopping
 
 SIGNAL_SECONDS = 0.2
 """How much later than a worker its parent may get a signal that was sent to both."""

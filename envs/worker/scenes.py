@@ -22,7 +22,7 @@ def scene_of(make_env: MakeEnv, task: Any) -> Any:
     Raises:
         UserError: the environment has no MuJoCo model.
     """
-    from metarl.scene import Scene  # it imports MuJoCo
+    from metarl.rollout.scene import Scene  # it imports MuJoCo
 
     with closing(make(make_env, task)) as env:
         if not takes_task(make_env):

@@ -19,11 +19,11 @@ from envs.stable_baselines3 import SB3VecEnv
 from envs.yardsticks.curves import LearningCurve
 from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import SB3Policy
-from metarl.evaluation import adaptation_curve
 from metarl.protocols import Agent, TaskDistribution
-from metarl.seeding import derive_seed, torch_generator
+from metarl.rollout.curve import adaptation_curve
+from metarl.rollout.trial import one_torch_thread, run_trial
+from metarl.system.seeding import derive_seed, torch_generator
 from metarl.tasks import Task, TaskSet
-from metarl.trial import one_torch_thread, run_trial
 from metarl.types import TrialShape
 
 

@@ -1,7 +1,7 @@
 """Policies that only act: by chance, by an official script, or as Stable-Baselines3 taught them.
 
-They are agents as `metarl.trial.run_trial` needs them, and learn nothing of the task that they
-play, so the episodes of a trial differ by chance alone.
+They are agents as `metarl.rollout.trial.run_trial` needs them, and learn nothing of the task that
+they play, so the episodes of a trial differ by chance alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from envs.metaworld.official import MetaWorldTask, set_official_task
 from envs.metaworld.snapshots import official
-from metarl.actions import Categorical, DiagonalGaussian
 from metarl.errors import UserError
+from metarl.nn.distributions import Categorical, DiagonalGaussian
 from metarl.protocols import Agent
 from metarl.tasks import Task
 from metarl.types import Rollout, TimeStep

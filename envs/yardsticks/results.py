@@ -27,11 +27,11 @@ from envs.yardsticks.from_scratch import (
 from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import RandomPolicy, ScriptedPolicy
 from metarl.errors import UserError, printable
+from metarl.evaluation.record import check_shape, read_checked, write_stored
 from metarl.protocols import TaskDistribution
-from metarl.provenance import environment
-from metarl.result import check_shape, read_checked, write_stored
-from metarl.seeding import derive_seed
+from metarl.system.seeding import derive_seed
 from metarl.tasks import Task, TaskSet, fingerprint
+from metarl.training.provenance import environment
 
 Kind = Literal["from_scratch", "multi_task", "random", "scripted"]
 Progress = Callable[[str], None]

@@ -1,1 +1,4 @@
-"""Evaluations as a person reads them: on the terminal, as pictures, as one page."""
+"""Results for people: tables in the terminal, pictures and pages.
+
+Every number comes from `evaluation`; none is computed here.
+"""

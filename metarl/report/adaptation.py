@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from metarl.evaluation import Estimate, Summary
+from metarl.evaluation.record import Evaluation, count
+from metarl.evaluation.statistics import Estimate, Summary
 from metarl.report.blocks import Block, Cell, Curves, HeatMap, Line, Report, Scatter, Section, Table
 from metarl.report.figures import save_panels
 from metarl.report.terminal import with_interval
-from metarl.result import Evaluation, count
 
 MEASURES = {
     "success_any": "success at any step",
@@ -245,7 +245,7 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
 
 
 def circumstances(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Where and when something was measured, from what `metarl.run.environment` noted."""
+    """Where and when something was measured, from what `metarl.training.run.environment` noted."""
     return {
         "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         + f", Python {environment['python']}, git {environment['git']}",

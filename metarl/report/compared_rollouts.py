@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from metarl.errors import UserError
-from metarl.evaluating import Trials
-from metarl.recording import Recording, Recordings, read_recordings, write_recordings
-from metarl.result import Evaluation, count
+from metarl.evaluation.record import Evaluation, count
+from metarl.evaluation.trials import Trials
+from metarl.rollout.recording import Recording, Recordings, read_recordings, write_recordings
 
 CANDIDATES = 200
 """Tasks that are recorded of each agent, to choose from when all have played: first and last

@@ -9,18 +9,18 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from metarl.comparison import (
-    check_alike,
+from metarl.evaluation.paired import (
     mean_difference,
     mean_over_runs,
     performance_profile,
     probability_of_improvement,
 )
-from metarl.evaluation import Estimate, bounds_of, iqm, said_of_intervals
+from metarl.evaluation.record import Evaluation, count
+from metarl.evaluation.setting import check_alike
+from metarl.evaluation.statistics import Estimate, bounds_of, iqm, said_of_intervals
 from metarl.report.adaptation import EXPERIENCE, MEASURES, protocol
 from metarl.report.blocks import Cell, Curves, Line, Report, Section, Table
 from metarl.report.terminal import with_interval
-from metarl.result import Evaluation, count
 
 Scores = Float[np.ndarray, "_ N"]
 LEVELS = 101

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from metarl.errors import MESSAGE_LIMIT, printable
-from metarl.evaluation import Estimate
-from metarl.few_shot_result import FewShotEvaluation
+from metarl.evaluation.few_shot_record import FewShotEvaluation
+from metarl.evaluation.record import count
+from metarl.evaluation.statistics import Estimate
 from metarl.report.adaptation import circumstances
 from metarl.report.blocks import Block, Cell, Curves, Line, Report, Section, Table, legend
 from metarl.report.figures import save_panels
 from metarl.report.terminal import with_interval
-from metarl.result import count
 
 FORMS = {"accuracy": ".1%", "loss": ".4g"}
 PIXELS = "nearest neighbour in pixel space"

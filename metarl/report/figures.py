@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from metarl.errors import printable
-from metarl.files import written_whole
 from metarl.report.blocks import Curves, HeatMap, Scatter
+from metarl.system.files import written_whole
 
 mpl.use("Agg")
 

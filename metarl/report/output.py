@@ -9,20 +9,16 @@ from contextlib import closing
 from pathlib import Path
 
 from metarl.errors import UserError, note
-from metarl.files import read_json
 from metarl.protocols import TaskDistribution
-from metarl.recording import Recorder, Recording
-from metarl.rendering.renderer import OffscreenRenderer, check_camera
-from metarl.replay import write_replay
 from metarl.report.blocks import Film, Rollouts
-from metarl.scene import Scene
+from metarl.rollout.recording import Recorder, Recording
+from metarl.rollout.scene import Scene
+from metarl.system.files import read_json
 from metarl.tasks import TaskSet
-from metarl.video import adaptation_video
+from metarl.visual.rendering.renderer import OffscreenRenderer, check_camera
+from metarl.visual.replay import write_replay
+from metarl.visual.video import NOTHING_TO_SHOW, adaptation_video
 
-NOTHING_TO_SHOW = (
-    "nothing to show: only the engines of Meta-World and locomotion, and environments of yours "
-    "with a MuJoCo model, record what is played; --report shows the rest"
-)
 LONGEST_NAME = 150  # of a folder, in characters
 FILMS = "films.json"
 """Which videos lie in a folder, and what they show."""

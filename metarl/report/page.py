@@ -15,9 +15,9 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from metarl.errors import UserError, note
-from metarl.files import read_json, written_whole
 from metarl.report.blocks import Report, Rollouts, Table
 from metarl.report.figures import svg
+from metarl.system.files import read_json, written_whole
 
 HERE = Path(__file__).parent
 

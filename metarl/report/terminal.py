@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.errors import MESSAGE_LIMIT, printable
-from metarl.evaluation import Estimate, Summary
-from metarl.result import Evaluation
+from metarl.evaluation.record import Evaluation
+from metarl.evaluation.statistics import Estimate, Summary
 
 NO_INTERVAL = "[–]"
 WHY_NO_INTERVAL = "no interval: one task alone, or scores that are all the same or infinite"

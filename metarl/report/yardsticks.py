@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from metarl.evaluation.record import Evaluation
 from metarl.report.blocks import Cell, Curves, Line, Section, Table
-from metarl.result import Evaluation
 
 
 @runtime_checkable

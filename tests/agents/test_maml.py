@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from agents.maml import MAML, MAMLConfig
-from metarl.encoders import Conv4Config, MLPConfig
 from metarl.errors import NotFiniteError
-from metarl.few_shot import task_losses
+from metarl.learning.few_shot import task_losses
+from metarl.nn.encoders import Conv4Config, MLPConfig
 from metarl.types import FewShotBatch, FewShotShape
 from tests.agents.few_shot_tasks import CLASSIFICATION, CPU, REGRESSION, clusters, lines, same_bits
 

@@ -10,12 +10,12 @@ from gymnasium import spaces
 from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
-from metarl.actions import kl_divergence
 from metarl.errors import NotFiniteError, UserError
-from metarl.experience import Chunk, Experience
-from metarl.inner_loop import CHUNK_ELEMENTS, InnerLoop
-from metarl.seeding import torch_generator
-from metarl.trial import run_trial
+from metarl.learning.inner_loop import CHUNK_ELEMENTS, InnerLoop
+from metarl.learning.task_batch import Chunk, Experience
+from metarl.nn.distributions import kl_divergence
+from metarl.rollout.trial import run_trial
+from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agents.matching import MatchingConfig, attention
-from metarl.encoders import MLPConfig
+from metarl.nn.encoders import MLPConfig
 from tests.agents.few_shot_tasks import CLASSIFICATION, CPU, REGRESSION, clusters, lines
 
 ENCODER = MLPConfig(hidden_sizes=(6,), activation="tanh")

@@ -9,11 +9,11 @@ from gymnasium import spaces
 
 from agents.promp import ProMP, ProMPConfig
 from envs.navigation import PointConfig
-from metarl.actions import kl_divergence
-from metarl.experience import Chunk
-from metarl.inner_loop import CHUNK_ELEMENTS
-from metarl.seeding import torch_generator
-from metarl.trial import run_trial
+from metarl.learning.inner_loop import CHUNK_ELEMENTS
+from metarl.learning.task_batch import Chunk
+from metarl.nn.distributions import kl_divergence
+from metarl.rollout.trial import run_trial
+from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
 
 pytestmark = pytest.mark.usefixtures("double_precision")

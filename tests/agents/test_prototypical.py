@@ -11,8 +11,8 @@ from agents.prototypical import (
     prototypes,
     squared_distance,
 )
-from metarl.encoders import MLPConfig
 from metarl.errors import UserError
+from metarl.nn.encoders import MLPConfig
 from tests.agents.few_shot_tasks import CLASSIFICATION, CPU, REGRESSION, clusters
 
 

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.reptile import Reptile, ReptileConfig, draw_minibatches
-from metarl.encoders import MLPConfig
 from metarl.errors import NotFiniteError
+from metarl.nn.encoders import MLPConfig
 from tests.agents.few_shot_tasks import CPU, REGRESSION, lines, same_bits
 
 SMALL = MLPConfig(hidden_sizes=(8,), activation="tanh")

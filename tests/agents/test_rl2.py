@@ -11,8 +11,8 @@ from gymnasium import spaces
 from agents.rl2 import RL2, Chunks, RL2Config, cut
 from envs.navigation import PointConfig
 from metarl.errors import UserError
-from metarl.seeding import torch_generator
-from metarl.trial import run_trial
+from metarl.rollout.trial import run_trial
+from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
 
 CPU = torch.device("cpu")

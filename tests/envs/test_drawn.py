@@ -15,8 +15,8 @@ from envs.metaworld import MetaWorld
 from envs.slots import SlotEnv
 from envs.stable_baselines3 import SB3VecEnv
 from metarl.errors import UserError
-from metarl.rendering.backends import find_backend
-from metarl.rendering.renderer import OffscreenRenderer
+from metarl.visual.rendering.backends import find_backend
+from metarl.visual.rendering.renderer import OffscreenRenderer
 
 HORIZON = 8
 MOVE = np.array([1.0, 0.5, -1.0, 1.0], np.float32)

@@ -7,7 +7,8 @@ import torch
 from envs.few_shot import DigitsConfig, GlyphsConfig, SinusoidConfig
 from envs.few_shot.images import EpisodeConfig, ImageClasses, ImageDistribution, ImageSampler
 from metarl.errors import UserError
-from metarl.few_shot import nearest_neighbour, task_accuracies
+from metarl.evaluation.few_shot import nearest_neighbour
+from metarl.learning.few_shot import task_accuracies
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -12,9 +12,9 @@ from gymnasium.wrappers import TransformObservation
 
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks
 from metarl.errors import EnvironmentFailedError, UserError
-from metarl.recording import Recorder
-from metarl.scene import DRAWN_STATE
-from metarl.seeding import slot_generators
+from metarl.rollout.recording import Recorder
+from metarl.rollout.scene import DRAWN_STATE
+from metarl.system.seeding import slot_generators
 from tests.envs.user_modules import HOPPER, WALK, write
 
 HORIZON, SEED = 30, 5

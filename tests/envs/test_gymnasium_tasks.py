@@ -20,7 +20,7 @@ from envs.worker import tasks as tasks_of_users
 from envs.worker.player import FlatSpaces
 from metarl.errors import EnvironmentFailedError, UserError
 from metarl.protocols import TaskDistribution
-from metarl.seeding import slot_generators
+from metarl.system.seeding import slot_generators
 from tests.envs.user_modules import WALK, write
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from envs.metaworld import MetaWorld, MetaWorldConfig, MetaWorldTask
 from envs.metaworld.benchmark import _draw_goals, _official_goals
 from envs.metaworld.official import CLASSES, make_official_env, set_official_task
 from metarl.errors import UserError
-from metarl.trial import run_trial
+from metarl.rollout.trial import run_trial
 from metarl.types import TrialShape
 from tests.spy import SpyAgent
 

@@ -15,7 +15,7 @@ from envs.engine.compiled import compile_callback
 from envs.metaworld import native, snapshots
 from envs.metaworld.official import MetaWorldTask, make_official_env
 from envs.metaworld.tasks import TASKS
-from metarl.cache import read_arrays
+from metarl.system.cache import read_arrays
 from tests.envs.parity import official_tasks
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +213,7 @@ def test_a_cache_that_cannot_be_written_stops_nobody(
 
 SHARED = """
 import sys
-from metarl.cache import cache_folder
+from metarl.system.cache import cache_folder
 from envs.metaworld import snapshots
 from tests.envs.parity import official_tasks
 

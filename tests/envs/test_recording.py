@@ -7,8 +7,8 @@ import pytest
 from envs.engine.env import EngineEnv
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorld
-from metarl.recording import Recorder
-from metarl.scene import DRAWN_STATE, drawn_state
+from metarl.rollout.recording import Recorder
+from metarl.rollout.scene import DRAWN_STATE, drawn_state
 
 HORIZON = 40
 

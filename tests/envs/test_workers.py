@@ -17,8 +17,8 @@ import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumEnv, GymnasiumTasks
 from envs.gymnasium_tasks.tasks import LOST_TRIALS
-from metarl.checkpoint import checkpoints
 from metarl.errors import EnvironmentFailedError, TrialLostError, UserError
+from metarl.training.checkpoint import checkpoints
 from tests.envs.user_modules import FAULTY, WALK, write
 from tests.runs import fails, metrics
 

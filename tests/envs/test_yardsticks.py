@@ -35,11 +35,11 @@ from envs.yardsticks import (
 from envs.yardsticks.from_scratch import OtherTaskEachEpisode, random_state_kept
 from metarl.config import validate
 from metarl.errors import UserError
-from metarl.evaluation import adaptation_curve
 from metarl.protocols import Agent
-from metarl.seeding import torch_generator
+from metarl.rollout.curve import adaptation_curve
+from metarl.rollout.trial import first_step, run_trial
+from metarl.system.seeding import torch_generator
 from metarl.tasks import TaskSet
-from metarl.trial import first_step, run_trial
 from metarl.types import TimeStep, TrialShape
 
 HORIZON = 12

@@ -10,7 +10,7 @@ import yaml
 
 from metarl.config import override, read_yaml, split_command_line, write_yaml
 from metarl.errors import UserError
-from metarl.experiment import experiment_of, load
+from metarl.training.experiment import experiment_of, load
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -184,7 +184,7 @@ def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
         "import sys\n"  # an editable install finds ours all the same; any other does not
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
         "from metarl.errors import one_line_errors\n"
-        "from metarl.experiment import load\n"
+        "from metarl.training.experiment import load\n"
         "with one_line_errors('mine'):\n"
         f"    load(__import__('pathlib').Path({str(CONFIGS[-1])!r}))\n"
     )

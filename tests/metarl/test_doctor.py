@@ -11,8 +11,8 @@ import pytest
 
 from metarl import doctor
 from metarl.doctor import Finding, Verdict, compiler, examine, packages, physics, rendering_with
-from metarl.rendering import attempt, backends
-from metarl.rendering.backends import BACKENDS, Probe
+from metarl.visual.rendering import attempt, backends
+from metarl.visual.rendering.backends import BACKENDS, Probe
 
 ROOT = Path(__file__).parents[2]
 

@@ -34,8 +34,8 @@ from scipy.stats import binomtest
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.warp import WarpMetaWorldEnv
 from envs.warp_engine.scene import DeviceScene
-from metarl.files import written_whole
-from metarl.provenance import environment
+from metarl.system.files import written_whole
+from metarl.training.provenance import environment
 from tests.envs.parity import official_tasks
 from tests.warp.scripted import (
     HORIZON,

@@ -23,7 +23,7 @@ from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import MetaWorldTask, set_official_task
 from envs.metaworld.snapshots import official, snapshots
 from envs.metaworld.tasks import TASKS
-from metarl.files import written_whole
+from metarl.system.files import written_whole
 from tests.envs.parity import native_simulation, official_tasks
 
 HORIZON = 500

@@ -15,8 +15,8 @@ from envs.stable_baselines3 import SB3VecEnv  # noqa: E402
 from envs.warp_engine.spec import Room  # noqa: E402
 from metarl.errors import UserError  # noqa: E402
 from metarl.protocols import DeviceVectorEnv  # noqa: E402
-from metarl.recording import Recorder  # noqa: E402
-from metarl.scene import drawn_state  # noqa: E402
+from metarl.rollout.recording import Recorder  # noqa: E402
+from metarl.rollout.scene import drawn_state  # noqa: E402
 from tests.envs.parity import native_simulation, official_tasks  # noqa: E402
 
 HORIZON = 6

@@ -12,9 +12,9 @@ pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make te
 from agents.maml_trpo import MAMLTRPOConfig
 from agents.rl2 import RL2Config
 from envs.metaworld import MetaWorld
-from metarl.playing import play_and_learn
-from metarl.seeding import torch_generator
-from metarl.trial import collect, first_step
+from metarl.rollout.trial import collect, first_step
+from metarl.system.seeding import torch_generator
+from metarl.training.iteration import play_and_learn
 from tests.warp.host import forbidden_on_host
 
 HORIZON, TASKS = 20, 4

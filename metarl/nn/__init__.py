@@ -1,0 +1,4 @@
+"""Networks and the distributions of actions they give.
+
+No losses, no optimizers, nothing that plays.
+"""

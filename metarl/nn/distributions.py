@@ -1,0 +1,132 @@
+"""Actions: their size, how they are executed, and distributions over them.
+
+torch's own distributions do not take the random generator to draw from, these do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from metarl.errors import NotFiniteError
+from metarl.system.finite import is_finite
+
+
+def action_size(action_space: spaces.Box | spaces.Discrete) -> int:
+    """Numbers that describe an action: its dimensions, or the choices of a discrete one."""
+    if isinstance(action_space, spaces.Discrete):
+        return int(action_space.n)
+    return int(np.prod(action_space.shape))
+
+
+def execute(action: Tensor, space: spaces.Box | spaces.Discrete) -> tuple[Any, Tensor]:
+    """The action as the environment takes it, and as the policy sees it one step later."""
+    if isinstance(space, spaces.Discrete):
+        return action.cpu().numpy(), functional.one_hot(action, int(space.n)).float()
+    low, high = (torch.as_tensor(bound, device=action.device) for bound in (space.low, space.high))
+    clipped = action.clamp(low, high)  # in the finer of the two precisions
+    return clipped.cpu().numpy(), clipped.to(action.dtype)
+
+
+def execute_on(
+    device: torch.device, space: spaces.Box
+) -> Callable[[Float[Tensor, "N A"]], tuple[Tensor, Tensor]]:
+    """`execute` for an environment that takes tensors: bounds are brought to the device once."""
+    low, high = (torch.as_tensor(bound, device=device) for bound in (space.low, space.high))
+
+    def execute(action: Float[Tensor, "N A"]) -> tuple[Tensor, Tensor]:
+        clipped = action.clamp(low, high)
+        return clipped, clipped.to(action.dtype)
+
+    return execute
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """Independent normal distributions, one for each dimension of the action."""
+
+    mean: Float[Tensor, "*batch A"]
+    log_std: Float[Tensor, "*batch A"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "*batch A"]:
+        """Draws an action."""
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
+        return self.mean + self.log_std.exp() * noise
+
+    def mode(self) -> Float[Tensor, "*batch A"]:
+        """The likeliest action."""
+        return self.mean
+
+    def log_prob(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        """Log-density, summed over the dimensions of the action."""
+        scaled = (action - self.mean) * torch.exp(-self.log_std)
+        return (-0.5 * scaled**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*batch"]:
+        """In nats, summed over the dimensions of the action."""
+        return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def detach(self) -> DiagonalGaussian:
+        """The same distribution, through which no gradient flows."""
+        return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """A choice among A actions."""
+
+    logits: Float[Tensor, "*batch A"]
+
+    def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
+        """Draws an action.
+
+        Raises:
+            NotFiniteError: a probability is NaN; on a GPU that would end the process.
+        """
+        flat = self.logits.softmax(-1).flatten(0, -2)
+        if not is_finite(flat):
+            raise NotFiniteError("what the policy chooses from")
+        return torch.multinomial(flat, 1, generator=generator).view(self.logits.shape[:-1])
+
+    def mode(self) -> Int[Tensor, "*batch"]:
+        """The likeliest action."""
+        return self.logits.argmax(-1)
+
+    def log_prob(self, action: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """Log-probability of an action."""
+        return self.logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
+
+    def entropy(self) -> Float[Tensor, "*batch"]:
+        """In nats."""
+        log_prob = self.logits.log_softmax(-1)
+        return -(log_prob.exp() * log_prob).sum(-1)
+
+    def detach(self) -> Categorical:
+        """The same distribution, through which no gradient flows."""
+        return Categorical(self.logits.detach())
+
+
+ActionDistribution = DiagonalGaussian | Categorical
+
+
+def kl_divergence(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "*batch"]:
+    """KL(old ‖ new) of two distributions of one kind, in nats."""
+    if isinstance(old, DiagonalGaussian) and isinstance(new, DiagonalGaussian):
+        variances = torch.exp(2 * (old.log_std - new.log_std))
+        shift = (old.mean - new.mean) * torch.exp(-new.log_std)
+        return (new.log_std - old.log_std + 0.5 * (variances + shift**2 - 1)).sum(-1)
+    if isinstance(old, Categorical) and isinstance(new, Categorical):
+        old_log_prob, new_log_prob = old.logits.log_softmax(-1), new.logits.log_softmax(-1)
+        return (old_log_prob.exp() * (old_log_prob - new_log_prob)).sum(-1)
+    raise TypeError(f"no KL from {type(old).__name__} to {type(new).__name__}")

@@ -1,0 +1,210 @@
+"""Policies with and without memory, value functions, and the normalization of what they see."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metarl.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian, action_size
+from metarl.types import TimeStep
+
+
+class RunningNormalizer(nn.Module):
+    """Shifts and scales features by the mean and standard deviation of all it was shown.
+
+    Before the first `update` it changes nothing. The statistics are buffers: they are saved and
+    moved with the network.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, *, clip: float = 10.0) -> None:
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, features: Float[Tensor, "*batch F"]) -> None:
+        """Takes in a batch (Chan et al. 1979, the parallel form of Welford's algorithm)."""
+        rows = features.reshape(-1, features.shape[-1]).double()
+        if self.count == 0:
+            self.variance.zero_()
+        total = self.count + len(rows)
+        delta = rows.mean(0) - self.mean
+        spread = self.variance * self.count + rows.var(0, correction=0) * len(rows)
+        spread += delta**2 * self.count * len(rows) / total
+        self.mean += delta * len(rows) / total
+        self.variance.copy_(spread / total)
+        self.count.copy_(total)
+
+    @property
+    def std(self) -> Float[Tensor, " F"]:
+        """The standard deviation; 1 for features that never changed."""
+        return torch.where(self.variance > 1e-12, self.variance.sqrt(), 1.0)
+
+    def forward(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
+        """The features in units of their running statistics, clipped."""
+        scaled = (features - self.mean.to(features.dtype)) / self.std.to(features.dtype)
+        return scaled.clamp(-self.clip, self.clip)
+
+    def inverse(self, scaled: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
+        """What `forward` would have taken to `scaled` (without the clip)."""
+        return scaled * self.std.to(scaled.dtype) + self.mean.to(scaled.dtype)
+
+
+class RecurrentActorCritic(nn.Module):
+    """Encoder, memory, and a policy head and a value head that read it.
+
+    The input is what RL² sees (Duan et al. 2016, arXiv:1611.02779, section 2.2): observation,
+    previous action, previous reward and the episode-start flag.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        memory: Literal["gru", "lstm"],
+        hidden_size: int,
+        encoder_sizes: tuple[int, ...],
+        initial_std: float,
+        min_std: float,
+        learn_std: bool,
+        normalize_inputs: bool,
+        normalize_obs: bool,
+    ) -> None:
+        super().__init__()
+        num_actions = action_size(action_space)
+        obs_size = int(observation_space.shape[0])
+        input_size = obs_size + num_actions + 2
+        self.first_normalized = 0 if normalize_obs else obs_size
+        self.normalizer = (
+            RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
+        )
+        layers: list[nn.Module] = []
+        for size in encoder_sizes:
+            layers += [nn.Linear(input_size, size), nn.Tanh()]
+            input_size = size
+        self.encoder = nn.Sequential(*layers)
+        self.memory = {"gru": nn.GRU, "lstm": nn.LSTM}[memory](
+            input_size, hidden_size, batch_first=True
+        )
+        self.state_size = hidden_size * (2 if memory == "lstm" else 1)
+        self.policy_head = nn.Linear(hidden_size, num_actions)
+        self.value_head = nn.Linear(hidden_size, 1)
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        self.min_log_std = float(torch.tensor(min_std).log())
+        self.log_std = nn.Parameter(
+            torch.full((num_actions,), initial_std).log(), requires_grad=learn_std
+        )
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Orthogonal weights; a policy head so small that the first actions are nearly the same
+        everywhere (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, gain=2**0.5)
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.memory.named_parameters():
+            if "weight" in name:
+                for gate in parameter.data.chunk(4 if isinstance(self.memory, nn.LSTM) else 3):
+                    nn.init.orthogonal_(gate)
+            else:
+                nn.init.zeros_(parameter)
+        nn.init.orthogonal_(self.policy_head.weight, gain=0.01)
+        nn.init.orthogonal_(self.value_head.weight, gain=1.0)
+
+    @staticmethod
+    def features(step: TimeStep) -> Float[Tensor, "*batch F"]:
+        """What the network sees of a time step, before normalization."""
+        reward, start = step.prev_reward[..., None], step.episode_start[..., None]
+        return torch.cat([step.obs, step.prev_action, reward, start.to(step.obs.dtype)], dim=-1)
+
+    def update_normalizer(self, step: TimeStep) -> None:
+        """Takes in what was seen, where inputs are normalized."""
+        if self.normalizer is not None:
+            self.normalizer.update(self.features(step)[..., self.first_normalized :])
+
+    def forward(
+        self, step: TimeStep, state: Float[Tensor, "N S"]
+    ) -> tuple[ActionDistribution, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
+        """Policy and value at each of T steps (`step` is `N T …`), and the state after the last."""
+        features = self.features(step)
+        if self.normalizer is not None:
+            raw = features[..., : self.first_normalized]
+            scaled = self.normalizer(features[..., self.first_normalized :])
+            features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
+        state = state[None].contiguous()
+        if isinstance(self.memory, nn.LSTM):
+            halves = tuple(half.contiguous() for half in state.chunk(2, dim=-1))
+            output, halves = self.memory(self.encoder(features), halves)
+            state = torch.cat(halves, dim=-1)
+        else:
+            output, state = self.memory(self.encoder(features), state)
+        return self._policy(output), self.value_head(output).squeeze(-1), state[0]
+
+    def _policy(self, output: Float[Tensor, "N T H"]) -> ActionDistribution:
+        head = self.policy_head(output)
+        if self.discrete:
+            return Categorical(head)
+        log_std = self.log_std.clamp(min=self.min_log_std)
+        return DiagonalGaussian(head, log_std.expand_as(head))
+
+
+class MLPPolicy(nn.Module):
+    """A policy without memory: tanh layers on the observation, and a head of small weights.
+
+    `forward` gives the tensors that make up a distribution, so that it can be vectorised over
+    parameters; `distribution` makes it of them.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        hidden_sizes: tuple[int, ...],
+        initial_std: float,
+        min_std: float,
+        learn_std: bool,
+    ) -> None:
+        super().__init__()
+        num_actions = action_size(action_space)
+        sizes = [int(observation_space.shape[0]), *hidden_sizes]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(sizes):
+            layers += [nn.Linear(before, after), nn.Tanh()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_actions))
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        if not self.discrete:
+            self.min_log_std = math.log(min_std)
+            self.log_std = nn.Parameter(
+                torch.full((num_actions,), math.log(initial_std)), requires_grad=learn_std
+            )
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(linear[-1].weight, gain=0.01)
+
+    def forward(self, obs: Float[Tensor, "*batch O"]) -> tuple[Tensor, ...]:
+        """Logits, or mean and log standard deviation, `*batch A` each."""
+        head = self.layers(obs)
+        if self.discrete:
+            return (head,)
+        return head, self.log_std.clamp(min=self.min_log_std).expand_as(head)
+
+    def distribution(self, *tensors: Float[Tensor, "*batch A"]) -> ActionDistribution:
+        """The distribution over actions that `forward` described."""
+        return Categorical(*tensors) if self.discrete else DiagonalGaussian(*tensors)

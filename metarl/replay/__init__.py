@@ -1,9 +1,0 @@
-"""Recordings as a page with an interactive 3-D view: no server, no network, no OpenGL to make it.
-
-The page draws the real meshes with WebGL, in the browser that opens it.
-"""
-
-from metarl.replay.live import live_server, trial_after_trial
-from metarl.replay.page import write_replay
-
-__all__ = ["live_server", "trial_after_trial", "write_replay"]

@@ -1,0 +1,55 @@
+"""Plays tasks with an agent: an iteration of training, and a whole set for evaluation."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from metarl.protocols import Agent, TaskVectorEnv
+from metarl.rollout.curve import adaptation_curve, first_rows, join
+from metarl.rollout.recording import Recordings
+from metarl.rollout.trial import run_trial
+from metarl.system.seeding import derive_seed, torch_generator
+from metarl.tasks import TaskSet
+from metarl.types import AdaptationCurve, TrialShape
+
+
+def play(
+    agent: Agent[Any],
+    env: TaskVectorEnv,
+    tasks: TaskSet[Any],
+    *,
+    shape: TrialShape,
+    seed: int,
+    greedy: bool = False,
+    recordings: Recordings | None = None,
+) -> AdaptationCurve:
+    """One trial on every task, as many side by side as the environment has slots for.
+
+    Args:
+        seed: of the actions and the environments.
+        greedy: take the policy's mode instead of drawing from it.
+        recordings: collects what is played; the environment is a `Recorder` then.
+    """
+    curves = []
+    at_once = env.num_envs // shape.slots_per_task
+    for start in range(0, len(tasks), at_once):
+        batch = list(tasks[start : start + at_once])
+        # The last batch is filled up with tasks whose results are left out.
+        filled = batch + batch[:1] * (at_once - len(batch))
+        names = [task.env_name for task in filled]
+        actions = torch_generator(derive_seed(seed, "agent", start), agent.device)
+        with recordings.of_trial(env, shape) if recordings else nullcontext():
+            trial = run_trial(
+                agent,
+                env,
+                filled,
+                shape=shape,
+                seed=derive_seed(seed, "env", start),
+                generator=None if greedy else actions,
+            )
+        if recordings:
+            recordings.keep(trial, names[: len(batch)], first_task=start)
+        curve = adaptation_curve(trial, names, slots_per_task=shape.slots_per_task)
+        curves.append(first_rows(curve, len(batch)))
+    return join(curves)

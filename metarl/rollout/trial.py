@@ -1,0 +1,200 @@
+"""The only code that steps environments with an agent: training and evaluation both play here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Float
+from torch import Tensor
+
+from metarl.errors import NotFiniteError
+from metarl.nn.distributions import action_size, execute, execute_on
+from metarl.protocols import Agent, DeviceVectorEnv, TaskVectorEnv
+from metarl.system import stopping
+from metarl.system.finite import check_weights, is_finite
+from metarl.tasks import Task
+from metarl.types import Rollout, TimeStep, TrialShape
+
+S = TypeVar("S")
+
+
+def run_trial(
+    agent: Agent[Any],
+    env: TaskVectorEnv,
+    tasks: Sequence[Task],
+    *,
+    shape: TrialShape,
+    seed: int,
+    generator: torch.Generator | None,
+) -> list[Rollout]:
+    """Plays one trial on each task: the agent starts knowing nothing and adapts as it goes.
+
+    Args:
+        tasks: each gets `shape.slots_per_task` slots, side by side.
+        seed: of the environments' random streams.
+        generator: draws the actions; without one the agent takes the mode.
+
+    Raises:
+        NotFiniteError: an observation or a reward is NaN or infinite, or what the agent makes of
+            them; names task, slot and step.
+    """
+    of_slots = [task for task in tasks for _ in range(shape.slots_per_task)]
+    env.set_tasks(of_slots)
+    obs, _ = env.reset(seed=seed)
+    state = agent.begin_trial(env.num_envs)
+    step = first_step(obs, env.single_action_space, agent.device)
+    rollouts: list[Rollout] = []
+    for _ in range(shape.rollouts):
+        if rollouts:
+            state = agent.adapt(state, rollouts[-1])
+        try:
+            rollout, state, step = collect(
+                agent, env, state, step, num_steps=shape.episodes * env.horizon, generator=generator
+            )
+        except SlotNotFiniteError as error:
+            task = error.slot // shape.slots_per_task
+            raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None
+        rollouts.append(rollout)
+    return rollouts
+
+
+class SlotNotFiniteError(NotFiniteError):
+    """A NaN or an infinity in what is played in a slot."""
+
+    def __init__(self, what: str, *, slot: int, step: int) -> None:
+        self.what, self.slot = f"{what} in step {step} of slot {slot}", slot
+        super().__init__(self.what)
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    for name, values in (("reward", rollout.reward), ("observation", rollout.seen.obs)):
+        for number, at_step in enumerate(values.unbind(1) if not is_finite(values) else ()):
+            _check_step(name, at_step, step=number + 1)
+
+
+def _check_step(name: str, values: Float[Tensor, "N ..."], *, step: int) -> None:
+    if not is_finite(values):
+        finite = values.isfinite().flatten(1).all(1) if values.ndim > 1 else values.isfinite()
+        raise SlotNotFiniteError(name, slot=int((~finite).nonzero()[0]), step=step)
+
+
+@torch.no_grad()
+def collect(
+    agent: Agent[S],
+    env: TaskVectorEnv,
+    state: S,
+    step: TimeStep,
+    *,
+    num_steps: int,
+    generator: torch.Generator | None,
+) -> tuple[Rollout, S, TimeStep]:
+    """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from.
+
+    Raises:
+        NotFiniteError: an observation or a reward is NaN or infinite, before the agent sees it, or
+            what the agent makes of them. Of an environment on a device only after all steps: to
+            look at what lies there would take longer than to play.
+    """
+    with one_torch_thread():
+        return _collect(agent, env, state, step, num_steps=num_steps, generator=generator)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Acting on a few slots is too little work to share, and the physics wants the other cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _collect(
+    agent: Agent[S],
+    env: TaskVectorEnv,
+    state: S,
+    step: TimeStep,
+    *,
+    num_steps: int,
+    generator: torch.Generator | None,
+) -> tuple[Rollout, S, TimeStep]:
+    seen, actions, log_probs = [], [], []
+    rewards, episode_ends, successes = [], [], []
+    next_obs: Any = None
+    executed_as = _executor(env, agent.device)
+    look = not isinstance(env, DeviceVectorEnv)
+    if look:
+        _check_step("observation", step.obs, step=1)
+    for number in range(1, num_steps + 1):
+        stopping.check()
+        try:
+            action, log_prob, state = agent.act(state, step, generator=generator)
+            if look:
+                _check_step("the agent's action", log_prob, step=number)
+        except NotFiniteError:
+            check_weights(agent)  # They are to blame more often than what was made of them.
+            raise
+        executed, prev_action = executed_as(action)
+        obs, reward, terminated, truncated, info = env.step(executed)
+        episode_end = _tensor(terminated, agent.device) | _tensor(truncated, agent.device)
+        seen.append(step)
+        actions.append(action)
+        log_probs.append(log_prob)
+        rewards.append(_tensor(reward, agent.device))
+        episode_ends.append(episode_end)
+        successes.append(_tensor(info["success"], agent.device).bool())
+        next_obs = info["final_obs"]
+        step = TimeStep(
+            obs=_tensor(obs, agent.device),
+            prev_action=prev_action,
+            prev_reward=rewards[-1],
+            episode_start=episode_end,
+        )
+        if look:
+            _check_step("reward", step.prev_reward, step=number)
+            _check_step("observation", step.obs, step=number + 1)
+    rollout = Rollout(
+        seen=TimeStep.stack(seen),
+        action=torch.stack(actions, dim=1),
+        log_prob=torch.stack(log_probs, dim=1),
+        reward=torch.stack(rewards, dim=1),
+        episode_end=torch.stack(episode_ends, dim=1),
+        success=torch.stack(successes, dim=1),
+        final_obs=_tensor(next_obs, agent.device),
+    )
+    if not look:
+        _check_rollout(rollout)
+    return rollout, state, step
+
+
+def _executor(env: TaskVectorEnv, device: torch.device) -> Callable[[Tensor], tuple[Any, Tensor]]:
+    """How actions become what the environment takes, and what the policy sees a step later."""
+    space = env.single_action_space
+    if isinstance(env, DeviceVectorEnv) and isinstance(space, spaces.Box):
+        return execute_on(device, space)  # nothing passes through the host
+    return lambda action: execute(action, space)
+
+
+def first_step(
+    obs: Any, action_space: spaces.Box | spaces.Discrete, device: torch.device
+) -> TimeStep:
+    """What a policy sees before the first action of a trial: no action yet, no reward yet."""
+    seen = _tensor(obs, device)
+    num_slots = len(seen)
+    return TimeStep(
+        obs=seen,
+        prev_action=torch.zeros(num_slots, action_size(action_space), device=device),
+        prev_reward=torch.zeros(num_slots, device=device),
+        episode_start=torch.ones(num_slots, dtype=torch.bool, device=device),
+    )
+
+
+def _tensor(values: Any, device: torch.device) -> Tensor:
+    """`values` on the agent's device; floats in torch's default precision."""
+    tensor = torch.as_tensor(values, device=device)
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor

@@ -1,0 +1,249 @@
+"""Checkpoints: a folder of safetensors and JSON that is either whole or not there.
+
+A checkpoint is written beside its target, flushed to disk and then renamed, so whenever the process
+dies, what carries a checkpoint's name is complete. What happens to it later is found by its
+checksums, which `sha256sum --check SHA256SUMS` reads too. Nothing that is loaded can execute.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metarl.errors import UserError, printable
+from metarl.learning.optim import PREFIX
+from metarl.system.files import check_is_file, read_json, read_text
+from metarl.system.finite import first_not_finite
+from metarl.tasks import TaskHashes
+
+TENSORS = "tensors.safetensors"
+META = "meta.json"
+SUMS = "SHA256SUMS"
+FORMAT = 2
+"""1 had no checksums, and is still read."""
+FORMAT_KEY = "format"
+"""Of the tensors' own metadata: checksums that were taken away are missed."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class Meta(BaseModel, frozen=True, extra="forbid"):
+    """What a checkpoint holds the state of."""
+
+    format: Literal[1, 2] = FORMAT
+    iteration: Count
+    env_steps: Count | None = None
+    tasks: Count | None = None
+    """What few-shot learning counts in place of env steps."""
+    skipped: Count = 0
+    """Iterations that taught nothing."""
+    published: bool = False
+    """It was cut down to what the agent acts and adapts with."""
+    task_hashes: TaskHashes | None = None
+    """Of what was trained on; not known of format 1."""
+
+    @model_validator(mode="after")
+    def _counts_one_thing(self) -> Meta:
+        if (self.env_steps is None) == (self.tasks is None):
+            raise ValueError("it should count env_steps or tasks")
+        return self
+
+    @property
+    def trained_for(self) -> int:
+        """Env steps, or tasks; the checkpoint's folder is named after it."""
+        count = self.tasks if self.env_steps is None else self.env_steps
+        assert count is not None
+        return count
+
+
+class _Version(BaseModel):
+    format: int
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was loaded, its tensors on the CPU."""
+
+    tensors: dict[str, Tensor]
+    meta: Meta
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
+    """Writes a checkpoint; one that is already there is complete and stays as it is.
+
+    Raises:
+        OSError: the system does not let it be written, or the folder that it goes to is gone.
+    """
+    if folder.is_dir():
+        return
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                  partial / TENSORS, metadata={FORMAT_KEY: str(FORMAT)})  # fmt: skip
+        content = {**meta.model_dump(exclude_none=True), "format": FORMAT}
+        (partial / META).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        (partial / SUMS).write_text(_checksums(partial), encoding="utf-8")
+        for path in (partial / TENSORS, partial / META, partial / SUMS, partial):
+            _flush(path)
+        partial.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
+        if isinstance(error, SafetensorError):  # it says so where the system refuses
+            raise OSError(f"{error}: {folder}") from None
+        raise
+    _flush(folder.parent)
+
+
+def load_checkpoint(folder: Path) -> Saved:
+    """What is in a checkpoint.
+
+    Raises:
+        UserError: it is missing, damaged, renamed or of another format, or holds a tensor that is
+            not finite.
+    """
+    meta = read_meta(folder)
+    try:
+        check_is_file(folder / TENSORS)
+        with safe_open(folder / TENSORS, "pt") as file:
+            version = (file.metadata() or {}).get(FORMAT_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever torch makes of a damaged header
+        raise _damaged(folder, error) from None
+    if version != (None if meta.format == 1 else str(meta.format)):
+        raise _damaged(folder, f"{META} and {TENSORS} are of different formats")
+    if name := first_not_finite(tensors):
+        raise _damaged(folder, f"its tensor {printable(name, limit=200)} is not finite")
+    return Saved(tensors, meta)
+
+
+def read_meta(folder: Path) -> Meta:
+    """What a checkpoint holds the state of; its files are compared with their checksums.
+
+    Raises:
+        UserError: it is missing, damaged, renamed or of another format.
+    """
+    if not os.path.lexists(folder):
+        raise UserError(f"no checkpoint {folder}{_others(folder)}")
+    try:
+        if not folder.is_dir():
+            raise UserError("it is no folder")
+        version = read_json(folder / META, _Version).format
+        if version not in (1, FORMAT):
+            raise UserError(f"it is of another version: of format {version}, not of 1 or {FORMAT}")
+        # Those of a checkpoint that claims to be old are looked at too.
+        if version > 1 or os.path.lexists(folder / SUMS):
+            _compare_checksums(folder)
+        meta = read_json(folder / META, Meta)
+    except (OSError, UserError) as error:
+        raise _damaged(folder, error) from None
+    if str(meta.trained_for) != folder.name:
+        raise UserError(
+            f"checkpoint {folder} was renamed: it holds the state after {meta.trained_for}; give "
+            "it that name again, or remove it"
+        )
+    return meta
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints in a folder, oldest first; what is not named as one is left alone.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    if not os.path.lexists(folder):
+        return []
+    try:
+        # str.isdigit is true of digits of every script, and of `007`.
+        numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
+        named = [folder / str(number) for number in sorted(set(numbers))]
+        return [path for path in named if os.path.lexists(path)]
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {printable(error)}") from None
+
+
+def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
+    """Checks that loaded tensors belong to an agent that has the `expected` ones.
+
+    Optimizer moments may be missing from `expected`: a new agent has none yet. They are compared
+    with its parameters where they are loaded, see `metarl.learning.optim`.
+
+    Raises:
+        UserError: naming the first tensor that does not fit.
+    """
+    for name, tensor in expected.items():
+        if name not in loaded:
+            raise UserError(
+                f"checkpoint {source} is of another agent: it has no tensor {name}; "
+                "give the config that it was trained with"
+            )
+        if loaded[name].shape != tensor.shape:
+            raise UserError(
+                f"checkpoint {source} does not fit: {name} is {_size(loaded[name])} there and "
+                f"{_size(tensor)} here; the observations, actions or layer sizes differ"
+            )
+        if loaded[name].dtype != tensor.dtype:
+            raise UserError(
+                f"checkpoint {source} does not fit: {name} is of type {loaded[name].dtype} there "
+                f"and {tensor.dtype} here"
+            )
+    unknown = [n for n in loaded if n not in expected and not n.startswith(PREFIX)]
+    if unknown:
+        raise UserError(
+            f"checkpoint {source} is of another agent: it has a tensor "
+            f"{printable(unknown[0], limit=200)}"
+        )
+
+
+def _size(tensor: Tensor) -> str:
+    return "×".join(str(n) for n in tensor.shape) or "a number"
+
+
+def _others(folder: Path) -> str:
+    others = [path.name for path in checkpoints(folder.parent) if path != folder]
+    return f"; there are {', '.join(others)}" if others else ""
+
+
+def _damaged(folder: Path, error: object) -> UserError:
+    """What is said of a checkpoint that cannot be used, and how to go on without it."""
+    known = checkpoints(folder.parent)
+    older = known[: known.index(folder)] if folder in known else []
+    advice = (
+        f"remove {folder} to go on from the next older one, {older[-1].name}"
+        if older
+        else "there is no older one; train the config anew"
+    )
+    return UserError(f"checkpoint {folder} is damaged ({printable(error)}); {advice}")
+
+
+def _checksums(folder: Path) -> str:
+    """The content of a checkpoint's `SHA256SUMS`."""
+    lines = []
+    for name in (TENSORS, META):
+        check_is_file(folder / name)
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def _compare_checksums(folder: Path) -> None:
+    if not all((folder / name).is_file() for name in (TENSORS, META, SUMS)):
+        raise UserError(f"it has no {TENSORS}, {META} or {SUMS}")
+    if read_text(folder / SUMS, limit=1000) != _checksums(folder):
+        raise UserError(f"its files are not those that were saved, by their {SUMS}")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,322 @@
+"""A run: its folder, its metrics and its checkpoints.
+
+<run>/config.yaml                 every value, defaults too
+<run>/env.json                    versions, machine, git revision, command of each start
+<run>/metrics.jsonl               a line per iteration
+<run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.training.tensorboard`
+<run>/checkpoints/<env_steps>/    see `metarl.training.checkpoint`
+<run>/eval/                       written by evaluate.py
+<run>/.lock                       held while the run is trained
+
+Few-shot learners play no environment: there `tasks` are counted in place of `env_steps`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import torch
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, FiniteFloat, ValidationError
+
+from metarl.config import Config, write_yaml
+from metarl.errors import NotFiniteError, UserError, note, printable
+from metarl.learning import optim
+from metarl.protocols import Learner
+from metarl.system.files import check_is_file, set_aside, written_whole
+from metarl.system.finite import check_weights
+from metarl.tasks import TaskHashes
+from metarl.training.checkpoint import (
+    Meta,
+    Saved,
+    check_fits,
+    checkpoints,
+    load_checkpoint,
+    read_meta,
+    save_checkpoint,
+)
+from metarl.training.provenance import append_start, check_same_tasks
+from metarl.training.tensorboard import Board
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+LONGEST_LINE = 2**20
+"""Bytes of a line of metrics; what is longer was not written here."""
+
+
+class Run:
+    """A run folder that is being written to.
+
+    `iteration` and `env_steps` count what is finished, `skipped` the iterations that taught nothing
+    because something was not finite or an environment failed. The newest finished state is kept in
+    memory, so an interrupt in the middle of an iteration can still save it.
+
+    Args:
+        folder: of the run.
+        agent: what is trained and saved.
+        unit: the name under which `env_steps` are written: `tasks` of few-shot learning.
+        task_hashes: of what it is trained with; stored with each checkpoint.
+
+    Raises:
+        UserError: it is being trained already, its newest checkpoint cannot be gone on from, or it
+            was trained on other tasks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        agent: Learner,
+        *,
+        unit: Literal["env_steps", "tasks"] = "env_steps",
+        task_hashes: TaskHashes | None = None,
+    ) -> None:
+        self.folder = folder
+        self.agent = agent
+        self.unit = unit
+        self.task_hashes = task_hashes
+        self.iteration = 0
+        self.env_steps = 0
+        self.skipped = 0
+        self.metrics: dict[str, float] = {}
+        _check_trainable(folder)
+        self._lock = _locked(folder)
+        try:
+            self._load_newest()
+            self._finished = self._snapshot()
+            self._cut_metrics()
+            append_start(folder)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._metrics_file = (folder / METRICS).open("a", encoding="utf-8")
+        self.board = Board(folder, first_step=self.env_steps + 1)
+
+    @staticmethod
+    def create(folder: Path, config: Config) -> None:
+        """Makes the folder of a new run; it appears with its config in it, or not at all.
+
+        Raises:
+            UserError: it is there already; nothing in it is touched.
+        """
+        if folder.exists():
+            raise UserError(
+                f"{folder} exists already; go on with --resume {folder}, "
+                "or choose another --seed, --name or --run-dir"
+            )
+        partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
+        try:
+            partial.mkdir(parents=True)
+            write_yaml(config, partial / CONFIG)
+            partial.rename(folder)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(f"cannot make the run folder {folder}: {error}") from None
+
+    def finish_iteration(self, metrics: dict[str, float], *, env_steps: int) -> None:
+        """Counts and logs an iteration that played `env_steps` steps.
+
+        Raises:
+            NotFiniteError: a metric, or a part of the agent, is not finite. Nothing is counted, and
+                the last good state stays in place.
+            OSError: it cannot be logged; likewise.
+        """
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(name)
+        check_weights(self.agent)
+        self._count(env_steps, metrics)
+
+    def skip_iteration(self, *, env_steps: int) -> None:
+        """Counts an iteration that played `env_steps` steps but taught nothing: the agent goes back
+        to its last good state."""
+        self.agent.load_state_dict(self._finished[0])
+        self.skipped += 1
+        self._count(env_steps, {"skipped": float(self.skipped)})
+
+    def _count(self, env_steps: int, metrics: dict[str, float]) -> None:
+        self.iteration += 1
+        self.env_steps += env_steps
+        self.metrics = metrics
+        # The line first: one of an iteration that was not saved is dropped when the run goes on.
+        line = {"iteration": self.iteration, self.unit: self.env_steps, **metrics}
+        self._metrics_file.write(json.dumps(line) + "\n")
+        self._metrics_file.flush()
+        self._finished = self._snapshot()
+        self.board.show(metrics, env_steps=self.env_steps)
+
+    def save(self) -> Path:
+        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now.
+
+        Raises:
+            OSError: the system does not let it be written, or the run's folder is gone.
+        """
+        tensors, meta = self._finished
+        folder = self.folder / CHECKPOINTS / str(meta.trained_for)
+        folder.parent.mkdir(exist_ok=True)
+        save_checkpoint(folder, tensors, meta)
+        return folder
+
+    def close(self) -> None:
+        """Flushes what was logged; others may train the run."""
+        with suppress(OSError):  # Of a line that could not be written: it was told then.
+            self._metrics_file.close()
+        self.board.close()
+        self._lock.release()
+
+    def _snapshot(self) -> Saved:
+        tensors = {name: t.detach().clone() for name, t in self.agent.state_dict().items()}
+        plays = self.unit == "env_steps"
+        meta = Meta(
+            iteration=self.iteration,
+            env_steps=self.env_steps if plays else None,
+            tasks=None if plays else self.env_steps,
+            skipped=self.skipped,
+            task_hashes=self.task_hashes,
+        )
+        return Saved(tensors, meta)
+
+    def _load_newest(self) -> None:
+        saved = checkpoints(self.folder / CHECKPOINTS)
+        if not saved:
+            return
+        meta = load_agent(self.agent, saved[-1])
+        if (meta.tasks is None) != (self.unit == "env_steps"):
+            raise UserError(f"checkpoint {saved[-1]} does not count {self.unit}; its config is not "
+                            "that of this run")  # fmt: skip
+        check_same_tasks(meta.task_hashes, self.task_hashes, folder=self.folder)
+        if meta.format == 1:
+            note(f"{saved[-1]} is of before checkpoints had checksums: whether it is damaged "
+                 "cannot be told")  # fmt: skip
+        self.iteration, self.env_steps = meta.iteration, meta.trained_for
+        self.skipped = meta.skipped
+
+    def _cut_metrics(self) -> None:
+        """Drops lines of iterations that are played again, and a last line that was cut short. A
+        log with damaged lines is kept beside the new one."""
+        path = self.folder / METRICS
+        kept = damaged = 0
+        try:
+            check_is_file(path)
+            with path.open("rb") as log, written_whole(path) as partial:
+                with partial.open("wb") as whole:
+                    kept, damaged = _copy_lines(log, whole, last=self.iteration)
+                if damaged:
+                    aside = set_aside(path)
+                    note(f"{damaged} damaged lines of {path} are dropped; as it was, it is kept as "
+                         f"{aside.name}")  # fmt: skip
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise UserError(f"cannot go on with {path}: {printable(error)}") from None
+        if kept < self.iteration:
+            note(f"{path} lacks {self.iteration - kept} of {self.iteration} iterations")
+
+
+def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]:
+    """Copies the lines of iterations up to the last; returns how many, and how many lines are
+    damaged."""
+    seen: set[int] = set()
+    damaged = 0
+    while line := log.readline(LONGEST_LINE):
+        if not line.endswith(b"\n"):
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = log.readline(LONGEST_LINE)
+            # What was being written when the process died is no damage.
+            damaged += len(line) == LONGEST_LINE
+            continue
+        try:
+            iteration = _Line.model_validate_json(line, strict=True).iteration
+        except ValidationError:
+            iteration = 0
+        if iteration < 1 or iteration in seen:
+            damaged += 1
+        elif iteration <= last:
+            seen.add(iteration)
+            whole.write(line)
+    return len(seen), damaged
+
+
+class _Line(BaseModel, extra="allow"):
+    """A line of metrics: this, and other numbers."""
+
+    __pydantic_extra__: dict[str, FiniteFloat]  # pyright: ignore
+    iteration: int
+
+
+def _check_trainable(folder: Path) -> None:
+    """Checks that a run was not published, before anything is written to it."""
+    if any(map(is_published, checkpoints(folder / CHECKPOINTS))):
+        raise UserError(
+            f"{folder} was published without what training needs; evaluate it, or train its "
+            "config anew"
+        )
+
+
+def _locked(folder: Path) -> FileLock:
+    """The lock of a run's folder; the system frees it with the process, however that ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being trained already; wait for that to end, or stop it"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"cannot lock {folder}: {error}") from None
+    return lock
+
+
+def load_agent(agent: Learner, folder: Path) -> Meta:
+    """Loads a checkpoint into an agent; returns what it is of.
+
+    Raises:
+        UserError: the checkpoint is damaged or does not fit the agent.
+    """
+    tensors, meta = load_checkpoint(folder)
+    if meta.published:
+        tensors |= optim.optimizer_tensors(agent.state_dict())
+    check_fits(tensors, agent.state_dict(), source=folder)
+    try:
+        agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
+    except UserError as error:
+        raise UserError(f"checkpoint {folder} does not fit: {error}") from None
+    return meta
+
+
+def is_published(checkpoint: Path) -> bool:
+    """Whether `publish_checkpoint` wrote it; not where there is none."""
+    try:
+        return read_meta(checkpoint).published
+    except UserError:
+        return False  # whoever loads it tells what is wrong
+
+
+def publish_checkpoint(source: Path, target: Path) -> None:
+    """Copies a checkpoint but for the optimizer's part: two thirds of an agent that Adam trains."""
+    tensors, meta = load_checkpoint(source)
+    kept = {
+        name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(target, kept, meta.model_copy(update={"published": True}))
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("no CUDA device here; use --device cpu or --device auto")
+    return torch.device(name)

@@ -1,0 +1,45 @@
+"""A process that draws states of scenes, asked by an `OffscreenRenderer`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+import numpy as np
+from jaxtyping import Float64
+
+from metarl.visual.rendering.artist import Artist, Stage
+
+
+def serve(connection: Connection) -> None:
+    """Says that it is there, then takes stages, and states to draw, until the other end is closed.
+
+    Answers each state with a picture, or with what went wrong in words, and then ends.
+    """
+    artist = None
+    try:
+        connection.send(None)
+        while True:
+            request: Stage | Float64[np.ndarray, " R"] = connection.recv()
+            if isinstance(request, Stage):
+                if artist is not None:
+                    artist.close()
+                artist = Artist(request)
+            else:
+                assert artist is not None, "no stage"
+                connection.send(artist.draw(request))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # whoever asked has gone
+    except Exception as error:
+        with suppress(OSError):
+            connection.send(f"{type(error).__name__}: {error}")
+    finally:
+        if artist is not None:
+            artist.close()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
+    serve(Connection(int(sys.argv[1])))

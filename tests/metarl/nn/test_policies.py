@@ -1,0 +1,91 @@
+"""Normalization equals the statistics of all that was shown; memory is per slot and exact."""
+
+from typing import Literal
+
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.nn.policies import RecurrentActorCritic, RunningNormalizer
+from metarl.types import TimeStep
+
+
+def network(memory: Literal["gru", "lstm"], *, normalize_obs: bool = True) -> RecurrentActorCritic:
+    torch.manual_seed(0)
+    return RecurrentActorCritic(
+        spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory, hidden_size=8,
+        encoder_sizes=(6,), initial_std=0.5, min_std=0.1, learn_std=True, normalize_inputs=True,
+        normalize_obs=normalize_obs,
+    )  # fmt: skip
+
+
+def steps(slots: int, length: int) -> TimeStep:
+    generator = torch.Generator().manual_seed(1)
+    return TimeStep(
+        obs=torch.randn(slots, length, 3, generator=generator),
+        prev_action=torch.randn(slots, length, 2, generator=generator),
+        prev_reward=torch.randn(slots, length, generator=generator),
+        episode_start=torch.rand(slots, length, generator=generator) < 0.2,
+    )
+
+
+def test_normalizer_has_the_statistics_of_everything_shown() -> None:
+    batches = [torch.randn(n, 4) * 2 + 1 for n in (5, 1, 30)]
+    normalizer = RunningNormalizer(4)
+    torch.testing.assert_close(normalizer(batches[0]), batches[0])
+    for batch in batches:
+        normalizer.update(batch)
+    shown = torch.cat(batches).double()
+    torch.testing.assert_close(normalizer.mean, shown.mean(0))
+    torch.testing.assert_close(normalizer.variance, shown.var(0, correction=0))
+    torch.testing.assert_close(normalizer.inverse(normalizer(batches[2])), batches[2])
+
+
+def test_a_feature_that_never_changes_stays_finite() -> None:
+    normalizer = RunningNormalizer(1)
+    normalizer.update(torch.full((10, 1), 5.0))
+    assert normalizer(torch.tensor([[5.0]])).item() == 0.0
+
+
+def test_observations_can_be_left_as_they_are_and_the_rest_is_scaled() -> None:
+    net, sequence = network("gru", normalize_obs=False), steps(slots=4, length=9)
+    seen: list[torch.Tensor] = []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.update_normalizer(sequence)
+    net(sequence, torch.zeros(4, net.state_size))
+    torch.testing.assert_close(seen[0][..., :3], sequence.obs)
+    rest = seen[0][..., 3:].flatten(0, 1)  # two actions, the reward, the flag
+    torch.testing.assert_close(rest.mean(0), torch.zeros(4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rest.var(0, correction=0), torch.ones(4))
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm"])
+def test_a_sequence_at_once_equals_step_by_step(memory: Literal["gru", "lstm"]) -> None:
+    net, sequence = network(memory), steps(slots=4, length=9)
+    state = torch.zeros(4, net.state_size)
+    policy, value, final = net(sequence, state)
+    for t in range(9):
+        one = sequence.map(lambda x, t=t: x[:, t : t + 1])
+        policy_t, value_t, state = net(one, state)
+        torch.testing.assert_close(policy_t.mean[:, 0], policy.mean[:, t])
+        torch.testing.assert_close(value_t[:, 0], value[:, t])
+    torch.testing.assert_close(state, final)
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm"])
+def test_slots_do_not_see_each_other(memory: Literal["gru", "lstm"]) -> None:
+    net, sequence = network(memory), steps(slots=4, length=9)
+    changed = sequence.map(torch.clone)
+    changed.obs[0] += 1
+    _, before, _ = net(sequence, torch.zeros(4, net.state_size))
+    _, after, _ = net(changed, torch.zeros(4, net.state_size))
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(before[1:], after[1:])
+
+
+def test_the_standard_deviation_has_a_floor() -> None:
+    net = network("gru")
+    with torch.no_grad():
+        net.log_std.fill_(-20.0)
+    policy, _, _ = net(steps(slots=1, length=1), torch.zeros(1, net.state_size))
+    torch.testing.assert_close(policy.log_std.exp(), torch.full((1, 1, 2), 0.1))
