@@ -195,7 +195,7 @@ class Batch:
             slot rests from that step on.
         resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
             its episode ends.
-        record: (N, horizon + 1, R) what can be drawn (`metarl.rollout.recording.DRAWN_STATE`) of
+        record: (N, horizon + 1, R) what can be drawn (`metarl.rollout.scene.DRAWN_STATE`) of
             the episode that is played, or None; see `keep_record`.
     """
 

@@ -163,7 +163,7 @@ def _loaded(entry_point: EntryPoint) -> type[Config]:
 
 def _hidden_by(package: str) -> str:
     """Where another package of this name lies, if that is what Python finds."""
-    ours, found = Path(__file__).parents[1] / package, find_spec(package)
+    ours, found = Path(__file__).parents[2] / package, find_spec(package)
     places = list(found.submodule_search_locations or [found.origin]) if found else []
     if not ours.is_dir() or not places or Path(str(places[0])).resolve() == ours.resolve():
         return ""

@@ -183,7 +183,7 @@ def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
     program = (
         "import sys\n"  # an editable install finds ours all the same; any other does not
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
-        "from metarl.errors import one_line_errors\n"
+        "from metarl.system.command_line import one_line_errors\n"
         "from metarl.training.experiment import load\n"
         "with one_line_errors('mine'):\n"
         f"    load(__import__('pathlib').Path({str(CONFIGS[-1])!r}))\n"
