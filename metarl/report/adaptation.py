@@ -245,7 +245,7 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
 
 
 def circumstances(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Where and when something was measured, from what `metarl.training.provenance.environment` noted."""
+    """Where and when something was measured, from `metarl.training.provenance.environment`."""
     return {
         "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         + f", Python {environment['python']}, git {environment['git']}",

@@ -1,4 +1,4 @@
-"""Draws a small scene and says whether it came out: what `metarl.visual.rendering.backends.probe` runs.
+"""Draws a small scene and says whether it came out: what `backends.probe` runs.
 
 Ends with 0 if it did; else with 1, and the last line that it prints is the reason.
 """

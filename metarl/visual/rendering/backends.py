@@ -86,7 +86,7 @@ def environment(backend: str) -> dict[str, str]:
     """Environment variables of a process that draws with this back end."""
     # PyOpenGL's platform is what an import of mujoco in this process may have left behind.
     kept = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     path = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "MUJOCO_GL": backend, "PYTHONPATH": path}
 
