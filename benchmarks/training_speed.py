@@ -27,9 +27,10 @@ import command_line
 from envs.metaworld import MetaWorldConfig
 from metarl.errors import UserError
 from metarl.protocols import TaskVectorEnv
+from metarl.rollout.trial import run_trial
 from metarl.system.command_line import one_line_errors
 from metarl.training.experiment import Experiment, build_agent, load_experiment
-from metarl.training.iteration import play_and_learn
+from metarl.training.iteration import Iteration
 from metarl.training.provenance import environment
 from train import DEFAULT_CONFIG, training_shape
 
@@ -82,15 +83,19 @@ class Contender:
     def iterate(self) -> dict[str, float]:
         """Seconds of one iteration, by what they were spent on, and its env steps."""
         self.env.seconds = 0.0
-        metrics = play_and_learn(
-            self.agent, self.env, self.distribution, self.shape,
-            num_tasks=self.experiment.train.tasks_per_trial,
-            seed=self.experiment.seed, iteration=self.iteration,
-        )  # fmt: skip
+        step = Iteration(self.experiment.seed, self.iteration, self.agent.device)
+        tasks = self.distribution.train.sample(self.experiment.train.tasks_per_trial, step.task_rng)
+        with step.timed("rollout"):
+            trial = run_trial(
+                self.agent, self.env, tasks,
+                shape=self.shape, seed=step.env_seed, generator=step.generator,
+            )  # fmt: skip
+        with step.timed("update"):
+            self.agent.meta_update(trial, generator=step.generator)
         self.iteration += 1
-        rollout, update = metrics["timing/rollout_s"], metrics["timing/update_s"]
+        rollout, update = step.metrics["timing/rollout_s"], step.metrics["timing/update_s"]
         return {
-            "env_steps": metrics["timing/env_steps_per_s"] * (rollout + update),
+            "env_steps": sum(rollout.reward.numel() for rollout in trial),
             "physics_s": self.env.seconds,
             "policy_s": rollout - self.env.seconds,
             "update_s": update,
