@@ -31,9 +31,10 @@ from training import train_to_the_end, training_seconds
 from envs.bandit import BanditConfig
 from envs.bandit_learners import classical_learners
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
-from evaluate import EvaluationConfig, find_checkpoint, find_shape
+from evaluate import EvaluationConfig
 from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, bootstrap_interval, estimate, mean
+from metarl.evaluation.trials import find_checkpoint, find_shape
 from metarl.report.terminal import with_interval
 from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors

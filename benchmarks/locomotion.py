@@ -27,8 +27,9 @@ from matplotlib import pyplot as plt
 from training import train_to_the_end, training_seconds
 
 from agents.rl2 import RL2Config
-from evaluate import EvaluationConfig, find_shape
+from evaluate import EvaluationConfig
 from metarl.evaluation.statistics import REAL, estimate
+from metarl.evaluation.trials import find_shape
 from metarl.protocols import Agent
 from metarl.report.terminal import with_interval
 from metarl.rollout.task_set import play

@@ -35,10 +35,11 @@ from published_tables import (
 )
 from training import training_seconds
 
-from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
+from evaluate import EvaluationConfig
 from metarl.errors import UserError
 from metarl.evaluation.record import CHECKSUM, write_stored
-from metarl.evaluation.trials import Trials
+from metarl.evaluation.trials import Trials, evaluation_file, find_trials
+from metarl.report.evaluating import evaluate
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.training.checkpoint import checkpoints

@@ -20,7 +20,8 @@ from typing import Any
 import command_line
 from training import train_to_the_end
 
-from evaluate import EvaluationConfig, find_trials, measure
+from evaluate import EvaluationConfig
+from metarl.evaluation.trials import find_trials, measure
 from metarl.system.command_line import one_line_errors
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import load_experiment

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class EpisodeConfig(Config):
     """Query images of each class in training."""
     test_queries: Size = 15
     """Query images of each class in held-out episodes."""
+
+    def as_judged(self) -> Self:
+        """The config for evaluation: training classes too have the ways of held-out episodes."""
+        return self.model_copy(update={"train_ways": None})
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.gymnasium_tasks.precision import Seen
 from envs.gymnasium_tasks.tasks import GymnasiumTasks
-from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
 from envs.worker.process import Failure, Worker
 from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
-from envs.worker.user_module import UserModule, describe
 from metarl.errors import MESSAGE_LIMIT, UserError, printable
+from metarl.rollout.player import FlatSpaces, MakeEnv, make, parts, takes_task
 from metarl.rollout.trial import run_trial
+from metarl.system.user_module import UserModule, describe
 from metarl.tasks import TaskSet
 from metarl.training.iteration import Iteration
 

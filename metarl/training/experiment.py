@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from metarl.config import Config, override, read_yaml, validate
 from metarl.errors import UserError, nearest, printable
-from metarl.protocols import Agent, FewShotLearner, TaskVectorEnv
+from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
 from metarl.system.seeding import derive_seed
 from metarl.training.run import choose_device
 from metarl.training.settings import FewShotTrainConfig, RunConfig, TrainConfig
@@ -104,6 +104,21 @@ def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | Few
 def kinds(group: str) -> dict[str, type[Config]]:
     """The configs of a group of entry points by their kind."""
     return {entry_point.name: _loaded(entry_point) for entry_point in entry_points(group=group)}
+
+
+def distribution_named(name: str) -> TaskDistribution:
+    """A benchmark, by its name alone.
+
+    Raises:
+        UserError: no kind of environment has one of this name.
+    """
+    by_name = {each: kind for kind in kinds("metarl.envs").values() for each in kind.benchmarks}
+    if name not in by_name:
+        raise UserError(
+            f"unknown benchmark {printable(repr(name))}.{nearest(name, by_name)} Give the name of "
+            "one, or a config file FILE.yaml whose env is taken"
+        )
+    return by_name[name](**{"benchmark": name}).build()
 
 
 def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:

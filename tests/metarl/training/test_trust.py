@@ -8,10 +8,10 @@ import pytest
 import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumConfig
-from envs.worker.user_module import UserModule
-from evaluate import adapt
 from metarl.errors import UserError
+from metarl.evaluation.adapt import adapt
 from metarl.rollout.interface import FILE as INTERFACE
+from metarl.system.user_module import UserModule
 from metarl.training.trust import check_trusted
 from tests.envs.user_modules import WALK, write
 from tests.runs import fails

@@ -13,12 +13,13 @@ from gymnasium import spaces
 import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumTasks
-from envs.worker.user_module import UserModule
-from evaluate import Adapted, adapt
+from evaluate import Adapted
 from metarl.errors import NotFiniteError, UserError
+from metarl.evaluation.adapt import adapt
 from metarl.nn.distributions import DiagonalGaussian
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import derive_seed, torch_generator
+from metarl.system.user_module import UserModule
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import build_agent, load_experiment
 from metarl.training.run import load_agent

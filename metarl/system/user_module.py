@@ -1,4 +1,4 @@
-"""A user's module of tasks: found by path or by name, in this process and in workers."""
+"""A user's module: found by path or by name, in this process and in workers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from types import ModuleType
 
 from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
 
-NOT_THEIRS = (
-    "site-packages", "<frozen", sysconfig.get_path("stdlib"), str(Path(__file__).parent)
-)  # fmt: skip
+OURS = Path(__file__).parents[2]
+NOT_THEIRS = ("site-packages", "<frozen", sysconfig.get_path("stdlib"),
+              str(OURS / "metarl"), str(OURS / "envs" / "worker"))  # fmt: skip
 """Files in which a user need not look for a mistake."""
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Float64
 
-from envs.worker.physics import state_of
 from metarl.errors import UserError, printable
+from metarl.rollout.physics import state_of
 
 MakeEnv = Callable[..., Any]
 """Makes an environment, of a task or without one."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsFloat
+from pathlib import Path
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -12,16 +13,31 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int, Shaped
 
-from envs.slots import SlotEnv
-from envs.worker.player import FlatSpaces, Player
+from metarl.config import (
+    validate,
+)
 from metarl.errors import NotFiniteError
+from metarl.evaluation.options import EvaluationOptions
+from metarl.evaluation.trials import (
+    check_greedy,
+    find_checkpoint,
+    present_interface,
+)
 from metarl.nn.distributions import execute
 from metarl.protocols import Agent
 from metarl.rollout.curve import adaptation_curve
 from metarl.rollout.interface import Interface, WhoseBounds
+from metarl.rollout.player import FlatSpaces, Player
+from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import collect, first_step
 from metarl.system.finite import is_finite
 from metarl.system.seeding import derive_seed, torch_generator
+from metarl.training.experiment import (
+    build_agent,
+    load_experiment,
+)
+from metarl.training.run import CONFIG, load_agent
+from metarl.training.trust import check_trusted
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
@@ -273,3 +289,58 @@ def check_finite(
         if not np.isfinite(value).all():
             raise NotFiniteError(f"{name} in {where}")
     return obs
+
+
+def adapt(
+    run: Path | str,
+    env: gymnasium.Env,
+    *,
+    episodes: int,
+    checkpoint: int | None = None,
+    greedy: bool = False,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    bounds: WhoseBounds | None = None,
+    trust: bool = False,
+) -> Adapted:
+    """The agent of a run, adapted to the task of one environment, which may be a real robot.
+
+    All episodes are played one after the other, also those that the agent plays side by side in
+    training, and all of them are adapted to. They are as long as in training; where the environment
+    ends one earlier, no action is taken until then.
+
+    Args:
+        run: the folder of the run.
+        env: plays the user's task; reset once for each episode, and left open.
+        episodes: of experience.
+        checkpoint: env steps of the checkpoint; the newest where not given.
+        greedy: take the policy's mode instead of drawing from it.
+        seed: of the actions and of the environment.
+        device: where the agent lives.
+        bounds: whose bounds of actions rule where the environment has others than the agent was
+            trained with: "trained", those that both allow, or "environment", its own. Where not
+            given, they have to be the same. Actions never leave the environment's.
+        trust: execute the module of tasks that the run names although it was not trained with here;
+            only runs that do not say what they were trained with need it.
+
+    Raises:
+        UserError: the environment does not fit the run, the agent cannot adapt like this, or the
+            run's module would have to be trusted.
+        NotFiniteError: the environment observed or paid something that is not finite.
+    """
+    folder = Path(run)
+    values = {"episodes": episodes, "checkpoint": checkpoint, "greedy": greedy, "seed": seed}
+    config = validate(EvaluationOptions, {**values, "device": device}, source="adapt")
+    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": device})
+    shape = experiment.agent.trial_shape(episodes)
+    if greedy:
+        # As evaluation would, to show what comes after the last of these episodes.
+        check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
+    trained = Interface.read(folder)
+    if trained is None:
+        check_trusted(experiment.env, folder, allowed=trust, option="trust=True")
+        trained = present_interface(experiment)
+    fit = Fit(trained=trained, bounds=bounds)
+    agent = build_agent(experiment, LoneEnv(env, fit=fit, episodes=episodes))
+    load_agent(agent, find_checkpoint(folder, config))
+    return adapt_agent(agent, env, shape=shape, fit=fit, greedy=greedy, seed=seed)

@@ -18,9 +18,9 @@ from envs.metaworld import MetaWorld
 from envs.metaworld.official import MetaWorldTask
 from envs.navigation import PointConfig
 from envs.single import SingleEnv
-from envs.slots import SlotEnv
 from envs.tabular import TabularConfig
 from metarl.errors import NotFiniteError
+from metarl.rollout.slots import SlotEnv
 
 HORIZON = 4
 FEW = {"num_train_tasks": 20, "num_test_tasks": 2}
