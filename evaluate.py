@@ -36,8 +36,9 @@ from metarl.config import (
     validate,
 )
 from metarl.errors import UserError
-from metarl.evaluation.few_shot import measure_few_shot
+from metarl.evaluation.adapt import adapt  # noqa: F401  (scripts import it from here as well)
 from metarl.evaluation.few_shot_record import FewShotEvaluation
+from metarl.evaluation.few_shot_trials import measure_few_shot
 from metarl.evaluation.options import Applies, EvaluationOptions, check_options
 from metarl.evaluation.record import (
     Evaluation,
@@ -75,10 +76,8 @@ from metarl.system.console import plain_console
 from metarl.system.files import check_can_write
 from metarl.training.experiment import (
     FewShotExperiment,
-    load,
+    load_run,
 )
-from metarl.training.run import CONFIG
-from metarl.training.trust import check_trusted
 
 
 class EvaluationConfig(EvaluationOptions):
@@ -185,14 +184,9 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             "name one run: python evaluate.py runs/EXPERIMENT/SEED, or several with --compare"
         )
-    for folder in folders:
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} is no run: it has no {CONFIG}")
-    experiments = [load(folder / CONFIG) for folder in folders]
+    experiments = [load_run(folder, trusted=config.trust) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))
-    for folder, experiment in zip(folders, experiments, strict=True):
-        check_trusted(experiment.env, folder, allowed=config.trust)
     console = plain_console(None if sys.stdout.isatty() else 120)
     if few_shot:
         evaluate_few_shot(folders[0], few_shot[0], config, console)

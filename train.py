@@ -46,13 +46,13 @@ from metarl.training.experiment import (
     build_learner,
     kinds,
     load,
+    load_run,
 )
 from metarl.training.iteration import episode_metrics, update_metrics
 from metarl.training.progress import RETURN_AND_SUCCESS
-from metarl.training.run import CONFIG, Run
+from metarl.training.run import Run
 from metarl.training.session import Budget, training_session
 from metarl.training.tensorboard import LINES, check_can_film
-from metarl.training.trust import check_trusted
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
@@ -233,11 +233,7 @@ def main(arguments: list[str]) -> None:
         folder = Path(resume)
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} is no run: it has no {CONFIG}")
-        experiment = load(folder / CONFIG)
-        check_trusted(experiment.env, folder, allowed=trusted)
-        start(experiment, folder, new=False)
+        start(load_run(folder, trusted=trusted), folder, new=False)
         return
     if trusted:
         raise UserError("--trust is for --resume: who trains with a config has chosen its module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class EpisodeConfig(Config):
     test_queries: Size = 15
     """Query images of each class in held-out episodes."""
 
-    def as_judged(self) -> Self:
+    def as_judged(self) -> EpisodeConfig:
         """The config for evaluation: training classes too have the ways of held-out episodes."""
         return self.model_copy(update={"train_ways": None})
 

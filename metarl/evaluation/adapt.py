@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from metarl.config import (
     validate,
 )
-from metarl.errors import NotFiniteError
+from metarl.errors import NotFiniteError, UserError
 from metarl.evaluation.options import EvaluationOptions
 from metarl.evaluation.trials import (
     check_greedy,
@@ -33,11 +33,11 @@ from metarl.rollout.trial import collect, first_step
 from metarl.system.finite import is_finite
 from metarl.system.seeding import derive_seed, torch_generator
 from metarl.training.experiment import (
+    FewShotExperiment,
     build_agent,
-    load_experiment,
+    load_run,
 )
-from metarl.training.run import CONFIG, load_agent
-from metarl.training.trust import check_trusted
+from metarl.training.run import load_agent
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
@@ -331,15 +331,16 @@ def adapt(
     folder = Path(run)
     values = {"episodes": episodes, "checkpoint": checkpoint, "greedy": greedy, "seed": seed}
     config = validate(EvaluationOptions, {**values, "device": device}, source="adapt")
-    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": device})
+    trained = Interface.read(folder)
+    experiment = load_run(folder, trusted=trust, option="trust=True", plays=trained is None)
+    if isinstance(experiment, FewShotExperiment):
+        raise UserError(f"{folder} is few-shot learning, nothing is played")
+    experiment = experiment.model_copy(update={"device": device})
     shape = experiment.agent.trial_shape(episodes)
     if greedy:
         # As evaluation would, to show what comes after the last of these episodes.
         check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
-    trained = Interface.read(folder)
-    if trained is None:
-        check_trusted(experiment.env, folder, allowed=trust, option="trust=True")
-        trained = present_interface(experiment)
+    trained = trained or present_interface(experiment)
     fit = Fit(trained=trained, bounds=bounds)
     agent = build_agent(experiment, LoneEnv(env, fit=fit, episodes=episodes))
     load_agent(agent, find_checkpoint(folder, config))

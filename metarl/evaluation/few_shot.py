@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,20 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from metarl.errors import NotFiniteError, UserError
-from metarl.evaluation.few_shot_record import FewShotEvaluation
-from metarl.evaluation.options import EvaluationOptions
 from metarl.evaluation.statistics import REAL, SHARE, Estimate, estimate
-from metarl.evaluation.trials import note_changed_tasks
 from metarl.learning.few_shot import scores, task_accuracies
 from metarl.protocols import EpisodeSampler, FewShotLearner
 from metarl.system.finite import check_weights, is_finite
 from metarl.system.seeding import derive_seed
-from metarl.training.experiment import (
-    FewShotExperiment,
-    build_learner,
-)
-from metarl.training.provenance import environment
-from metarl.training.run import load_agent
 from metarl.types import FewShotBatch, FewShotCurve, FewShotShape
 
 BOUNDS = {"accuracy": SHARE, "gain": (-1.0, 1.0), "loss": (0.0, math.inf)}
@@ -192,42 +182,4 @@ def judge(
         num_queries=one.query_x.shape[1],
         scores={m: s.nan_to_num(nan=math.inf, posinf=math.inf) for m, s in scores.items()},
         pixels=pixels,
-    )
-
-
-FEW_SHOT_TASKS = 600
-
-
-def measure_few_shot(
-    experiment: FewShotExperiment, checkpoint: Path, config: EvaluationOptions
-) -> FewShotEvaluation:
-    """Judges the learner of a checkpoint on the tasks of a split."""
-    experiment = experiment.model_copy(update={"device": config.device})
-    distribution = experiment.env.as_judged().build()
-    shape = distribution.shape
-    learner = build_learner(experiment, shape)
-    note_changed_tasks(load_agent(learner, checkpoint), distribution.train.content_hash)
-    sampler = distribution.test if config.split == "test" else distribution.train
-    usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
-    judged = judge(
-        learner,
-        sampler,
-        shape,
-        shots=config.shots or (*usual, distribution.shots),
-        episodes=config.episodes or FEW_SHOT_TASKS,
-        seed=config.seed,
-    )
-    return FewShotEvaluation(
-        experiment=experiment.name,
-        agent=experiment.agent.kind,
-        seed=experiment.seed,
-        tasks=int(checkpoint.name),
-        distribution=distribution.name,
-        split=config.split,
-        split_hash=sampler.content_hash,
-        num_ways=shape.num_outputs if shape.classification else None,
-        batch_norm=experiment.agent.encoder.batch_norm,
-        options=config.result_options(few_shot=True),
-        environment=environment(),
-        **judged._asdict(),
     )

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from metarl.errors import UserError, note, printable
 from metarl.evaluation.options import EvaluationOptions
@@ -35,6 +35,8 @@ from metarl.training.experiment import (
 from metarl.training.provenance import environment
 from metarl.training.run import CONFIG, is_published, load_agent
 from metarl.types import EvaluationProtocol, TrialShape
+
+Options = TypeVar("Options", bound=EvaluationOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +198,7 @@ def output_folder(
     return Path(config.output) / f"{experiment.name}-seed{experiment.seed}"
 
 
-def as_published(folder: Path, config: EvaluationOptions) -> EvaluationOptions:
+def as_published(folder: Path, config: Options) -> Options:
     """The options; on the tasks of a published run, with as many episodes as it is published
     with."""
     checkpoint = find_checkpoint(folder, config)

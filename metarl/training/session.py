@@ -28,9 +28,9 @@ from metarl.protocols import FewShotDistribution, Learner, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.system import stopping
 from metarl.system.command_line import take_any_output
-from metarl.tasks import TaskHashes
+from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import checkpoints
-from metarl.training.experiment import Experiment, FewShotExperiment
+from metarl.training.experiment import Experiment, FewShotExperiment, codes_of, file_hash
 from metarl.training.iteration import Iteration
 from metarl.training.progress import Progress
 from metarl.training.run import Run
@@ -141,12 +141,18 @@ def training_session(
         UserError: the run cannot be gone on from, or cannot be written.
     """
     if new:
-        trust(experiment.env)  # first: whoever is killed in between need not be asked
+        for code in codes_of(experiment):  # first: whoever is killed in between need not be asked
+            trust(code)
         Run.create(folder, experiment)
     try:
         if interface is not None:
             interface.check(folder)
-        run = Run(folder, learner, unit=budget.unit, task_hashes=hashes_of(distribution))
+        run = Run(
+            folder,
+            learner,
+            unit=budget.unit,
+            task_hashes=hashes_of(distribution, experiment.agent.kind),
+        )
         if interface is not None:  # only now: published runs stay as they are
             interface.keep(folder)
     except OSError as error:
@@ -231,10 +237,15 @@ def check_can_skip(
     ) from None
 
 
-def hashes_of(distribution: TaskDistribution | FewShotDistribution) -> TaskHashes:
-    """Content hashes of a distribution: they tell whether the tasks of a run have changed."""
-    return TaskHashes(
+def hashes_of(distribution: TaskDistribution | FewShotDistribution, agent: str) -> ContentHashes:
+    """Content hashes of what is trained with: they tell whether it has changed.
+
+    Args:
+        agent: kind of the algorithm.
+    """
+    return ContentHashes(
         train=distribution.train.content_hash,
         test=distribution.test.content_hash,
         module=getattr(distribution, "module_hash", None),  # where they come from a user's module
+        agent=file_hash(agent),
     )

@@ -13,9 +13,8 @@ from gymnasium import spaces
 import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumTasks
-from evaluate import Adapted
 from metarl.errors import NotFiniteError, UserError
-from metarl.evaluation.adapt import adapt
+from metarl.evaluation.adapt import Adapted, adapt
 from metarl.nn.distributions import DiagonalGaussian
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import derive_seed, torch_generator
@@ -308,7 +307,7 @@ def test_mistakes(runs: Path, env: gymnasium.Env) -> None:
     maml, rl2 = runs / "maml_trpo", runs / "rl2"
     actions = env.action_space
     for message, run, there, options in (
-        ("no config file", runs / "nowhere", env, {}),
+        ("is no run: it has no config.yaml", runs / "nowhere", env, {}),
         (r"observations are of shape \(3,\), .* are of shape \(2,\)", rl2, Other(3, actions), {}),
         (r"actions are 4 choices, .* of shape \(2,\)", rl2, Other(2, spaces.Discrete(4)), {}),
         ("neither Discrete nor", rl2, Other(2, spaces.MultiBinary(2)), {}),
