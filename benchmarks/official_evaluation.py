@@ -1,6 +1,6 @@
 """Judges trained agents by the evaluation of the official Meta-World package.
 
-python benchmarks/official_evaluation.py results/rl2_ml10/seed1 …        10 minutes each
+python -m benchmarks.official_evaluation results/rl2_ml10/seed1 …        10 minutes each
 
 Calls `metaworld.evaluation.metalearning_evaluation` of the installed package on the official
 environments of the held-out classes: 10 episodes of adaptation with each of 40 goals a class, four
@@ -19,14 +19,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-import command_line
 import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv, VectorWrapper
 from metaworld import make_ml_envs_test
 from metaworld.evaluation import Timestep, metalearning_evaluation
-from published_tables import OFFICIAL
 
+from benchmarks import command_line
+from benchmarks.published_tables import OFFICIAL
 from envs.metaworld import MetaWorldConfig
 from envs.metaworld.official import ACTION_SPACE, HORIZON
 from evaluate import EvaluationConfig
@@ -201,5 +201,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.official_evaluation"):
         main(sys.argv[1:])

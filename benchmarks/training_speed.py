@@ -1,7 +1,7 @@
 """Measures what training takes end to end: env steps a second, split into physics, policy, update.
 
-python benchmarks/training_speed.py                                   both ML10 experiments, twice
-python benchmarks/training_speed.py maml_trpo_ml10 --rounds 3         one of configs/
+python -m benchmarks.training_speed                                   both ML10 experiments, twice
+python -m benchmarks.training_speed maml_trpo_ml10 --rounds 3         one of configs/
 
 Whole iterations as `train.py` plays them, on the native engine and on the official environment
 objects in turn, from the same seeds. Physics is all that the environment does between getting
@@ -22,8 +22,7 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
-
+from benchmarks import command_line
 from envs.metaworld import MetaWorldConfig
 from metarl.errors import UserError
 from metarl.protocols import TaskVectorEnv
@@ -170,5 +169,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.training_speed"):
         main(sys.argv[1:])

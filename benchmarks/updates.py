@@ -1,7 +1,7 @@
 """Measures MAML-TRPO's meta-update beside loops over tasks that compute the same.
 
-python benchmarks/updates.py                        at the sizes of ML1: 20 tasks x 10 x 500 steps
-python benchmarks/updates.py --tasks 10 --rounds 3
+python -m benchmarks.updates                        at the sizes of ML1: 20 tasks x 10 x 500 steps
+python -m benchmarks.updates --tasks 10 --rounds 3
 
 All contenders live in one process and are measured in turn, round after round, on the same
 experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
@@ -23,7 +23,6 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
 import higher
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig, gained
+from benchmarks import command_line
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
 from metarl.learning.optim import conjugate_gradient
@@ -295,5 +295,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("updates.py"):
+    with one_line_errors("benchmarks.updates"):
         main(sys.argv[1:])

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,8 @@ import torch
 
 import evaluate
 import train
+from benchmarks import published
+from benchmarks import published_tables as tables
 from metarl.evaluation.statistics import success_after
 from metarl.training.checkpoint import checkpoints, load_checkpoint
 from metarl.training.run import METRICS
@@ -19,9 +20,6 @@ from metarl.types import AdaptationCurve, TrialShape
 from tests.runs import fails
 
 ROOT = Path(train.__file__).parent
-sys.path.append(str(ROOT / "benchmarks"))
-import published  # noqa: E402
-import published_tables as tables  # noqa: E402
 
 
 @pytest.fixture
