@@ -3,8 +3,8 @@
 Every task has parameters of its own, a row of `G P`. A step on one task, φ = θ − α ∘ ∇L(θ), has the
 Jacobian I − diag(α) H with the symmetric Hessian H of the inner loss L. So derivatives through a
 chain of steps take nothing but Hessian-vector products: J v (`Unrolled.push`), of which curvature
-products of the outer loss are made, and Jᵀ s (`Unrolled.pull`), its gradient. The graph of one step
-is all that autograd ever sees at once.
+products of the outer loss are made, and Jᵀ s (`Unrolled.pull`), its gradient. Each step has a graph
+of its own, which is never differentiated more than once.
 
 What is descended is the algorithm's: a loss is an argument here. docs/differentiation.md says when
 `metarl.learning.gradient_steps` serves better.
