@@ -4,7 +4,7 @@ Every task has parameters of its own, a row of `G P`. A step on one task, φ = �
 Jacobian I − diag(α) H with the symmetric Hessian H of the inner loss L. So derivatives through a
 chain of steps take nothing but Hessian-vector products: J v (`Unrolled.push`), of which curvature
 products of the outer loss are made, and Jᵀ s (`Unrolled.pull`), its gradient. Each step has a graph
-of its own, which is never differentiated more than once.
+of its own, and no third derivative of L is ever taken.
 
 What is descended is the algorithm's: a loss is an argument here. docs/differentiation.md says when
 `metarl.learning.gradient_steps` serves better.

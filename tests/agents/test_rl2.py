@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.rl2 import RL2, Chunks, RL2Config, cut
+from agents.rl2 import RL2, Chunks, RL2Config, cut, normalized
 from envs.navigation import PointConfig
 from metarl.errors import UserError
 from metarl.rollout.trial import run_trial
@@ -165,9 +165,9 @@ def test_advantages_are_divided_by_the_standard_deviation() -> None:
 
 def test_advantages_of_a_trial_can_count_as_much_as_those_of_any_other() -> None:
     advantage = torch.tensor([[1.0, 2.0, 3.0], [100.0, 200.0, 300.0]])
-    each = new_agent(normalize_advantages="trial")._normalized(advantage)
+    each = normalized(advantage, each_trial=True)
     torch.testing.assert_close(each, torch.tensor([[-1.0, 0.0, 1.0]] * 2))
-    together = new_agent()._normalized(advantage)
+    together = normalized(advantage, each_trial=False)
     assert together[0].std().item() == pytest.approx(0.01 * together[1].std().item(), rel=1e-4)
 
 
