@@ -383,6 +383,7 @@ class MAMLTRPO:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The policy and the step sizes: all that a bit-exact resume needs."""
+        # the prefix is that of all stored checkpoints
         return {f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:

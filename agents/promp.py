@@ -239,7 +239,7 @@ class ProMP:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Policy, step sizes and optimizer: all that a bit-exact resume needs."""
-        return {
+        return {  # the prefix is that of all stored checkpoints
             **{f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()},
             **optim.state_dict(self.optimizer, self.policies),
         }

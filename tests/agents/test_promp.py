@@ -7,11 +7,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.promp import ProMP, ProMPConfig
+from agents.promp import ProMP, ProMPConfig, clipped_surrogate, inner_loss
 from envs.navigation import PointConfig
 from metarl.learning.inner_loop import CHUNK_ELEMENTS
-from metarl.learning.task_batch import Chunk
-from metarl.nn.distributions import kl_divergence
+from metarl.learning.task_batch import Chunk, Experience
+from metarl.nn.distributions import Categorical, kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
@@ -42,6 +42,22 @@ def play(agent: ProMP, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
         seed=0,
         generator=torch_generator(seed, CPU),
     )
+
+
+def test_the_losses_by_hand() -> None:
+    """Two choices of probability ½ each; those that acted had ¼, ½ and 1: ratios are 2, 1 and ½."""
+    experience = Experience(
+        obs=torch.zeros(1, 3, 1),
+        action=torch.tensor([[0, 1, 1]]),
+        log_prob=torch.tensor([[0.25, 0.5, 1.0]]).log(),
+        advantage=torch.tensor([[3.0, 1.0, -6.0]]),
+    )
+    policy = Categorical(torch.zeros(1, 3, 2))
+    torch.testing.assert_close(inner_loss(policy, experience), torch.tensor([-(6 + 1 - 3) / 3]))
+    surrogate, clipped = clipped_surrogate(policy, experience, clip=0.2)
+    # min(2 · 3, 1.2 · 3), 1, and min(−½ · 6, −0.8 · 6)
+    torch.testing.assert_close(surrogate, torch.tensor([(3.6 + 1 - 4.8) / 3]))
+    assert clipped.item() == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2])
