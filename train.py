@@ -73,14 +73,14 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     plan = experiment.train
     distribution = experiment.env.build()
     shape = training_shape(experiment, distribution)
-    env = distribution.make_env(plan.tasks_per_trial * shape.slots_per_task)
+    env = distribution.make_env(plan.meta_batch_size * shape.slots_per_task)
     agent = build_agent(experiment, env)
     if plan.video_every:
         check_can_film(env)
     budget = Budget(
         unit="env_steps",
         total=plan.env_steps,
-        per_iteration=plan.tasks_per_trial * shape.total_episodes * env.horizon,
+        per_iteration=plan.meta_batch_size * shape.total_episodes * env.horizon,
     )
     by_class = len(distribution.train.classes) > 1
     with (
@@ -93,7 +93,7 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     ):  # fmt: skip
         while session.goes_on():
             with session.iteration() as step:
-                tasks = distribution.train.sample(plan.tasks_per_trial, step.task_rng)
+                tasks = distribution.train.sample(plan.meta_batch_size, step.task_rng)
                 with step.timed("rollout"):
                     trial = run_trial(
                         agent, env, tasks,
@@ -121,7 +121,7 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
     budget = Budget(
         unit="tasks",
         total=plan.tasks,
-        per_iteration=plan.tasks_per_update * plan.updates_per_iteration,
+        per_iteration=plan.meta_batch_size * plan.updates_per_iteration,
     )
     with (
         stopping.deferred(),
@@ -134,7 +134,7 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
                 learned = []
                 for _ in range(plan.updates_per_iteration):
                     with step.timed("draw"):
-                        tasks = distribution.train.sample(plan.tasks_per_update, step.task_rng)
+                        tasks = distribution.train.sample(plan.meta_batch_size, step.task_rng)
                     with step.timed("update"):
                         learned.append(
                             learner.meta_update(tasks.to(learner.device), generator=step.generator)
@@ -173,11 +173,11 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     """
     plan = experiment.train
     shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
-    check_trial_fits(shape, num_tasks=plan.tasks_per_trial, horizon=distribution.horizon)
+    check_trial_fits(shape, num_tasks=plan.meta_batch_size, horizon=distribution.horizon)
     experiment.agent.check_training(
         shape,
         horizon=distribution.horizon,
-        num_tasks=plan.tasks_per_trial,
+        num_tasks=plan.meta_batch_size,
         num_classes=len(distribution.train.classes),
     )
     return shape

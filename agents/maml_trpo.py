@@ -30,7 +30,7 @@ from metarl.errors import NotFiniteError, UserError
 from metarl.learning import optim
 from metarl.learning.adaptation import AdaptationConfig, check_meta_batch
 from metarl.learning.inner_loop import InnerLoop, Unrolled, hessian_product
-from metarl.learning.task_batch import Chunk, Experience, experience_of, ratio
+from metarl.learning.task_batch import Experience, TaskBatch, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -130,7 +130,7 @@ def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "
 
 
 class KLCurvature:
-    """The Hessian of the mean KL of adapted policies to themselves, on the experience in `chunks`.
+    """The Hessian of the mean KL of adapted policies to themselves, on the experience in `batches`.
 
     Where a policy stands the KL to it has no slope. So its Hessian along the meta-parameters is
     Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted parameters, and
@@ -141,18 +141,18 @@ class KLCurvature:
         self,
         inner_loop: InnerLoop,
         meta: Float[Tensor, " D"],
-        chunks: Sequence[Chunk],
+        batches: Sequence[TaskBatch],
         *,
         damping: float,
     ) -> None:
         self._damping = damping
-        self._num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        self._num_tasks = sum(batch.num_tasks for batch in batches)
         self._unrolled: list[Unrolled] = []
         self._slopes: list[Float[Tensor, "G P"]] = []
-        for chunk in chunks:
-            unrolled = inner_loop.unroll(meta, chunk)
+        for batch in batches:
+            unrolled = inner_loop.unroll(meta, batch)
             adapted = unrolled.adapted.requires_grad_()
-            policy = inner_loop.policies.distribution(adapted, chunk.query.obs)
+            policy = inner_loop.policies.distribution(adapted, batch.query.obs)
             kl = mean_kl(policy.detach(), policy).sum()
             (slopes,) = torch.autograd.grad(kl, adapted, create_graph=True)
             self._unrolled.append(unrolled)
@@ -291,12 +291,12 @@ class MAMLTRPO:
         del generator
         config, policies = self.config, self.policies
         experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
-        chunks = Chunk.of(experiences, self.inner_loop.chunk_size(experiences[0]))
+        batches = TaskBatch.of(experiences, self.inner_loop.batch_size(experiences[0]))
         meta = policies.meta_parameters()
 
-        before, gradient, acted = self._surrogate_and_gradient(meta, chunks)
+        before, gradient, acted = self._surrogate_and_gradient(meta, batches)
         curvature = KLCurvature(
-            self.inner_loop, meta, [chunk.every(config.curvature_stride) for chunk in chunks],
+            self.inner_loop, meta, [batch.every(config.curvature_stride) for batch in batches],
             damping=config.cg_damping,
         )  # fmt: skip
         direction = conjugate_gradient(curvature.product, gradient, iterations=config.cg_iterations)
@@ -312,7 +312,7 @@ class MAMLTRPO:
         def accepts(candidate: Float[Tensor, " D"]) -> bool:
             nonlocal after, kl
             try:
-                after, kl = self._surrogate_and_kl(candidate, chunks, acted)
+                after, kl = self._surrogate_and_kl(candidate, batches, acted)
             except NotFiniteError:  # too far; a shorter step may do
                 after, kl = math.nan, math.nan
             return after > before and kl <= config.max_kl
@@ -343,20 +343,20 @@ class MAMLTRPO:
         }
 
     def _surrogate_and_gradient(
-        self, meta: Float[Tensor, " D"], chunks: Sequence[Chunk]
+        self, meta: Float[Tensor, " D"], batches: Sequence[TaskBatch]
     ) -> tuple[float, Float[Tensor, " D"], list[ActionDistribution]]:
         """The surrogate, its gradient through the gradient steps, and the policies that acted."""
         total, gradient, acted = 0.0, torch.zeros_like(meta), []
-        for chunk in chunks:
-            unrolled = self.inner_loop.unroll(meta, chunk)
+        for batch in batches:
+            unrolled = self.inner_loop.unroll(meta, batch)
             adapted = unrolled.adapted.requires_grad_()
-            policy = self.policies.distribution(adapted, chunk.query.obs)
-            gained = surrogate(policy, chunk.query).sum()
+            policy = self.policies.distribution(adapted, batch.query.obs)
+            gained = surrogate(policy, batch.query).sum()
             (slopes,) = torch.autograd.grad(gained, adapted)
             total += float(gained.detach())
             gradient += unrolled.pull(slopes)
             acted.append(policy.detach())
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        num_tasks = sum(batch.num_tasks for batch in batches)
         if not gradient.isfinite().all():
             raise NotFiniteError("the meta-gradient")
         return total / num_tasks, gradient / num_tasks, acted
@@ -364,19 +364,19 @@ class MAMLTRPO:
     def _surrogate_and_kl(
         self,
         meta: Float[Tensor, " D"],
-        chunks: Sequence[Chunk],
+        batches: Sequence[TaskBatch],
         acted: Sequence[ActionDistribution],
     ) -> tuple[float, float]:
         """The surrogate elsewhere, and the KL of the adapted policies there to those that acted
         (nats)."""
         total, kl = 0.0, 0.0
-        for chunk, old in zip(chunks, acted, strict=True):
-            unrolled = self.inner_loop.unroll(meta, chunk, differentiable=False)
+        for batch, old in zip(batches, acted, strict=True):
+            unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
             with torch.no_grad():
-                policy = self.policies.distribution(unrolled.adapted, chunk.query.obs)
-                total += float(surrogate(policy, chunk.query).sum())
+                policy = self.policies.distribution(unrolled.adapted, batch.query.obs)
+                total += float(surrogate(policy, batch.query).sum())
                 kl += float(mean_kl(old, policy).sum())
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        num_tasks = sum(batch.num_tasks for batch in batches)
         return total / num_tasks, kl / num_tasks
 
     # -- saving ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from metarl.errors import NotFiniteError
 from metarl.learning import optim
 from metarl.learning.adaptation import AdaptationConfig
 from metarl.learning.inner_loop import InnerLoop
-from metarl.learning.task_batch import Chunk, Experience, experience_of, ratio
+from metarl.learning.task_batch import Experience, TaskBatch, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep
 
@@ -158,12 +158,12 @@ class ProMP:
         """
         del generator
         experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
-        chunks = Chunk.of(experiences, self.inner_loop.chunk_size(experiences[0]))
-        acted = [self._policies_before_steps(chunk) for chunk in chunks]
+        batches = TaskBatch.of(experiences, self.inner_loop.batch_size(experiences[0]))
+        acted = [self._policies_before_steps(batch) for batch in batches]
 
         passes: list[dict[str, float]] = []
         for epoch in range(self.config.epochs + 1):  # the last one only measures
-            gradient, metrics = self._gradient_and_metrics(chunks, acted)
+            gradient, metrics = self._gradient_and_metrics(batches, acted)
             passes.append(metrics)
             if epoch < self.config.epochs:
                 self.policies.set_gradient(-gradient)
@@ -181,24 +181,24 @@ class ProMP:
             **self.policies.metrics(),
         }
 
-    def _policies_before_steps(self, chunk: Chunk) -> list[ActionDistribution]:
+    def _policies_before_steps(self, batch: TaskBatch) -> list[ActionDistribution]:
         """The policies that acted before each gradient step."""
         meta = self.policies.meta_parameters()
-        unrolled = self.inner_loop.unroll(meta, chunk, differentiable=False)
+        unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
         return [
             self.policies.distribution(start, experience.obs).detach()
-            for start, experience in zip(unrolled.starts, chunk.support, strict=True)
+            for start, experience in zip(unrolled.starts, batch.support, strict=True)
         ]
 
     def _gradient_and_metrics(
-        self, chunks: Sequence[Chunk], acted: Sequence[Sequence[ActionDistribution]]
+        self, batches: Sequence[TaskBatch], acted: Sequence[Sequence[ActionDistribution]]
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
         """Means over all tasks."""
         meta = self.policies.meta_parameters()
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        num_tasks = sum(batch.num_tasks for batch in batches)
         gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
-        for chunk, policies in zip(chunks, acted, strict=True):
-            part, measured = self._gradient(meta, chunk, policies)
+        for batch, policies in zip(batches, acted, strict=True):
+            part, measured = self._gradient(meta, batch, policies)
             gradient += part / num_tasks
             for name, value in measured.items():
                 metrics[name] += value / num_tasks
@@ -209,21 +209,21 @@ class ProMP:
     def _gradient(
         self,
         meta: Float[Tensor, " D"],
-        chunk: Chunk,
+        batch: TaskBatch,
         acted: Sequence[ActionDistribution],
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
-        """The gradient of the objective (eq. 14), summed over a chunk's tasks, and metrics."""
+        """The gradient of the objective (eq. 14), summed over a batch's tasks, and metrics."""
         config = self.config
-        unrolled = self.inner_loop.unroll(meta, chunk)
+        unrolled = self.inner_loop.unroll(meta, batch)
 
         adapted = unrolled.adapted.requires_grad_()
-        policy = self.policies.distribution(adapted, chunk.query.obs)
-        surrogates, clipped = clipped_surrogate(policy, chunk.query, clip=config.clip)
+        policy = self.policies.distribution(adapted, batch.query.obs)
+        surrogates, clipped = clipped_surrogate(policy, batch.query, clip=config.clip)
         surrogate = surrogates.sum()
         (slopes,) = torch.autograd.grad(surrogate, adapted)
 
         kl, at_starts = 0.0, []
-        for start, experience, old in zip(unrolled.starts, chunk.support, acted, strict=True):
+        for start, experience, old in zip(unrolled.starts, batch.support, acted, strict=True):
             moved = mean_kl(old, self.policies.distribution(start, experience.obs)).sum()
             (kl_slopes,) = torch.autograd.grad(moved, start)
             at_starts.append(-config.inner_kl_coef * kl_slopes)

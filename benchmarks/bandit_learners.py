@@ -23,7 +23,7 @@ from metarl.system.seeding import derive_seed
 
 
 @runtime_checkable
-class Learner(Protocol):
+class BanditLearner(Protocol):
     """What plays bandits."""
 
     def __call__(
@@ -305,7 +305,7 @@ def classical_learners(
         ],
     }
 
-    def earned(learner: Learner) -> float:
+    def earned(learner: BanditLearner) -> float:
         rng = np.random.default_rng(derive_seed(seed, "tuning"))  # the same luck for all
         return float(learner(training_tasks, pulls=pulls, rng=rng).sum(axis=1).mean())
 

@@ -53,7 +53,7 @@ NO_LEARNERS = ("random", "knows the MDP")
 PULLS_10 = {
     "agent.discount": 1.0,
     "agent.learning_rate_decay": 0.995,
-    "train.tasks_per_trial": 1000,
+    "train.meta_batch_size": 1000,
     "train.env_steps": 3_000_000,
 }
 PULLS_100 = {
@@ -68,7 +68,7 @@ PULLS_100 = {
 PULLS_500 = {
     **PULLS_100,
     "agent.learning_rate_decay": 0.991,
-    "train.tasks_per_trial": 20,
+    "train.meta_batch_size": 20,
     "train.env_steps": 2_500_000,
 }
 # What differs from configs/rl2_bandit.yaml or rl2_tabular.yaml.

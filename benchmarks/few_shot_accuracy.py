@@ -59,7 +59,7 @@ def measure(name: str) -> dict[str, Any]:
     """Trains an experiment and measures it beside the nearest neighbour."""
     experiment, distribution, learner = trained(name, ROOT / "runs" / "few_shot_accuracy" / name)
     learned = few_shot_curve(
-        learner, distribution.test, axis="shots", shots=SHOTS, episodes=EPISODES
+        learner, distribution.test, axis="shots", shots=SHOTS, num_tasks=EPISODES
     )
     pixels = pixel_neighbours(distribution)
     encoder = experiment.agent.encoder
@@ -80,7 +80,7 @@ def measure(name: str) -> dict[str, Any]:
 def pixel_neighbours(distribution: FewShotDistribution) -> FewShotCurve:
     """The nearest neighbour on the same episodes."""
     return nearest_neighbour_curve(
-        distribution.test, distribution.shape.num_outputs, shots=SHOTS, episodes=EPISODES
+        distribution.test, distribution.shape.num_outputs, shots=SHOTS, num_tasks=EPISODES
     )
 
 

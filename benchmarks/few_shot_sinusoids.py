@@ -47,7 +47,7 @@ def measure(name: str) -> dict[str, Any]:
     experiment, distribution, learner = trained(config, folder, changes)
     curve = few_shot_curve(
         learner, distribution.test, axis="gradient steps", steps=STEPS, shots=[SHOTS],
-        episodes=EPISODES,
+        num_tasks=EPISODES,
     )  # fmt: skip
     lines = [
         json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()

@@ -74,7 +74,7 @@ class Contender:
         env = self.experiment.env.model_copy(update={"engine": self.engine})
         self.distribution = env.build()
         self.shape = training_shape(self.experiment, self.distribution)
-        num_slots = plan.tasks_per_trial * self.shape.slots_per_task
+        num_slots = plan.meta_batch_size * self.shape.slots_per_task
         self.env = Clock(self.distribution.make_env(num_slots))
         self.agent = build_agent(self.experiment, self.env)
         self.iteration = 0
@@ -83,7 +83,7 @@ class Contender:
         """Seconds of one iteration, by what they were spent on, and its env steps."""
         self.env.seconds = 0.0
         step = Iteration(self.experiment.seed, self.iteration, self.agent.device)
-        tasks = self.distribution.train.sample(self.experiment.train.tasks_per_trial, step.task_rng)
+        tasks = self.distribution.train.sample(self.experiment.train.meta_batch_size, step.task_rng)
         with step.timed("rollout"):
             trial = run_trial(
                 self.agent, self.env, tasks,

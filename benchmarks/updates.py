@@ -39,7 +39,7 @@ from agents.maml_trpo import (
 from benchmarks import command_line
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
-from metarl.learning.task_batch import Chunk, Experience
+from metarl.learning.task_batch import Experience, TaskBatch
 from metarl.nn.distributions import kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.command_line import one_line_errors
@@ -80,12 +80,12 @@ def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int
     """What `meta_update` does."""
     loop = agent.inner_loop
     meta = loop.policies.meta_parameters()
-    chunks = Chunk.of([support, query], loop.chunk_size(support))
-    _, gradient, acted = agent._surrogate_and_gradient(meta, chunks)
-    strided = [chunk.every(stride) for chunk in chunks]
+    batches = TaskBatch.of([support, query], loop.batch_size(support))
+    _, gradient, acted = agent._surrogate_and_gradient(meta, batches)
+    strided = [batch.every(stride) for batch in batches]
     curvature = KLCurvature(loop, meta, strided, damping=CONFIG.cg_damping)
     step = conjugate_gradient(curvature.product, gradient, iterations=CONFIG.cg_iterations)
-    agent._surrogate_and_kl(meta + 1e-3 * step, chunks, acted)
+    agent._surrogate_and_kl(meta + 1e-3 * step, batches, acted)
     return step
 
 

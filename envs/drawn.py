@@ -47,14 +47,14 @@ class DrawnEnv(SlotEnv[T]):
             render_mode=render_mode,
             dt=dt,
         )
-        self._renderers: dict[batch.Scene, tuple[OffscreenRenderer, EditedScene]] = {}
+        self._renderers: dict[batch.SharedModel, tuple[OffscreenRenderer, EditedScene]] = {}
 
     @abstractmethod
     def scene(self, task: T) -> Scene:
         """What a task is played in."""
 
     @abstractmethod
-    def _engine_scene(self, task: T) -> batch.Scene:
+    def _shared_model(self, task: T) -> batch.SharedModel:
         """The scene that a task shares with others, but for what is edited of it."""
 
     @abstractmethod
@@ -72,9 +72,9 @@ class DrawnEnv(SlotEnv[T]):
         if self.render_mode is None:
             return super().render()
         self._check_playing()
-        slots_of: dict[batch.Scene, list[int]] = defaultdict(list)
+        slots_of: dict[batch.SharedModel, list[int]] = defaultdict(list)
         for slot, task in enumerate(self.tasks):
-            slots_of[self._engine_scene(task)].append(slot)
+            slots_of[self._shared_model(task)].append(slot)
         pictures: dict[int, UInt8[np.ndarray, "H W 3"]] = {}
         for engine_scene, slots in slots_of.items():
             if engine_scene not in self._renderers:

@@ -11,7 +11,7 @@ from metarl.training.checkpoint import TENSORS, checkpoints
 TINY = """
 env: {kind: bandit, num_train_tasks: 50, num_test_tasks: 10}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 2, num_minibatches: 2}
-train: {env_steps: %d, tasks_per_trial: 10, episodes_per_trial: 10, checkpoint_every: %d}
+train: {env_steps: %d, meta_batch_size: 10, episodes_per_trial: 10, checkpoint_every: %d}
 """
 ITERATION_STEPS = 100
 AGENTS = {

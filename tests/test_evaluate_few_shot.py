@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, learner in LEARNERS.items():
             Path(f"{name}.yaml").write_text(
                 f"env: {GLYPHS}, test_queries: 2}}\nagent: {learner}\n"
-                "train: {tasks: 6, tasks_per_update: 3, updates_per_iteration: 1}\n"
+                "train: {tasks: 6, meta_batch_size: 3, updates_per_iteration: 1}\n"
             )
             train.main([f"{name}.yaml"])
         train.main([str(SINUSOID), "--name", "sinusoid", "--train.tasks", "1"])
@@ -93,10 +93,10 @@ def test_steps_that_diverge_are_stored_as_null_and_left_out_of_curves(tmp_path: 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_each_learner_has_its_table_scores_picture_and_page(learner: str, capsys) -> None:
     run = f"runs/{learner}/seed1"
-    evaluate.main([run, "--report", "--episodes", "20"])
+    evaluate.main([run, "--report", "--num-tasks", "20"])
     page = printed(capsys, "Report")
     report = json.loads((page.parent / "report.json").read_text())
-    file = Path(run, "eval", "test_6_episodes-20.json")
+    file = Path(run, "eval", "test_6_num_tasks-20.json")
     stored = json.loads(file.read_text())
     steps = stored["steps"]
     assert stored["shots"] == [1, 5] and (len(steps) > 1) == (learner in GRADIENT_LEARNERS)
@@ -112,15 +112,17 @@ def test_each_learner_has_its_table_scores_picture_and_page(learner: str, capsys
         path.name for path in page.parent.iterdir()
     }
     page.unlink()
-    evaluate.main([run, "--report", "--stored", "--episodes", "20"])
+    evaluate.main([run, "--report", "--stored", "--num-tasks", "20"])
     assert json.loads((printed(capsys, "Report").parent / "report.json").read_text()) == report
 
 
 def test_checkpoint_split_and_shots_choose_what_is_judged(capsys) -> None:
     run = "runs/prototypical/seed1"
-    evaluate.main([run, "--episodes", "9", "--checkpoint", "0", "--split", "train", "--shots", "2"])
+    evaluate.main(
+        [run, "--num-tasks", "9", "--checkpoint", "0", "--split", "train", "--shots", "2"]
+    )
     assert "after 0 tasks" in capsys.readouterr().out
-    stored = json.loads(Path(run, "eval", "train_0_episodes-9_shots-2.json").read_text())
+    stored = json.loads(Path(run, "eval", "train_0_num_tasks-9_shots-2.json").read_text())
     assert stored["shots"] == [2] and stored["split"] == "train" and stored["tasks"] == 0
 
 

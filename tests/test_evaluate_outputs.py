@@ -23,17 +23,17 @@ CHEETAH = """
 env: {kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 12,
       num_train_tasks: 8, num_test_tasks: 5}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
-train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2%s}
+train: {env_steps: 96, meta_batch_size: 4, episodes_per_trial: 2%s}
 """
 BANDIT = """
 env: {kind: bandit, num_train_tasks: 20, num_test_tasks: 6}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
-train: {env_steps: 40, tasks_per_trial: 4, episodes_per_trial: 10}
+train: {env_steps: 40, meta_batch_size: 4, episodes_per_trial: 10}
 """
 OWN = """
 env: {kind: gymnasium, module: hopper.py, horizon: 12, num_workers: 2}
 agent: {kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 1, num_minibatches: 1}
-train: {env_steps: 96, tasks_per_trial: 4, episodes_per_trial: 2}
+train: {env_steps: 96, meta_batch_size: 4, episodes_per_trial: 2}
 """
 
 

@@ -13,23 +13,23 @@ from metarl.errors import NotFiniteError
 from metarl.training.tensorboard import LINES
 
 ROOT = Path(train.__file__).parent
-FEW_TASKS = "--train.tasks 8 --train.tasks-per-update 4 --train.updates-per-iteration 1"
+FEW_TASKS = "--train.tasks 8 --train.meta-batch-size 4 --train.updates-per-iteration 1"
 ADAPTING = (
-    "--agent.hidden-sizes [4] --agent.episodes-per-step 2 --train.tasks-per-trial 2 "
+    "--agent.hidden-sizes [4] --agent.episodes-per-step 2 --train.meta-batch-size 2 "
     "--train.episodes-per-trial 4 --train.env-steps 1600"
 )
 CLASSES = "[reach-v3, push-v3]"
 RUNS = {
     "rl2_bandit": (
         "RL²",
-        "--agent.hidden-size 4 --train.tasks-per-trial 2 --train.episodes-per-trial 8 "
+        "--agent.hidden-size 4 --train.meta-batch-size 2 --train.episodes-per-trial 8 "
         "--agent.num-minibatches 1 --train.env-steps 32",
     ),
     "rl2_ml1_reach": (
         "RL²",
         "--agent.baseline linear --agent.hidden-size 4 --env.benchmark custom --env.horizon 10 "
         f"--env.train-classes {CLASSES} --env.test-classes [door-open-v3] --env.num-goals 1 "
-        "--train.tasks-per-trial 4 --train.env-steps 240 --agent.num-minibatches 1 "
+        "--train.meta-batch-size 4 --train.env-steps 240 --agent.num-minibatches 1 "
         "--agent.chunk-length 10",
     ),
     "maml_trpo_point": ("MAML-TRPO", ADAPTING),

@@ -266,7 +266,7 @@ def test_what_cannot_be_allocated_is_one_line(capsys, allocate) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train.tasks-per-trial", "1e6", "--train.episodes-per-trial", "1e6"],
+        (["--train.meta-batch-size", "1e6", "--train.episodes-per-trial", "1e6"],
          "a trial of 1,000,000 tasks, 1,000,000 episodes each of 1 steps, would take 100,000 GB"),
         (["--env.num-train-tasks", "1e7", "--env.num-arms", "10_000"], "of 10,000 arms would take"),
         (["--env", "{kind: tabular, num_states: 10_000}"], "of 10,000 states and 5 actions would"),
@@ -290,7 +290,7 @@ def test_nothing_of_an_iteration_that_is_not_finite_is_learned(
     """Nor does it reach a policy, discrete or not: normalizers, weights and optimizer stay."""
     tiny.write_text(
         f"env: {{kind: {env}, horizon: 2}}\nagent: {agent}\n"
-        "train: {env_steps: 400, tasks_per_trial: 10, episodes_per_trial: 10, checkpoint_every: 1}"
+        "train: {env_steps: 400, meta_batch_size: 10, episodes_per_trial: 10, checkpoint_every: 1}"
     )
     owner = {"tabular": TabularEnv, "point": PointEnv}[env]
     step, steps = owner.step, []

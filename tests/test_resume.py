@@ -120,7 +120,7 @@ def test_a_module_that_changed_is_noted_and_its_tasks_compared(
     Path("mine.yaml").write_text(
         "env: {kind: gymnasium, module: mine.py, num_workers: 0, horizon: 4}\n"
         "agent: {kind: rl2, hidden_size: 4, encoder_sizes: [], epochs: 1, num_minibatches: 1}\n"
-        "train: {env_steps: 16, tasks_per_trial: 2, episodes_per_trial: 2}\n"
+        "train: {env_steps: 16, meta_batch_size: 2, episodes_per_trial: 2}\n"
     )
     train.main(["mine.yaml", "--run-dir", "run"])
     assert resumed(Path("run"), capsys) == ""

@@ -17,7 +17,7 @@ FORBIDDEN = {
 
 
 FLOORS = (
-    ("errors", "tasks"),
+    ("errors", "renames", "tasks"),
     ("types",),
     ("protocols",),
     ("system",),

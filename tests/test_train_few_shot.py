@@ -31,7 +31,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "tiny.yaml"
     path.write_text(
         f"env: {GLYPHS}, test_queries: 2}}\nagent: {LEARNERS[request.param]}\n"
-        "train: {tasks: 30, tasks_per_update: 3, updates_per_iteration: 2, checkpoint_every: 2}\n"
+        "train: {tasks: 30, meta_batch_size: 3, updates_per_iteration: 2, checkpoint_every: 2}\n"
     )
     return path
 
@@ -80,7 +80,7 @@ def test_learners_without_an_output_for_each_class_take_more_ways(
 ) -> None:
     train.main([str(tiny), "--env.train-ways", "6"])
     for split in ("test", "train"):  # both are judged with five ways
-        evaluate.main(["runs/tiny/seed1", "--episodes", "3", "--split", split])
+        evaluate.main(["runs/tiny/seed1", "--num-tasks", "3", "--split", split])
         printed = capsys.readouterr().out
         assert "of each of 5 classes, 10 query examples a task" in " ".join(printed.split())
 
@@ -140,7 +140,7 @@ def test_help_shows_the_flags_of_few_shot_learning(capsys) -> None:
     with pytest.raises(SystemExit):
         train.main([str(SINUSOID), "--help"])
     printed = capsys.readouterr().out
-    assert "--train.tasks-per-update" in printed and "--agent.first-order" in printed
+    assert "--train.meta-batch-size" in printed and "--agent.first-order" in printed
     train.main(["--list"])
     printed = capsys.readouterr().out
     for kind in ("sinusoid", "glyphs", "digits", "omniglot", "folders"):

@@ -15,7 +15,7 @@ from envs.gymnasium_tasks import check
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/your_own_environment.md").read_text()
 MODULE = (ROOT / "docs/examples/windy_point.py").read_text()
-SHORT = ["--train.env-steps", "1", "--train.tasks-per-trial", "4"]
+SHORT = ["--train.env-steps", "1", "--train.meta-batch-size", "4"]
 
 
 def blocks(language: str) -> list[str]:

@@ -48,13 +48,13 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 TINY_TRAINING = {
-    True: {"env_steps": 1, "tasks_per_trial": 2, "episodes_per_trial": 4},
-    False: {"tasks": 1, "tasks_per_update": 1, "updates_per_iteration": 1},
+    True: {"env_steps": 1, "meta_batch_size": 2, "episodes_per_trial": 4},
+    False: {"tasks": 1, "meta_batch_size": 1, "updates_per_iteration": 1},
 }
 """By whether anything is played."""
 WORK = (
     "env_steps", "tasks", "updates_per_iteration", "epochs", "steps", "evaluation_steps",
-    "num_minibatches", "tasks_per_trial", "episodes_per_trial", "tasks_per_update", "num_goals",
+    "num_minibatches", "meta_batch_size", "episodes_per_trial", "meta_batch_size", "num_goals",
     "num_glyphs", "num_threads", "num_train_classes", "num_test_classes", "images_per_class",
     "horizon", "benchmark", "cg_iterations", "line_search_steps", "inner_batch", "strokes",
 )  # fmt: skip
@@ -154,7 +154,7 @@ def all_values(path: Path, place: Place) -> dict[str, Any]:
         values.setdefault("train", {})
         values["train"] |= TINY_TRAINING["env_steps" in values["train"]]
         if values["env"].get("benchmark") == "ML10":
-            values["train"]["tasks_per_trial"] = 10  # one of each class
+            values["train"]["meta_batch_size"] = 10  # one of each class
         if "encoder" in values["agent"]:
             encoder = values["agent"]["encoder"]
             encoder |= {"hidden_sizes": [4]} if encoder["kind"] == "mlp" else {"filters": 2}

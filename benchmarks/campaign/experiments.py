@@ -53,8 +53,8 @@ class Find(gymnasium.Env):
 make_env = Find
 '''
 RL2 = "{kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 2, num_minibatches: 2}"
-PLAYED = "train: {env_steps: %d, tasks_per_trial: 4, episodes_per_trial: %d, checkpoint_every: 1}"
-LEARNED = "train: {tasks: 40, tasks_per_update: 2, updates_per_iteration: 4, checkpoint_every: 1}"
+PLAYED = "train: {env_steps: %d, meta_batch_size: 4, episodes_per_trial: %d, checkpoint_every: 1}"
+LEARNED = "train: {tasks: 40, meta_batch_size: 2, updates_per_iteration: 4, checkpoint_every: 1}"
 EXPERIMENTS = {
     "rl2_bandit": f"""
 env: {{kind: bandit, num_train_tasks: 20, num_test_tasks: 5}}
@@ -96,7 +96,7 @@ agent: {RL2}
 }
 EVALUATING = {name: ["--episodes", "2"] for name in EXPERIMENTS} | {
     "maml_trpo_point": ["--episodes", "4"],
-    "maml_sinusoid": ["--episodes", "4", "--shots", "[1]"],
+    "maml_sinusoid": ["--num-tasks", "4", "--shots", "[1]"],
     "user_module": ["--episodes", "2", "--trust"],  # a copy's module was not trained with
 }
 """Options with which they are evaluated in a second."""

@@ -39,7 +39,7 @@ COUNT = 360
 PIXELS = 12
 LEARNER = """
 agent: {kind: prototypical, encoder: {kind: mlp, hidden_sizes: [4]}}
-train: {tasks: 2, tasks_per_update: 1, updates_per_iteration: 2}
+train: {tasks: 2, meta_batch_size: 1, updates_per_iteration: 2}
 """
 FOLDERS = "env: {kind: folders, root: data, ways: 2, queries: 1, test_queries: 1, size: 8}"
 OMNIGLOT = (

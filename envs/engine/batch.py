@@ -96,7 +96,7 @@ class Snapshot:
     obs: np.ndarray | None
 
 
-class Scene:
+class SharedModel:
     """A compiled MuJoCo model that many slots share, and what is read from it.
 
     Args:
@@ -235,7 +235,7 @@ class Batch:
         self._table = np.zeros((num_slots, stepping.NUM_COLUMNS), dtype=np.int64)
         self._counters = np.full(16, num_slots)  # two counters, a cache line apart
         self._slots: list[_Slot | None] = [None] * num_slots
-        self._spare: dict[Scene, list[_Slot]] = {}
+        self._spare: dict[SharedModel, list[_Slot]] = {}
         self._work = np.zeros(stepping.WORK_SIZE, dtype=np.int64)
         addressed = (
             (stepping.CLAIMED, self._counters[0:]),
@@ -276,7 +276,7 @@ class Batch:
         weakref.finalize(self, _dismiss, self._wake, self._threads)
 
     def place(
-        self, slot: int, scene: Scene, snapshot: Snapshot, act: CFunc, observe: CFunc
+        self, slot: int, scene: SharedModel, snapshot: Snapshot, act: CFunc, observe: CFunc
     ) -> None:
         """Give a slot a scene, a snapshot and callbacks; `restart` then starts its episode."""
         held = self._slots[slot]
@@ -357,7 +357,7 @@ def _dismiss(wake: SimpleQueue, threads: list[threading.Thread]) -> None:
 class _Slot:
     """The memory of one slot: an `mjData`, a shallow `mjModel`, and its snapshot."""
 
-    def __init__(self, scene: Scene):
+    def __init__(self, scene: SharedModel):
         self.scene = scene
         self.simulation = mujoco.MjData(scene.model)
         self.sources = np.concatenate([r.sources(self.simulation) for r in scene.readings])

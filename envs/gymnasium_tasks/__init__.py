@@ -2,6 +2,6 @@
 
 from envs.gymnasium_tasks.checker import check
 from envs.gymnasium_tasks.tasks import GymnasiumConfig, GymnasiumEnv, GymnasiumTasks
-from metarl.evaluation.adapt import Adapted, LoneEnv
+from metarl.evaluation.adapt import AdaptedAgent, LoneEnv
 
-__all__ = ["Adapted", "GymnasiumConfig", "GymnasiumEnv", "GymnasiumTasks", "LoneEnv", "check"]
+__all__ = ["AdaptedAgent", "GymnasiumConfig", "GymnasiumEnv", "GymnasiumTasks", "LoneEnv", "check"]

@@ -15,8 +15,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
-from envs.engine.batch import Batch, Snapshot
-from envs.engine.batch import Scene as EngineScene
+from envs.engine.batch import Batch, SharedModel, Snapshot
 from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.locomotion import variants
@@ -271,7 +270,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         """The robot with the masses and sizes of the task, seen by the camera that follows it."""
         return task_scene(task)
 
-    def _engine_scene(self, task: LocomotionTask) -> EngineScene:
+    def _shared_model(self, task: LocomotionTask) -> SharedModel:
         del task
         return body(self.variant.robot).scene
 

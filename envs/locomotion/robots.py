@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.envs.mujoco import MujocoEnv
 from jaxtyping import Float
 
-from envs.engine.batch import MEAN_INERTIA, Finish, Reading, Scene
+from envs.engine.batch import MEAN_INERTIA, Finish, Reading, SharedModel
 
 PARAMETERS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
 """What tasks may multiply."""
@@ -116,7 +116,7 @@ class Body:
     own is a weighted mean of.
     """
 
-    scene: Scene
+    scene: SharedModel
     dt: float
     """Seconds in a step."""
     num_substeps: int
@@ -164,7 +164,7 @@ def body(robot: str) -> Body:
     points, weights = _points(made, model)
     clipped, limit = made.clipped
     before = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_TIME.value)
-    scene = Scene(model, EDITED, [*readings, *points])
+    scene = SharedModel(model, EDITED, [*readings, *points])
     start = np.empty(scene.state_size)
     mujoco.mj_getState(model, simulation, start, mujoco.mjtState.mjSTATE_INTEGRATION.value)
     return Body(

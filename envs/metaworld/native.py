@@ -15,8 +15,7 @@ from numba import types
 from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
-from envs.engine.batch import Batch
-from envs.engine.batch import Scene as EngineScene
+from envs.engine.batch import Batch, SharedModel
 from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.metaworld.official import ACTION_SPACE, DT, HORIZON, MetaWorldTask, observation_space
@@ -126,7 +125,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         """The official scene, with what the task moves where the task has it."""
         return drawn_scene(task)
 
-    def _engine_scene(self, task: MetaWorldTask) -> EngineScene:
+    def _shared_model(self, task: MetaWorldTask) -> SharedModel:
         return official(task.env_name).scene
 
     def _place(self, slots: Sequence[int], tasks: Sequence[MetaWorldTask]) -> None:

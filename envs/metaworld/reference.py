@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
 from envs.drawn import DrawnEnv
-from envs.engine.batch import Scene as EngineScene
+from envs.engine.batch import SharedModel
 from envs.metaworld.official import (
     ACTION_SPACE,
     DT,
@@ -107,7 +107,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
         """The official scene, with what the task moves where the task has it."""
         return drawn_scene(task)
 
-    def _engine_scene(self, task: MetaWorldTask) -> EngineScene:
+    def _shared_model(self, task: MetaWorldTask) -> SharedModel:
         return official(task.env_name).scene
 
     def _drawn(self, slot: int) -> Float64[np.ndarray, " R"]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from envs.engine.batch import Scene, Snapshot
+from envs.engine.batch import SharedModel, Snapshot
 from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
 from envs.metaworld.tasks import TASKS
 from envs.metaworld.tasks.interface import (
@@ -42,7 +42,7 @@ class Official(NamedTuple):
     """An official environment, its scene, and the snapshots of it that are in memory, by goal."""
 
     env: object
-    scene: Scene
+    scene: SharedModel
     known: dict[bytes, Snapshot]
 
 
@@ -51,10 +51,10 @@ def official(env_name: str) -> Official:
     """The official environment of a name, and its scene with what the task's code reads."""
     env = make_official_env(env_name)
     readings = [source.reading(env.model) for source in TASKS[env_name].sources()]
-    return Official(env, Scene(env.model, EDITED, readings), {})
+    return Official(env, SharedModel(env.model, EDITED, readings), {})
 
 
-def take_snapshot(env, scene: Scene, task: MetaWorldTask) -> Snapshot:
+def take_snapshot(env, scene: SharedModel, task: MetaWorldTask) -> Snapshot:
     """The state right after the official reset to a task."""
     code = TASKS[task.env_name]
     set_official_task(env, task)

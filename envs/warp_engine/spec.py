@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import mujoco
 
-from envs.engine.batch import STATE, Scene, Snapshot
+from envs.engine.batch import STATE, SharedModel, Snapshot
 from envs.warp_engine.worlds import WorldCode
 
 Finish = Literal["positions", "forward", "contact forces", "nothing"]
@@ -59,7 +59,7 @@ class SceneSpec:
         noise: of starts, which are observed then; None where the snapshot's own observation is.
     """
 
-    scene: Scene
+    scene: SharedModel
     code: WorldCode
     memory_size: int
     num_substeps: int

@@ -80,7 +80,7 @@ class Fit:
         )
 
 
-class Adapted:
+class AdaptedAgent:
     """An agent that has adapted to a task, ready to go on acting.
 
     A memory goes on too: RL² keeps learning from what it is shown by `act` and sees in `play`.
@@ -186,7 +186,7 @@ def adapt_agent(
     fit: Fit,
     greedy: bool,
     seed: int,
-) -> Adapted:
+) -> AdaptedAgent:
     """The agent after a trial in one environment, whose episodes are played one after the other.
 
     Raises:
@@ -211,7 +211,7 @@ def adapt_agent(
             rollouts.append(rollout)
         state = agent.adapt(state, Rollout.side_by_side(rollouts))
         played += rollouts
-    return Adapted(
+    return AdaptedAgent(
         agent,
         state=state,
         last_step=step,
@@ -302,7 +302,7 @@ def adapt(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     bounds: WhoseBounds | None = None,
     trust: bool = False,
-) -> Adapted:
+) -> AdaptedAgent:
     """The agent of a run, adapted to the task of one environment, which may be a real robot.
 
     All episodes are played one after the other, also those that the agent plays side by side in

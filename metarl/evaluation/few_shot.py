@@ -32,7 +32,7 @@ def few_shot_curve(
     sampler: EpisodeSampler,
     *,
     axis: Literal["gradient steps", "shots"],
-    episodes: int = 600,
+    num_tasks: int = 600,
     steps: Sequence[int] | None = None,
     shots: Sequence[int],
     seed: int = 0,
@@ -44,7 +44,7 @@ def few_shot_curve(
         sampler: draws the tasks; the same ones for every learner with the same `seed` and `shots`.
         axis: `gradient steps`: a column for each number in `steps`, with the last of `shots`.
             `shots`: a column for each number in `shots`, after the last of `steps`.
-        episodes: tasks.
+        num_tasks: tasks.
         steps: numbers of gradient steps, rising; where not given, those up to the learner's own.
         shots: support examples of a class, or of a function.
         seed: of the tasks and their examples.
@@ -56,8 +56,8 @@ def few_shot_curve(
     by_steps = axis == "gradient steps"
     after = steps if by_steps else steps[-1:]
     rows: list[dict[str, Tensor]] = []
-    for first in range(0, episodes, TASKS_AT_ONCE):
-        count = min(TASKS_AT_ONCE, episodes - first)
+    for first in range(0, num_tasks, TASKS_AT_ONCE):
+        count = min(TASKS_AT_ONCE, num_tasks - first)
         by_column: list[dict[str, Tensor]] = []
         for shot in shots[-1:] if by_steps else shots:
             batch = draw(sampler, count, shot, seed=seed, first=first).to(learner.device)
@@ -101,13 +101,13 @@ def nearest_neighbour_curve(
     num_ways: int,
     *,
     shots: Sequence[int],
-    episodes: int = 600,
+    num_tasks: int = 600,
     seed: int = 0,
 ) -> FewShotCurve:
-    """The nearest neighbour on the episodes that `few_shot_curve` judges a learner by."""
+    """The nearest neighbour on the tasks that `few_shot_curve` judges a learner by."""
     rows = []
-    for first in range(0, episodes, TASKS_AT_ONCE):
-        count = min(TASKS_AT_ONCE, episodes - first)
+    for first in range(0, num_tasks, TASKS_AT_ONCE):
+        count = min(TASKS_AT_ONCE, num_tasks - first)
         batches = [draw(sampler, count, shot, seed=seed, first=first) for shot in shots]
         rows.append(
             torch.stack(
@@ -147,7 +147,7 @@ def judge(
     shape: FewShotShape,
     *,
     shots: Sequence[int],
-    episodes: int,
+    num_tasks: int,
     seed: int,
 ) -> Judged:
     """Shows a learner so many tasks, with all gradient steps that it takes.
@@ -162,14 +162,14 @@ def judge(
         raise UserError(f"{error}, or choose --shots for this evaluation") from None
     curves = [
         few_shot_curve(
-            learner, sampler, axis="gradient steps", shots=[number], episodes=episodes, seed=seed
+            learner, sampler, axis="gradient steps", shots=[number], num_tasks=num_tasks, seed=seed
         )
         for number in shots
     ]
     pixels = None
     if shape.classification and len(shape.input_shape) == 3:  # images
         curve = nearest_neighbour_curve(
-            sampler, shape.num_outputs, shots=shots, episodes=episodes, seed=seed
+            sampler, shape.num_outputs, shots=shots, num_tasks=num_tasks, seed=seed
         )
         pixels = curve.scores["accuracy"]
     scores = {

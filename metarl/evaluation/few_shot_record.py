@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, FiniteFloat
 from torch import Tensor
 
+from metarl import renames
 from metarl.config import Size
 from metarl.evaluation.few_shot import summarize_few_shot
 from metarl.evaluation.record import (
@@ -152,6 +153,7 @@ class FewShotEvaluation:
         """
 
         def parse(facts: dict[str, Any], tasks: _PerTask) -> FewShotEvaluation:
+            facts = renames.renamed(facts, renames.FEW_SHOT_OPTIONS)
             shots, steps, ways = facts["shots"], facts["steps"], facts["num_ways"]
             rows = len(tasks.scores.get("loss", []))
             if not rows or tasks.scores.keys() != {"loss", *(["accuracy"] if ways else [])}:

@@ -34,7 +34,7 @@ def measure_few_shot(
         sampler,
         shape,
         shots=config.shots or (*usual, distribution.shots),
-        episodes=config.episodes or FEW_SHOT_TASKS,
+        num_tasks=config.num_tasks or FEW_SHOT_TASKS,
         seed=config.seed,
     )
     return FewShotEvaluation(

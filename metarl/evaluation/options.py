@@ -30,6 +30,7 @@ class Applies:
 EVERYWHERE = Applies(few_shot=True, live=True, result=True)
 PLAYING = Applies(live=True, result=True)
 RESULT = Applies(result=True)
+FEW_SHOT = Applies(trials=False, few_shot=True, result=True)
 
 ShotCounts = Annotated[
     tuple[Size, ...],
@@ -44,10 +45,12 @@ class EvaluationOptions(Config):
 
     split: Annotated[Literal["train", "test"], EVERYWHERE] = "test"
     """Held-out tasks, or those that the agent learned on."""
-    episodes: Annotated[Size | None, EVERYWHERE] = None
+    episodes: Annotated[Size | None, PLAYING] = None
     """Episodes of experience with each task; where not given as in training, and of a published run
-    as it is published. Of few-shot learning, tasks to be judged on; 600 where not given."""
-    shots: Annotated[ShotCounts | None, Applies(trials=False, few_shot=True, result=True)] = None
+    as it is published."""
+    num_tasks: Annotated[Size | None, FEW_SHOT] = None
+    """Of few-shot learning: tasks to be judged on; 600 where not given."""
+    shots: Annotated[ShotCounts | None, FEW_SHOT] = None
     """Of few-shot learning: numbers of support examples; 1, 5 (of functions: 5, 10) and as many as
     in training where not given."""
     tasks: Annotated[str | None, PLAYING] = None
@@ -133,7 +136,9 @@ def check_options(options: EvaluationOptions, *, few_shot: bool) -> None:
                 f"{flag(name)} is not for few-shot learning, where nothing is played; {known} are"
             )
         if not few_shot and not tags[name].trials:
-            raise UserError("--shots is for few-shot learning; episodes of a trial are --episodes")
+            raise UserError(
+                f"{flag(name)} is for few-shot learning; episodes of a trial are --episodes"
+            )
         if options.live and not tags[name].live:
             raise UserError(f"{flag(name)} has no meaning with --live; leave one of them out")
     for name in given:

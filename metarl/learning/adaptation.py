@@ -102,6 +102,6 @@ def check_meta_batch(num_tasks: int, num_classes: int) -> None:
     if num_tasks % num_classes:
         fits = max(1, round(num_tasks / num_classes)) * num_classes
         raise UserError(
-            f"train.tasks_per_trial {num_tasks} is no multiple of the {num_classes} task classes; "
+            f"train.meta_batch_size {num_tasks} is no multiple of the {num_classes} task classes; "
             f"use {fits}"
         )

@@ -46,9 +46,9 @@ def gae(
         last_value: worth of what follows the last step, where that is not cut.
     """
     next_value = torch.cat([value[:, 1:], last_value[:, None]], dim=1)
-    surprise = reward + discount * torch.where(cut, 0.0, next_value) - value
+    td_error = reward + discount * torch.where(cut, 0.0, next_value) - value
     return discounted_returns(
-        surprise, cut=cut, discount=discount * gae_lambda, last_value=torch.zeros_like(last_value)
+        td_error, cut=cut, discount=discount * gae_lambda, last_value=torch.zeros_like(last_value)
     )
 
 

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from metarl.learning.task_batch import Chunk, Experience, check_finite
+from metarl.learning.task_batch import Experience, TaskBatch, check_finite
 from metarl.nn.distributions import ActionDistribution
 from metarl.nn.task_policies import TaskPolicies
 
-CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
+BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
 """Activations of a layer that are worked on at once: what a processor's caches hold, and enough for
 all processors of a GPU. So large tasks are processed one at a time, small ones many at once."""
 
@@ -148,7 +148,7 @@ def hessian_product(
 
 @dataclass(frozen=True, kw_only=True)
 class InnerLoop:
-    """Gradient steps of policies on their experience, in chunks of tasks."""
+    """Gradient steps of policies on their experience, in batches of tasks."""
 
     policies: TaskPolicies
     loss: InnerLoss
@@ -163,7 +163,7 @@ class InnerLoop:
         Raises:
             NotFiniteError: a task's new parameters are not; names the task.
         """
-        size = self.chunk_size(experience)
+        size = self.batch_size(experience)
         parts = zip(parameters.detach().split(size), experience.split(size), strict=True)
         gradients = [
             task_gradients(self._on(part), start.requires_grad_(), create_graph=False)
@@ -174,28 +174,28 @@ class InnerLoop:
         return adapted
 
     def unroll(
-        self, meta: Float[Tensor, " D"], chunk: Chunk, *, differentiable: bool = True
+        self, meta: Float[Tensor, " D"], batch: TaskBatch, *, differentiable: bool = True
     ) -> Unrolled:
-        """The gradient steps of a chunk's tasks on their support, from the starting point.
+        """The gradient steps of a batch's tasks on their support, from the starting point.
 
         Raises:
             NotFiniteError: the parameters that they lead to are not; names the task.
         """
         unrolled = unroll(
             meta,
-            [self._on(part) for part in chunk.support],
-            num_tasks=chunk.num_tasks,
+            [self._on(part) for part in batch.support],
+            num_tasks=batch.num_tasks,
             step_size=None if self.policies.learn_step_size else self.policies.step_size,
             first_order=self.first_order,
             differentiable=differentiable,
         )
-        check_finite("the inner gradient", unrolled.adapted, first_task=chunk.first_task)
+        check_finite("the inner gradient", unrolled.adapted, first_task=batch.first_task)
         return unrolled
 
-    def chunk_size(self, experience: Experience) -> int:
+    def batch_size(self, experience: Experience) -> int:
         """The number of tasks to work on at once."""
         per_task = experience.advantage.shape[1] * self.policies.widest
-        return max(1, CHUNK_ELEMENTS[experience.obs.device.type] // per_task)
+        return max(1, BATCH_ELEMENTS[experience.obs.device.type] // per_task)
 
     def _on(self, experience: Experience) -> TaskLosses:
         return partial(self._losses, experience=experience)

@@ -1,5 +1,5 @@
 """Experience that adaptation by policy gradients learns from: the steps of each task, with
-advantages, and tasks in chunks."""
+advantages, and tasks in batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Experience(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TaskBatch:
     """Some tasks of a trial: as many as are worked on at once."""
 
     first_task: int
@@ -47,20 +47,22 @@ class Chunk:
     """Played by the adapted policies, which are judged on it."""
 
     @staticmethod
-    def of(experiences: Sequence[Experience], size: int) -> list[Chunk]:
-        """The experiences from all rollouts of a trial, cut into chunks of `size` tasks."""
+    def of(experiences: Sequence[Experience], size: int) -> list[TaskBatch]:
+        """The experiences from all rollouts of a trial, cut into batches of `size` tasks."""
         cut = zip(*(experience.split(size) for experience in experiences), strict=True)
-        return [Chunk(n * size, list(support), query) for n, (*support, query) in enumerate(cut)]
+        return [
+            TaskBatch(n * size, list(support), query) for n, (*support, query) in enumerate(cut)
+        ]
 
     @property
     def num_tasks(self) -> int:
         """How many they are."""
         return len(self.query.obs)
 
-    def every(self, stride: int) -> Chunk:
+    def every(self, stride: int) -> TaskBatch:
         """The same tasks with every `stride`-th step."""
         support = [experience.every(stride) for experience in self.support]
-        return Chunk(self.first_task, support, self.query.every(stride))
+        return TaskBatch(self.first_task, support, self.query.every(stride))
 
 
 def ratio(policy: ActionDistribution, experience: Experience) -> Float[Tensor, "G M"]:

@@ -18,6 +18,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import create_model
 
+from metarl import renames
 from metarl.config import Config, override, read_yaml, validate
 from metarl.errors import UserError, nearest, printable
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
@@ -86,7 +87,8 @@ def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | F
     Raises:
         UserError: it cannot be read, or a key or a value is wrong; names it.
     """
-    values = override({"name": path.stem, **read_yaml(path)}, options or {})
+    stored = renames.renamed(read_yaml(path), renames.EXPERIMENT)
+    values = override({"name": path.stem, **stored}, options or {})
     return experiment_of(values, source=str(path) if not options else f"{path} and flags")
 
 

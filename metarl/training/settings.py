@@ -31,7 +31,7 @@ class TrainConfig(Config):
 
     env_steps: Count = 1_000_000
     """Environment steps to train for; rounded up to whole iterations."""
-    tasks_per_trial: Size = 40
+    meta_batch_size: Size = 40
     """Tasks that are played side by side in an iteration (the meta-batch)."""
     episodes_per_trial: Size = 2
     """Episodes of experience with each task, over which the agent adapts."""
@@ -47,7 +47,7 @@ class FewShotTrainConfig(Config):
 
     tasks: Count = 100_000
     """Tasks to train on, the same ones counted again; rounded up to whole iterations."""
-    tasks_per_update: Size = 4
+    meta_batch_size: Size = 4
     """Tasks of a meta-update (the meta-batch)."""
     updates_per_iteration: Size = 50
     """Meta-updates that are logged together, as their mean."""

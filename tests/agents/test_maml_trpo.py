@@ -22,8 +22,8 @@ from agents.promp import ProMP, ProMPConfig
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import NotFiniteError, UserError
-from metarl.learning.inner_loop import CHUNK_ELEMENTS, InnerLoop
-from metarl.learning.task_batch import Chunk, Experience, ratio
+from metarl.learning.inner_loop import BATCH_ELEMENTS, InnerLoop
+from metarl.learning.task_batch import Experience, TaskBatch, ratio
 from metarl.nn.distributions import Categorical, kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
@@ -55,7 +55,7 @@ def play(agent: MAMLTRPO | ProMP, *, rollouts: int = 2, seed: int = 0) -> list[R
     )
 
 
-def random_chunk(*, inner_steps: int, discrete: bool) -> Chunk:
+def random_chunk(*, inner_steps: int, discrete: bool) -> TaskBatch:
     def experience(seed: int) -> Experience:
         generator = torch.Generator().manual_seed(seed)
         action = torch.randn(3, 12, 2, generator=generator)
@@ -66,7 +66,7 @@ def random_chunk(*, inner_steps: int, discrete: bool) -> Chunk:
             advantage=torch.randn(3, 12, generator=generator),
         )
 
-    return Chunk(0, [experience(seed) for seed in range(inner_steps)], experience(9))
+    return TaskBatch(0, [experience(seed) for seed in range(inner_steps)], experience(9))
 
 
 # -- losses and pieces of TRPO's step --------------------------------------------------------------
@@ -141,21 +141,21 @@ def test_the_curvature_is_the_explicit_hessian_of_the_kl(
     loop, policies = agent.inner_loop, agent.policies
     noise = torch.randn(len(policies.meta_parameters()), generator=torch.Generator().manual_seed(1))
     policies.set_meta_parameters(policies.meta_parameters() + 0.3 * noise)
-    chunk = random_chunk(inner_steps=inner_steps, discrete=isinstance(space, spaces.Discrete))
+    batch = random_chunk(inner_steps=inner_steps, discrete=isinstance(space, spaces.Discrete))
     meta = policies.meta_parameters()
-    curvature = KLCurvature(loop, meta, [chunk], damping=0.0)
+    curvature = KLCurvature(loop, meta, [batch], damping=0.0)
     ours = torch.stack([curvature.product(direction) for direction in torch.eye(len(meta))])
-    hessian = torch.autograd.functional.hessian(lambda m: mean_kl(loop, m, meta, chunk), meta)
+    hessian = torch.autograd.functional.hessian(lambda m: mean_kl(loop, m, meta, batch), meta)
     torch.testing.assert_close(ours, hessian, rtol=0, atol=1e-10)
     assert ours.abs().max() > 1e-2
 
 
-def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, chunk: Chunk):
+def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, batch: TaskBatch):
     def adapted(meta: torch.Tensor, task: int) -> torch.Tensor:
         size = len(loop.policies.start())
         rate = meta[size:] if len(meta) > size else loop.policies.step_size
         parameters = meta[:size]
-        for part in chunk.support:
+        for part in batch.support:
             policy = loop.policies.distribution(parameters[None], part.obs[task : task + 1])
             log_prob = policy.log_prob(part.action[task : task + 1])
             loss = -(log_prob * part.advantage[task : task + 1]).mean()
@@ -165,12 +165,12 @@ def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, chunk: Ch
 
     origin = origin.clone().requires_grad_()
     total = torch.zeros(())
-    for task in range(chunk.num_tasks):
-        obs = chunk.query.obs[task : task + 1]
+    for task in range(batch.num_tasks):
+        obs = batch.query.obs[task : task + 1]
         old = loop.policies.distribution(adapted(origin, task).detach()[None], obs)
         new = loop.policies.distribution(adapted(meta, task)[None], obs)
         total = total + kl_divergence(old, new).mean()
-    return total / chunk.num_tasks
+    return total / batch.num_tasks
 
 
 def test_a_step_improves_and_stays_in_the_trust_region() -> None:
@@ -185,9 +185,9 @@ def test_a_step_improves_and_stays_in_the_trust_region() -> None:
     assert metrics["surrogate_before"] == pytest.approx(0, abs=1e-5)
     # What it says of the KL is so, computed anew.
     experiences = [agent.experience(rollout)[0] for rollout in trial]
-    (chunk,) = Chunk.of(experiences, TASKS)
+    (batch,) = TaskBatch.of(experiences, TASKS)
     policies = [
-        agent.policies.distribution(agent.inner_loop.unroll(meta, chunk).adapted, chunk.query.obs)
+        agent.policies.distribution(agent.inner_loop.unroll(meta, batch).adapted, batch.query.obs)
         for meta in (before, after)
     ]
     kl = float(kl_divergence(*policies).mean())
@@ -275,10 +275,10 @@ def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
     direction = torch.randn(len(meta), generator=torch.Generator().manual_seed(0))
     results = []
     for size in (TASKS, 4, 1):
-        chunks = Chunk.of(experiences, size)
-        surrogate, gradient, acted = agent._surrogate_and_gradient(meta, chunks)
-        curvature = KLCurvature(agent.inner_loop, meta, chunks, damping=0.0)
-        elsewhere = agent._surrogate_and_kl(meta + 1e-3 * direction, chunks, acted)
+        batches = TaskBatch.of(experiences, size)
+        surrogate, gradient, acted = agent._surrogate_and_gradient(meta, batches)
+        curvature = KLCurvature(agent.inner_loop, meta, batches, damping=0.0)
+        elsewhere = agent._surrogate_and_kl(meta + 1e-3 * direction, batches, acted)
         results.append(
             torch.cat(
                 [
@@ -330,11 +330,11 @@ def test_the_multi_task_baseline_adapts_at_test_time_only() -> None:
     assert (adapted[0] - adapted[1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("elements", [2**20, 1])  # all tasks in one chunk, each in its own
+@pytest.mark.parametrize("elements", [2**20, 1])  # all tasks in one batch, each in its own
 def test_a_broken_update_names_the_task_and_leaves_the_parameters(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(BATCH_ELEMENTS, "cpu", elements)
     agent = new_agent()
     trial = play(agent)
     trial[0].log_prob[:] = 0

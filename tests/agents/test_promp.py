@@ -9,8 +9,8 @@ from gymnasium import spaces
 
 from agents.promp import ProMP, ProMPConfig, clipped_surrogate, inner_loss
 from envs.navigation import PointConfig
-from metarl.learning.inner_loop import CHUNK_ELEMENTS
-from metarl.learning.task_batch import Chunk, Experience
+from metarl.learning.inner_loop import BATCH_ELEMENTS
+from metarl.learning.task_batch import Experience, TaskBatch
 from metarl.nn.distributions import Categorical, kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
@@ -66,18 +66,18 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
     agent = new_agent(inner_kl_coef=0.7, clip=0.05)
     policies, config = agent.policies, agent.config
     trial = play(agent, rollouts=inner_steps + 1)
-    (chunk,) = Chunk.of([agent.experience(rollout)[0] for rollout in trial], TASKS)
-    acted = agent._policies_before_steps(chunk)
+    (batch,) = TaskBatch.of([agent.experience(rollout)[0] for rollout in trial], TASKS)
+    acted = agent._policies_before_steps(batch)
     # Elsewhere than where the policy acted: there the KL has no slope, and nothing is clipped.
     origin = policies.meta_parameters()
     noise = torch.randn(len(origin), generator=torch.Generator().manual_seed(0))
     meta = (origin + 0.02 * noise).requires_grad_()
-    ours, metrics = agent._gradient(meta.detach(), chunk, acted)
+    ours, metrics = agent._gradient(meta.detach(), batch, acted)
 
     objective = torch.zeros(())
     for task in range(TASKS):
         parameters = meta
-        for step, part in enumerate(chunk.support):
+        for step, part in enumerate(batch.support):
             policy = policies.distribution(parameters[None], part.obs[task : task + 1])
             old = type(policy)(*(tensor[task : task + 1] for tensor in vars(acted[step]).values()))
             objective = objective - config.inner_kl_coef * kl_divergence(old, policy).mean()
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
             inner = (weight * part.advantage[task]).mean()
             (gradient,) = torch.autograd.grad(inner, parameters, create_graph=True)
             parameters = parameters + config.inner_learning_rate * gradient
-        query = chunk.query
+        query = batch.query
         policy = policies.distribution(parameters[None], query.obs[task : task + 1])
         weight = (policy.log_prob(query.action[task : task + 1])[0] - query.log_prob[task]).exp()
         advantage = query.advantage[task]
@@ -103,7 +103,7 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
 def test_chunks_of_tasks_are_the_same_update(monkeypatch: pytest.MonkeyPatch) -> None:
     trial, ends = play(new_agent()), []
     for elements in (2**20, 1):
-        monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", elements)
+        monkeypatch.setitem(BATCH_ELEMENTS, "cpu", elements)
         agent = new_agent(inner_kl_coef=0.7)
         metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
         ends.append(
@@ -125,9 +125,9 @@ def test_where_the_policy_acted_the_kl_has_no_slope_and_nothing_is_clipped() -> 
     gradients = []
     for coefficient in (0.0, 100.0):
         agent = new_agent(inner_kl_coef=coefficient)
-        (chunk,) = Chunk.of([agent.experience(r)[0] for r in trial], TASKS)
+        (batch,) = TaskBatch.of([agent.experience(r)[0] for r in trial], TASKS)
         meta = agent.policies.meta_parameters()
-        gradient, metrics = agent._gradient(meta, chunk, agent._policies_before_steps(chunk))
+        gradient, metrics = agent._gradient(meta, batch, agent._policies_before_steps(batch))
         gradients.append(gradient)
         assert metrics["clipped"] == 0
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-10)

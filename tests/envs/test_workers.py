@@ -258,7 +258,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 TINY = """
 env: {{kind: gymnasium, module: module.py, num_workers: 1, on_failure: {on_failure}}}
 agent: {{kind: rl2, hidden_size: 4, encoder_sizes: [], epochs: 1, num_minibatches: 1}}
-train: {{env_steps: 160, tasks_per_trial: 2, episodes_per_trial: 2, checkpoint_every: 1}}
+train: {{env_steps: 160, meta_batch_size: 2, episodes_per_trial: 2, checkpoint_every: 1}}
 """
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metarl import renames
 from metarl.config import override, read_yaml, split_command_line, write_yaml
 from metarl.errors import UserError
+from metarl.renames import renamed
 from metarl.training.experiment import experiment_of, load
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,8 @@ def test_every_config_is_valid_and_survives_writing(path: Path, tmp_path: Path) 
 def test_experiments_are_what_another_reader_of_yaml_makes_of_their_files(path: Path) -> None:
     """PyYAML's own reader, by which they were read when they were trained."""
     experiment = load(path)
-    values = {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = {"name": path.stem, **renamed(stored, renames.EXPERIMENT)}
     assert type(experiment).model_validate(values) == experiment
     assert PUBLISHED
 
@@ -102,7 +105,7 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ({"name": True}, r"'name' should be a valid string, but is True; put it in quotes"),
         ({"agent.hidden_size": 10**9}, r"'agent.hidden_size' should be less than or equal to 4096"),
         ({"agent.encoder_sizes": [8] * 17}, r"'agent.encoder_sizes' .* at most 16 items"),
-        ({"train.tasks_per_trial": 10**9}, r"'train.tasks_per_trial' should be less than or equal"),
+        ({"train.meta_batch_size": 10**9}, r"'train.meta_batch_size' should be less than or equal"),
         ({"x" * 10**6: 1}, r"unknown key 'x"),
         ({"agent.clip": "x" * 10**6}, r"'agent.clip' should be a valid number"),
     ],
@@ -197,3 +200,14 @@ def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 2 and ran.stderr.count("\n") == 1
     assert f"{tmp_path / 'envs'} hides the package of that name" in ran.stderr
+
+
+def test_names_of_before_still_load(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    text = "env: {kind: point}\nagent: {kind: rl2}\ntrain: {%s}\n"
+    path.write_text(text % "tasks_per_trial: 7")
+    assert load(path).train.meta_batch_size == 7
+    assert load(path, {"train.meta_batch_size": 8}).train.meta_batch_size == 8
+    path.write_text(text % "tasks_per_trial: 7, meta_batch_size: 8")
+    with pytest.raises(UserError, match=r"unknown key 'train\.tasks_per_trial'"):
+        load(path)

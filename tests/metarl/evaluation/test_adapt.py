@@ -14,7 +14,7 @@ import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumTasks
 from metarl.errors import NotFiniteError, UserError
-from metarl.evaluation.adapt import Adapted, adapt
+from metarl.evaluation.adapt import AdaptedAgent, adapt
 from metarl.nn.distributions import DiagonalGaussian
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import derive_seed, torch_generator
@@ -74,7 +74,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = folder / f"{name}.yaml"
         config.write_text(
             f"env: {{kind: gymnasium, module: {module}, num_workers: 0}}\nagent: {agent}\n"
-            "train: {env_steps: 1, tasks_per_trial: 2, episodes_per_trial: 8}\n"
+            "train: {env_steps: 1, meta_batch_size: 2, episodes_per_trial: 8}\n"
         )
         train.main([str(config), "--run-dir", str(folder / name)])
     return folder
@@ -201,7 +201,7 @@ def test_a_real_robot_is_reset_as_seldom_as_can_be(agent: str, runs: Path, env) 
 def test_greedy_adaptation_is_the_same_whatever_the_seed(runs: Path, env) -> None:
     first, second = (adapt(runs / "rl2", env, episodes=2, greedy=True, seed=n) for n in (0, 1))
     np.testing.assert_array_equal(first.returns, second.returns)
-    assert isinstance(first, Adapted)
+    assert isinstance(first, AdaptedAgent)
 
 
 class Other(gymnasium.Env):

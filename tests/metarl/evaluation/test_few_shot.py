@@ -53,11 +53,11 @@ def test_a_curve_over_gradient_steps_and_one_over_shots() -> None:
     distribution = SinusoidConfig(num_train_tasks=10, num_test_tasks=60, test_queries=20).build()
     maml = MAMLConfig(evaluation_steps=3).build(distribution.shape, seed=0, device=CPU)
     by_steps = few_shot_curve(
-        maml, distribution.test, axis="gradient steps", shots=[10], episodes=50
+        maml, distribution.test, axis="gradient steps", shots=[10], num_tasks=50
     )
     assert by_steps.axis == "gradient steps" and by_steps.experience == [0, 1, 2, 3]
     assert set(by_steps.scores) == {"loss"} and by_steps.scores["loss"].shape == (50, 4)
-    by_shots = few_shot_curve(maml, distribution.test, axis="shots", shots=[2, 10], episodes=50)
+    by_shots = few_shot_curve(maml, distribution.test, axis="shots", shots=[2, 10], num_tasks=50)
     assert by_shots.experience == [2, 10]
     # ten shots after all steps are the last column of both, on the same tasks
     assert torch.equal(by_shots.scores["loss"][:, 1], by_steps.scores["loss"][:, 3])
@@ -69,11 +69,11 @@ def test_a_learner_without_gradient_steps_has_one_column_of_them() -> None:
         distribution.shape, seed=0, device=CPU
     )
     curve = few_shot_curve(
-        learner, distribution.test, axis="gradient steps", shots=[1], episodes=20
+        learner, distribution.test, axis="gradient steps", shots=[1], num_tasks=20
     )
     assert curve.experience == [0] and set(curve.scores) == {"loss", "accuracy"}
-    shots = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], episodes=20)
-    pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], episodes=20)
+    shots = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], num_tasks=20)
+    pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], num_tasks=20)
     assert shots.scores["accuracy"].shape == pixels.scores["accuracy"].shape == (20, 2)
     assert torch.equal(curve.scores["loss"][:, 0], shots.scores["loss"][:, 0])
 

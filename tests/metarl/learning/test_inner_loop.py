@@ -14,8 +14,8 @@ from torch.func import functional_call
 from agents.maml_trpo import inner_loss as reinforce
 from agents.promp import inner_loss as likelihood_ratio
 from metarl.errors import NotFiniteError
-from metarl.learning.inner_loop import CHUNK_ELEMENTS, InnerLoop, InnerLoss, Unrolled, unroll
-from metarl.learning.task_batch import Chunk, Experience, ratio
+from metarl.learning.inner_loop import BATCH_ELEMENTS, InnerLoop, InnerLoss, Unrolled, unroll
+from metarl.learning.task_batch import Experience, TaskBatch, ratio
 from metarl.nn.task_policies import TaskPolicies
 
 OBS, ACTIONS, TASKS, STEPS = 3, 2, 4, 30
@@ -63,7 +63,7 @@ def meta_gradient(
     loop: InnerLoop, support: list[Experience], query: Experience
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ours: the sum over tasks of the query loss after adaptation, and its gradient."""
-    unrolled = loop.unroll(loop.policies.meta_parameters(), Chunk(0, support, query))
+    unrolled = loop.unroll(loop.policies.meta_parameters(), TaskBatch(0, support, query))
     adapted = unrolled.adapted.requires_grad_()
     loss = query_loss(loop.policies.distribution(adapted, query.obs), query)
     (slopes,) = torch.autograd.grad(loss, adapted)
@@ -80,7 +80,7 @@ def inner_loss(loop: InnerLoop, outputs: tuple[torch.Tensor, ...], part: Experie
 def steps(loop: InnerLoop, support: list[Experience], meta: torch.Tensor | None = None) -> Unrolled:
     """The gradient steps on `support`, from the loop's own meta-parameters if not from others."""
     meta = loop.policies.meta_parameters() if meta is None else meta
-    return loop.unroll(meta, Chunk(0, support, support[0]))
+    return loop.unroll(meta, TaskBatch(0, support, support[0]))
 
 
 def task(experience: Experience, number: int) -> Experience:
@@ -289,7 +289,7 @@ def test_steps_in_chunks_are_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     loop = new_loop()
     state = loop.step(loop.policies.start_of_each(TASKS), new_experience(0))
     at_once = loop.step(state, new_experience(1))
-    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", 1)
+    monkeypatch.setitem(BATCH_ELEMENTS, "cpu", 1)
     torch.testing.assert_close(loop.step(state, new_experience(1)), at_once, rtol=0, atol=1e-12)
 
 
@@ -299,8 +299,8 @@ def test_a_step_that_leads_nowhere_is_named() -> None:
     with pytest.raises(NotFiniteError, match=r"the inner gradient is not finite \(task 2\)"):
         loop.step(loop.policies.start_of_each(TASKS), experience)
     with pytest.raises(NotFiniteError, match=r"the inner gradient is not finite \(task 7\)"):
-        chunk = Chunk(5, [experience], experience)
-        loop.unroll(loop.policies.meta_parameters(), chunk)
+        batch = TaskBatch(5, [experience], experience)
+        loop.unroll(loop.policies.meta_parameters(), batch)
 
 
 def test_any_function_of_rows_can_be_descended() -> None:

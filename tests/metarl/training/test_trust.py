@@ -20,7 +20,7 @@ MARK = "\nfrom pathlib import Path\nPath(__file__).with_name('executed').touch()
 TINY = """
 env: {kind: gymnasium, module: MODULE, num_workers: 0}
 agent: {kind: rl2, hidden_size: 4, encoder_sizes: [], epochs: 1, num_minibatches: 1}
-train: {env_steps: 20, tasks_per_trial: 2, episodes_per_trial: 2}
+train: {env_steps: 20, meta_batch_size: 2, episodes_per_trial: 2}
 """
 
 
