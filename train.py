@@ -27,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
-from metarl.config import Config, split_command_line
+from metarl.config import split_command_line
 from metarl.errors import UserError
 from metarl.protocols import Agent, TaskDistribution
 from metarl.rollout.interface import Interface
@@ -56,13 +56,6 @@ from metarl.training.tensorboard import LINES, check_can_film
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
-
-CHECKING = {
-    "rl2": {"hidden_size": 8, "encoder_sizes": (), "epochs": 1, "num_minibatches": 1},
-    "maml_trpo": {"hidden_sizes": (8,), "episodes_per_step": 2},
-    "promp": {"hidden_sizes": (8,), "episodes_per_step": 2},
-}
-"""How small agents are that check a user's tasks."""
 
 
 def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
@@ -183,10 +176,10 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     return shape
 
 
-def checking_agents() -> list[Config]:
+def checking_agents() -> list[Any]:
     """Small agents that learn from a user's tasks for a moment, to see whether they can."""
-    known = kinds("metarl.agents")
-    return [known[kind](**values) for kind, values in CHECKING.items()]
+    configs: list[Any] = list(kinds("metarl.agents").values())
+    return [config.small() for config in configs if hasattr(config, "small")]
 
 
 def print_what_there_is() -> None:

@@ -60,6 +60,11 @@ class MAMLTRPOConfig(AdaptationConfig):
     line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Each is so much of the one before."""
 
+    @classmethod
+    def small(cls) -> MAMLTRPOConfig:
+        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        return cls(hidden_sizes=(8,), episodes_per_step=2)
+
     def build(
         self,
         observation_space: spaces.Box,

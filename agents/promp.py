@@ -49,6 +49,11 @@ class ProMPConfig(AdaptationConfig):
     inner_kl_coef: Annotated[float, Field(ge=0)] = 5e-4
     """Weight of the KL, before each gradient step, to the policy that acted."""
 
+    @classmethod
+    def small(cls) -> ProMPConfig:
+        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        return cls(hidden_sizes=(8,), episodes_per_step=2)
+
     def build(
         self,
         observation_space: spaces.Box,

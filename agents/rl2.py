@@ -96,6 +96,11 @@ class RL2Config(Config):
     max_kl: Positive | None = None
     """Stop the passes of an update once the policy moved further than this (in nats)."""
 
+    @classmethod
+    def small(cls) -> RL2Config:
+        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        return cls(hidden_size=8, encoder_sizes=(), epochs=1, num_minibatches=1)
+
     def build(
         self,
         observation_space: spaces.Box,

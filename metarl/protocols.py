@@ -123,7 +123,11 @@ class Agent(Learner, Protocol[S]):
 
 @runtime_checkable
 class AgentConfig(Protocol):
-    """The `agent` section of an experiment: a `metarl.config.Config` with these methods."""
+    """The `agent` section of an experiment: a `metarl.config.Config` with these methods.
+
+    With a class method `small()`, a config whose agent learns in a moment, `train.py --check` tries
+    a user's tasks with this agent too.
+    """
 
     @property
     def kind(self) -> str:
