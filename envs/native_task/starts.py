@@ -46,7 +46,7 @@ RESET_STEPS = 50
 METRES_PER_ACTION = 0.01
 HAND_WELD = "metarl_hand"
 WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
-"""How the hand is bound to the mocap body that actions move, officially."""
+"""Official numbers of the weld between the hand and the mocap body that actions move."""
 
 ASSETS = Path(metaworld.__file__).parent / "assets"
 SCENE = f"""

@@ -56,7 +56,8 @@ class Start(NamedTuple):
     hand_init: Vector
     """Position to which the reset moves the hand (m): `hand_init_pos`."""
     extra: Float64[np.ndarray, " E"]
-    """The task's `constants` one after the other, padded at the end; units are the task's."""
+    """The task's `constants` one after the other, in units of the task's own; of a declared
+    `NativeTask` the numbers of the task."""
 
 
 class Outcome(NamedTuple):
