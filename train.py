@@ -1,4 +1,4 @@
-"""Trains a meta-learning agent: config -> task distribution, agent, run -> one loop.
+"""Trains a meta-learning agent; `train` is the loop, `train_few_shot` that of few-shot learning.
 
 python train.py                                            the default experiment
 python train.py configs/rl2_bandit.yaml --seed 3           another one; any value is a flag
@@ -17,8 +17,7 @@ if __name__ == "__main__":
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,16 @@ import numpy as np
 import tyro
 
 from metarl.config import Config, split_command_line
-from metarl.errors import (
-    EnvironmentFailedError,
-    NotFiniteError,
-    TrialLostError,
-    UserError,
-    printable,
-)
-from metarl.protocols import Agent, FewShotDistribution, TaskDistribution
+from metarl.errors import UserError
+from metarl.protocols import Agent, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recorder, Recordings
 from metarl.rollout.task_set import play
-from metarl.system.command_line import one_line_errors, take_any_output
+from metarl.rollout.trial import run_trial
+from metarl.system.command_line import one_line_errors
 from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
-from metarl.tasks import TaskHashes, TaskSet
-from metarl.training.checkpoint import checkpoints
+from metarl.tasks import TaskSet
 from metarl.training.experiment import (
     FIELDS,
     Experiment,
@@ -53,13 +46,13 @@ from metarl.training.experiment import (
     build_learner,
     kinds,
     load,
+    load_run,
 )
-from metarl.training.iteration import learn_from_tasks, play_and_learn
-from metarl.training.progress import RETURN_AND_SUCCESS, Progress
-from metarl.training.run import CONFIG, Run
-from metarl.training.settings import Training
+from metarl.training.iteration import episode_metrics, update_metrics
+from metarl.training.progress import RETURN_AND_SUCCESS
+from metarl.training.run import Run
+from metarl.training.session import Budget, training_session
 from metarl.training.tensorboard import LINES, check_can_film
-from metarl.training.trust import check_trusted, trust
 from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
@@ -72,124 +65,11 @@ CHECKING = {
 """How small agents are that check a user's tasks."""
 
 
-def train(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
-    """Trains until the experiment's budget is spent; goes on from the folder's newest checkpoint.
+def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
+    """Meta-reinforcement learning until the budget is spent, from the folder's newest checkpoint.
 
-    All randomness of iteration i follows from (seed, i), so a resumed run plays and learns bit for
-    bit what an uninterrupted one would have.
+    An iteration plays a trial on a batch of training tasks and takes one meta-update.
     """
-    reinforced = isinstance(experiment, Experiment)
-    training = by_reinforcement(experiment) if reinforced else from_examples(experiment)
-    with stopping.deferred(), closing(training), begun(experiment, folder, training, new) as run:
-        progress = Progress(
-            training.title,
-            total_env_steps=training.total,
-            done_env_steps=run.env_steps,
-            unit=training.unit.replace("_", " "),
-            shown=training.shown,
-        )
-        with how_it_ends(run), progress, saved_first(run):
-            while run.env_steps < training.total:
-                try:
-                    with stopping.interruptible():
-                        metrics = training.iterate(run.iteration)
-                    run.finish_iteration(metrics, env_steps=training.per_iteration)
-                except (NotFiniteError, EnvironmentFailedError) as error:
-                    check_can_skip(error, run, on_nan=experiment.on_nan)
-                    run.skip_iteration(env_steps=training.per_iteration)
-                    progress.note(f"iteration {run.iteration} skipped: {error}")
-                else:
-                    show(training, run, progress)
-                if run.iteration % experiment.train.checkpoint_every == 0:
-                    run.save()
-        if scores := {name: run.metrics[name] for name in training.final if name in run.metrics}:
-            run.board.show_hyperparameters(experiment.model_dump(mode="json"), scores)
-
-
-@contextmanager
-def begun(
-    experiment: Experiment | FewShotExperiment, folder: Path, training: Training, new: bool
-) -> Iterator[Run]:
-    """The run, new or as it was left, with a checkpoint of where it begins.
-
-    Raises:
-        UserError: it cannot be gone on from, or cannot be written.
-    """
-    if new:
-        trust(experiment.env)  # first: whoever is killed in between need not be asked
-        Run.create(folder, experiment)
-    try:
-        if training.interface is not None:
-            training.interface.check(folder)
-        run = Run(
-            folder, training.agent, unit=training.unit, task_hashes=training.task_hashes
-        )  # fmt: skip
-        if training.interface is not None:  # only now: published runs stay as they are
-            training.interface.keep(folder)
-    except OSError as error:
-        raise UserError(f"cannot write the run {folder}: {error}") from None
-    with closing(run):
-        yield run
-
-
-@contextmanager
-def saved_first(run: Run) -> Iterator[None]:
-    """Whatever ends the training, its newest finished state is saved before anything is closed."""
-    try:
-        run.save()
-        yield
-    finally:
-        run.save()
-
-
-@contextmanager
-def how_it_ends(run: Run) -> Iterator[None]:
-    """Says what is saved and how to go on, whatever ends the training: its budget, a signal, or a
-    system that lets nothing be written.
-
-    Raises:
-        UserError: something cannot be written.
-    """
-    unit = run.unit.replace("_", " ")
-    try:
-        yield
-        take_any_output()  # An environment may have closed it.
-        print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
-              f"  python evaluate.py {run.folder}")  # fmt: skip
-    except KeyboardInterrupt:
-        with suppress(OSError):  # The terminal may be what has gone.
-            print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
-                  f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
-        raise SystemExit(stopping.EXIT_CODE) from None
-    except BrokenPipeError:  # for whoever runs the command: `train.py | head`
-        raise
-    except OSError as error:
-        raise UserError(f"cannot write: {error}; {what_is_saved(run)}") from None
-
-
-def what_is_saved(run: Run) -> str:
-    """What is left of a run that cannot be written to, and how to go on with it."""
-    if not run.folder.is_dir():
-        return f"{run.folder} is gone, and what was learned with it"
-    whole = checkpoints(run.folder / "checkpoints")
-    return (
-        f"{f'saved is {whole[-1]}' if whole else 'nothing is saved yet'}. Make room or let it be "
-        f"written to, then go on with: python train.py --resume {run.folder}"
-    )
-
-
-def show(training: Training, run: Run, progress: Progress) -> None:
-    """Shows a finished iteration; no picture is worth a training."""
-    try:
-        with stopping.interruptible():
-            training.show(run)
-    except Exception as error:
-        progress.note(f"nothing shown of iteration {run.iteration}: {printable(error)}")
-    progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
-
-
-def by_reinforcement(experiment: Experiment) -> Training:
-    """An agent that acts in environments."""
     plan = experiment.train
     distribution = experiment.env.build()
     shape = training_shape(experiment, distribution)
@@ -197,69 +77,86 @@ def by_reinforcement(experiment: Experiment) -> Training:
     agent = build_agent(experiment, env)
     if plan.video_every:
         check_can_film(env)
-
-    def iterate(iteration: int) -> dict[str, float]:
-        return play_and_learn(
-            agent, env, distribution, shape,
-            num_tasks=plan.tasks_per_trial, seed=experiment.seed, iteration=iteration,
-        )  # fmt: skip
-
-    def show(run: Run) -> None:
-        if plan.video_every and run.iteration % plan.video_every == 0:
-            show_video(
-                run, agent, distribution, experiment.agent.trial_shape(plan.episodes_per_trial),
-                seed=derive_seed(experiment.seed, "video", run.iteration),
-            )  # fmt: skip
-
-    return Training(
-        title=f"{experiment.name}: {distribution.name}",
-        agent=agent,
-        task_hashes=hashes_of(distribution),
-        iterate=iterate,
-        show=show,
+    budget = Budget(
         unit="env_steps",
         total=plan.env_steps,
         per_iteration=plan.tasks_per_trial * shape.total_episodes * env.horizon,
-        shown=RETURN_AND_SUCCESS,
-        final=[f"{measure}/{line}" for measure in RETURN_AND_SUCCESS for line in LINES],
-        close=env.close,
-        interface=Interface.of(env),
     )
+    by_class = len(distribution.train.classes) > 1
+    with (
+        stopping.deferred(),
+        closing(env),
+        training_session(
+            experiment, folder, agent, distribution,
+            budget=budget, shown=RETURN_AND_SUCCESS, interface=Interface.of(env), new=new,
+        ) as session,
+    ):  # fmt: skip
+        while session.goes_on():
+            with session.iteration() as step:
+                tasks = distribution.train.sample(plan.tasks_per_trial, step.task_rng)
+                with step.timed("rollout"):
+                    trial = run_trial(
+                        agent, env, tasks,
+                        shape=shape, seed=step.env_seed, generator=step.generator,
+                    )  # fmt: skip
+                with step.timed("update"):
+                    learned = agent.meta_update(trial, generator=step.generator)
+                step.log(episode_metrics(trial, tasks, shape, by_class=by_class))
+                step.log(learned, group="update")
+            if plan.video_every and session.run.iteration % plan.video_every == 0:
+                with session.or_not_shown():
+                    show_video(session.run, agent, distribution, experiment)
+        session.compare_by([f"{name}/{line}" for name in RETURN_AND_SUCCESS for line in LINES])
 
 
-def from_examples(experiment: FewShotExperiment) -> Training:
-    """A learner that is shown labelled examples."""
+def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) -> None:
+    """Few-shot learning until the budget is spent, from the folder's newest checkpoint.
+
+    An iteration is a number of meta-updates, each on a batch of tasks given by labelled examples.
+    """
     plan = experiment.train
     distribution = experiment.env.build()
     learner = build_learner(experiment, distribution.shape)
     shown = {"loss": ".3f"} | ({"accuracy": ".1%"} if distribution.shape.classification else {})
-
-    def iterate(iteration: int) -> dict[str, float]:
-        return learn_from_tasks(
-            learner, distribution.train,
-            num_tasks=plan.tasks_per_update, updates=plan.updates_per_iteration,
-            seed=experiment.seed, iteration=iteration,
-        )  # fmt: skip
-
-    return Training(
-        title=f"{experiment.name}: {distribution.name}",
-        agent=learner,
-        task_hashes=hashes_of(distribution),
-        iterate=iterate,
-        show=lambda run: None,
+    budget = Budget(
         unit="tasks",
         total=plan.tasks,
         per_iteration=plan.tasks_per_update * plan.updates_per_iteration,
-        shown=shown,
-        final=[f"train/{measure}" for measure in shown],
-        close=lambda: None,
     )
+    with (
+        stopping.deferred(),
+        training_session(
+            experiment, folder, learner, distribution, budget=budget, shown=shown, new=new
+        ) as session,
+    ):
+        while session.goes_on():
+            with session.iteration() as step:
+                learned = []
+                for _ in range(plan.updates_per_iteration):
+                    with step.timed("draw"):
+                        tasks = distribution.train.sample(plan.tasks_per_update, step.task_rng)
+                    with step.timed("update"):
+                        learned.append(
+                            learner.meta_update(tasks.to(learner.device), generator=step.generator)
+                        )
+                step.log(update_metrics(learned))
+        session.compare_by([f"train/{measure}" for measure in shown])
+
+
+def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
+    """Trains whatever the experiment is of."""
+    if isinstance(experiment, FewShotExperiment):
+        train_few_shot(experiment, folder, new=new)
+    else:
+        train(experiment, folder, new=new)
 
 
 def show_video(
-    run: Run, agent: Agent[Any], distribution: TaskDistribution, shape: TrialShape, *, seed: int
+    run: Run, agent: Agent[Any], distribution: TaskDistribution, experiment: Experiment
 ) -> None:
     """Plays one training task with the agent as it is, and shows that in TensorBoard."""
+    shape = experiment.agent.trial_shape(experiment.train.episodes_per_trial)
+    seed = derive_seed(experiment.seed, "video", run.iteration)
     task = distribution.train.sample(1, np.random.default_rng(seed))
     recordings = Recordings(1)
     with closing(distribution.make_env(shape.slots_per_task)) as env:
@@ -284,37 +181,6 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
         num_classes=len(distribution.train.classes),
     )
     return shape
-
-
-def check_can_skip(
-    error: NotFiniteError | EnvironmentFailedError, run: Run, *, on_nan: str
-) -> None:
-    """Checks that training can go on without the iteration that failed.
-
-    Raises:
-        UserError: it cannot; says what to do.
-    """
-    skip_nan = isinstance(error, NotFiniteError) and on_nan == "skip"
-    if skip_nan or isinstance(error, TrialLostError):
-        return
-    advice = (
-        "; lower the learning rate or look at the rewards, or go on without such iterations: "
-        "--on-nan skip in a new run"
-        if isinstance(error, NotFiniteError)
-        else f"; once it is mended go on with --resume {run.folder}"
-    )
-    raise UserError(
-        f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"
-    ) from None
-
-
-def hashes_of(distribution: TaskDistribution | FewShotDistribution) -> TaskHashes:
-    """What tells whether the tasks of a run are those of before."""
-    return TaskHashes(
-        train=distribution.train.content_hash,
-        test=distribution.test.content_hash,
-        module=getattr(distribution, "module_hash", None),  # where they come from a user's module
-    )
 
 
 def checking_agents() -> list[Config]:
@@ -367,11 +233,7 @@ def main(arguments: list[str]) -> None:
         folder = Path(resume)
         if positional or options or run_dir is not None:
             raise UserError("--resume goes on with the run as it was; give it alone")
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} is no run: it has no {CONFIG}")
-        experiment = load(folder / CONFIG)
-        check_trusted(experiment.env, folder, allowed=trusted)
-        train(experiment, folder, new=False)
+        start(load_run(folder, trusted=trusted), folder, new=False)
         return
     if trusted:
         raise UserError("--trust is for --resume: who trains with a config has chosen its module")
@@ -385,7 +247,7 @@ def main(arguments: list[str]) -> None:
                  default=experiment, args=["--help"],
                  prog="python train.py [CONFIG]")  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"
-    train(experiment, Path(run_dir) if run_dir is not None else default, new=True)
+    start(experiment, Path(run_dir) if run_dir is not None else default, new=True)
 
 
 if __name__ == "__main__":

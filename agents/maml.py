@@ -3,6 +3,12 @@
 Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
 arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
 `learn_inner_learning_rate` Meta-SGD (Li et al. 2017, arXiv:1707.09835).
+
+    adapt        φ ← φ − α ∇ L(φ; support), `steps` times, from the common starting point θ
+    objective    L(φ; query), a mean over tasks, as a function of θ through all gradient steps
+    update       θ, and α where it is learned, by Adam
+
+L is `task_losses`: cross-entropy or squared error, a mean over examples (equations 2 and 3).
 """
 
 from __future__ import annotations
@@ -71,6 +77,40 @@ class MAMLConfig(OuterAdamConfig):
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> MAML:
         """A new learner."""
         return MAML(self, shape, seed=seed, device=device)
+
+
+# -- what is learned -------------------------------------------------------------------------------
+
+
+class StartAndRates(nn.Module):
+    """All that MAML learns: the network's initial parameters, and perhaps their step sizes."""
+
+    def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.unit = rate
+        # In units of the first step size: a step of Adam is then a small share of it. Learned as
+        # they are, step sizes of a hundredth would double in ten updates, and the steps diverge.
+        self.rates = nn.ParameterList(
+            [nn.Parameter(torch.ones_like(p)) for p in network.parameters()] if learn_rates else []
+        )
+
+    def rates_by_name(self) -> dict[str, Tensor]:
+        """The learned step sizes by the name of the parameter; empty where there are none."""
+        if not len(self.rates):
+            return {}
+        names = [name for name, _ in self.network.named_parameters()]
+        return {name: self.unit * r for name, r in zip(names, self.rates, strict=True)}
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth logging of the step sizes."""
+        if not len(self.rates):
+            return {}
+        rates = torch.cat([rate.detach().flatten() for rate in self.rates])
+        return {"inner_learning_rate": self.unit * float(rates.mean())}
+
+
+# -- the learner -----------------------------------------------------------------------------------
 
 
 class MAML:
@@ -178,31 +218,3 @@ class MAML:
         """Takes over what `state_dict` gave."""
         self.learned.load_state_dict(optim.section(tensors, "learned."))
         optim.load_state_dict(self.optimizer, self.learned, tensors)
-
-
-class StartAndRates(nn.Module):
-    """All that MAML learns: the network's initial parameters, and perhaps their step sizes."""
-
-    def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.unit = rate
-        # In units of the first step size: a step of Adam is then a small share of it. Learned as
-        # they are, step sizes of a hundredth would double in ten updates, and the steps diverge.
-        self.rates = nn.ParameterList(
-            [nn.Parameter(torch.ones_like(p)) for p in network.parameters()] if learn_rates else []
-        )
-
-    def rates_by_name(self) -> dict[str, Tensor]:
-        """The learned step sizes by the name of the parameter; empty where there are none."""
-        if not len(self.rates):
-            return {}
-        names = [name for name, _ in self.network.named_parameters()]
-        return {name: self.unit * r for name, r in zip(names, self.rates, strict=True)}
-
-    def metrics(self) -> dict[str, float]:
-        """What is worth logging of the step sizes."""
-        if not len(self.rates):
-            return {}
-        rates = torch.cat([rate.detach().flatten() for rate in self.rates])
-        return {"inner_learning_rate": self.unit * float(rates.mean())}

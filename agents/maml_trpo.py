@@ -4,12 +4,19 @@ Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Netw
 arXiv:1703.03400, algorithm 3, with TRPO (Schulman et al. 2015, arXiv:1502.05477) as outer learner.
 The tasks' policies after adaptation are functions of the common starting point; TRPO moves that
 point so that they earn more, while none of them moves further than a trust region allows.
+
+    act          by the task's own parameters φ, which start at θ; its episodes run side by side
+    adapt        φ ← φ − α ∘ ∇ inner_loss(φ) on the episodes that were just played; act; adapt; …
+    objective    `surrogate` on the last episodes, a mean over tasks, as a function of θ through all
+                 gradient steps; `mean_kl` of the adapted policies, a mean over tasks, ≤ `max_kl`
+    update       θ along the natural gradient (`conjugate_gradient` on `KLCurvature`), as far as
+                 `line_search` finds that the surrogate rises and the KL holds
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -21,14 +28,14 @@ from torch import Tensor
 from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError, UserError
 from metarl.learning import optim
-from metarl.learning.inner_loop import InnerLoop, InnerLoopConfig, check_meta_batch
-from metarl.learning.meta_gradient import Unrolled, hessian_product
-from metarl.learning.task_batch import Chunk, Experience, ratio
+from metarl.learning.adaptation import AdaptationConfig, check_meta_batch
+from metarl.learning.inner_loop import InnerLoop, Unrolled, hessian_product
+from metarl.learning.task_batch import Chunk, Experience, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
-class MAMLTRPOConfig(InnerLoopConfig):
+class MAMLTRPOConfig(AdaptationConfig):
     """MAML-TRPO. Defaults are those of the Meta-World baselines where not said otherwise."""
 
     kind: Literal["maml_trpo"] = "maml_trpo"
@@ -98,159 +105,28 @@ class MAMLTRPOConfig(InnerLoopConfig):
             check_meta_batch(num_tasks, num_classes)
 
 
-class MAMLTRPO:
-    """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
-
-    def __init__(
-        self,
-        config: MAMLTRPOConfig,
-        observation_space: spaces.Box,
-        action_space: spaces.Box | spaces.Discrete,
-        *,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.config = config
-        self.device = device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.inner_loop = InnerLoop(
-                config, observation_space, action_space, surrogate="log_prob"
-            ).to(device)
-
-    # -- acting and adapting: the inner loop's -----------------------------------------------------
-
-    def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
-        """The starting point, for each task."""
-        return self.inner_loop.begin_trial(num_slots)
-
-    def act(
-        self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
-    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
-        """Actions by each task's own policy (the mode without a generator), log-probabilities."""
-        return self.inner_loop.act(state, step, generator=generator)
-
-    def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
-        """One gradient step on each task."""
-        return self.inner_loop.adapt(state, rollout)
-
-    # -- learning ----------------------------------------------------------------------------------
-
-    def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """TRPO on the policies as they are after adaptation.
-
-        `trial` is a rollout before each gradient step, and one after all of them.
-
-        Raises:
-            NotFiniteError: something is NaN or infinite; the parameters are as before.
-        """
-        del generator
-        config, inner_loop = self.config, self.inner_loop
-        chunks, explained_variance = inner_loop.chunks(trial)
-        meta = inner_loop.meta_parameters()
-
-        surrogate, gradient, acted = self._surrogate_and_gradient(meta, chunks)
-        curvature = KLCurvature(
-            inner_loop, meta, [chunk.every(config.curvature_stride) for chunk in chunks],
-            damping=config.cg_damping,
-        )  # fmt: skip
-        direction = optim.conjugate_gradient(
-            curvature.product, gradient, iterations=config.cg_iterations
-        )
-        squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
-        del curvature  # and with it the graphs
-        # without any slope (no reward differs from another) there is no step either
-        step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction
-        if not step.isfinite().all():
-            raise NotFiniteError("the natural gradient")
-
-        after, kl = surrogate, 0.0
-
-        def accepts(candidate: Float[Tensor, " D"]) -> bool:
-            nonlocal after, kl
-            try:
-                after, kl = self._surrogate_and_kl(candidate, chunks, acted)
-            except NotFiniteError:  # too far; a shorter step may do
-                after, kl = math.nan, math.nan
-            return after > surrogate and kl <= config.max_kl
-
-        meta, tried, fraction = optim.line_search(
-            accepts,
-            meta,
-            step,
-            shrink=config.line_search_shrink,
-            max_tries=config.line_search_steps,
-        )
-        if not math.isfinite(after) or not math.isfinite(kl):
-            raise NotFiniteError("the KL or the surrogate, however short the step,")
-        inner_loop.set_meta_parameters(meta)
-        inner_loop.update_normalizer(trial)
-        return {
-            "surrogate_before": surrogate,
-            "surrogate_after": after if fraction else surrogate,
-            "kl": kl if fraction else 0.0,
-            "line_search_steps": tried,
-            "accepted": float(fraction > 0),
-            "step_fraction": fraction,
-            "gradient_norm": float(gradient.norm()),
-            "step_norm": fraction * float(step.norm()),
-            "explained_variance": explained_variance,
-            **inner_loop.metrics(),
-        }
-
-    def _surrogate_and_gradient(
-        self, meta: Float[Tensor, " D"], chunks: Sequence[Chunk]
-    ) -> tuple[float, Float[Tensor, " D"], list[ActionDistribution]]:
-        """The surrogate, its gradient through the gradient steps, and the policies that acted."""
-        surrogate, gradient, acted = 0.0, torch.zeros_like(meta), []
-        for chunk in chunks:
-            unrolled = self.inner_loop.unroll_chunk(meta, chunk)
-            adapted = unrolled.adapted.requires_grad_()
-            policy = self.inner_loop.distribution(adapted, chunk.query.obs)
-            total = gained(policy, chunk.query)
-            (slopes,) = torch.autograd.grad(total, adapted)
-            surrogate += float(total.detach())
-            gradient += unrolled.pull(slopes)
-            acted.append(policy.detach())
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
-        if not gradient.isfinite().all():
-            raise NotFiniteError("the meta-gradient")
-        return surrogate / num_tasks, gradient / num_tasks, acted
-
-    def _surrogate_and_kl(
-        self,
-        meta: Float[Tensor, " D"],
-        chunks: Sequence[Chunk],
-        acted: Sequence[ActionDistribution],
-    ) -> tuple[float, float]:
-        """The surrogate elsewhere, and how far the adapted policies there are from those that
-        acted (nats)."""
-        surrogate, kl = 0.0, 0.0
-        for chunk, old in zip(chunks, acted, strict=True):
-            unrolled = self.inner_loop.unroll_chunk(meta, chunk, differentiable=False)
-            with torch.no_grad():
-                policy = self.inner_loop.distribution(unrolled.adapted, chunk.query.obs)
-                surrogate += float(gained(policy, chunk.query))
-                kl += float(kl_divergence(old, policy).mean(1).sum())
-        num_tasks = sum(chunk.num_tasks for chunk in chunks)
-        return surrogate / num_tasks, kl / num_tasks
-
-    # -- saving ------------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The policy and the step sizes: all that a bit-exact resume needs."""
-        return {f"inner_loop.{name}": t for name, t in self.inner_loop.state_dict().items()}
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
-        self.inner_loop.load_state_dict(optim.section(tensors, "inner_loop."))
+# -- losses ----------------------------------------------------------------------------------------
 
 
-def gained(policy: ActionDistribution, query: Experience) -> Float[Tensor, ""]:
-    """TRPO's surrogate: what a policy earns more than the one that acted, by importance sampling
-    (Schulman et al. 2015, eq. 14). The sum over tasks of means over their steps."""
-    gain = ratio(policy.log_prob(query.action), query) * query.advantage
-    return gain.mean(1).sum()
+def inner_loss(policy: ActionDistribution, experience: Experience) -> Float[Tensor, " G"]:
+    """REINFORCE's loss −log π(a|s) · A of each task, a mean over the task's own steps: adaptation
+    is one step of policy gradient along it (Finn et al. 2017, eq. 4 and algorithm 3, line 6)."""
+    return -(policy.log_prob(experience.action) * experience.advantage).mean(1)
+
+
+def surrogate(policy: ActionDistribution, query: Experience) -> Float[Tensor, " G"]:
+    """TRPO's surrogate π(a|s) / π_acted(a|s) · A of each task, a mean over its steps: what a policy
+    earns more than the one that acted, by importance sampling (Schulman et al. 2015, eq. 14)."""
+    return (ratio(policy, query) * query.advantage).mean(1)
+
+
+def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, " G"]:
+    """KL(old ‖ new) of each task's policies, a mean over the states that were seen (Schulman et al.
+    2015, eq. 12), in nats."""
+    return kl_divergence(old, new).mean(1)
+
+
+# -- TRPO's step -----------------------------------------------------------------------------------
 
 
 class KLCurvature:
@@ -274,10 +150,10 @@ class KLCurvature:
         self._unrolled: list[Unrolled] = []
         self._slopes: list[Float[Tensor, "G P"]] = []
         for chunk in chunks:
-            unrolled = inner_loop.unroll_chunk(meta, chunk)
+            unrolled = inner_loop.unroll(meta, chunk)
             adapted = unrolled.adapted.requires_grad_()
-            policy = inner_loop.distribution(adapted, chunk.query.obs)
-            kl = kl_divergence(policy.detach(), policy).mean(1).sum()
+            policy = inner_loop.policies.distribution(adapted, chunk.query.obs)
+            kl = mean_kl(policy.detach(), policy).sum()
             (slopes,) = torch.autograd.grad(kl, adapted, create_graph=True)
             self._unrolled.append(unrolled)
             self._slopes.append(slopes)
@@ -289,3 +165,227 @@ class KLCurvature:
             moved = hessian_product(slopes, unrolled.adapted, unrolled.push(vector))
             total += unrolled.pull(moved)
         return total / self._num_tasks + self._damping * vector
+
+
+def conjugate_gradient(
+    product: Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]],
+    target: Float[Tensor, " D"],
+    *,
+    iterations: int,
+    tolerance: float = 1e-10,
+) -> Float[Tensor, " D"]:
+    """x with Ax ≈ target, for a symmetric positive definite A (Hestenes and Stiefel 1952).
+
+    Of the KL's Hessian A and the gradient it makes the natural gradient (Schulman et al. 2015,
+    appendix C).
+
+    Args:
+        product: v ↦ Av.
+        iterations: at most so many.
+        tolerance: of the squared norm of the residual, at which it stops early.
+    """
+    solution = torch.zeros_like(target)
+    residual = direction = target
+    squared_norm = residual @ residual
+    for _ in range(iterations):
+        if squared_norm < tolerance:
+            break
+        image = product(direction)
+        step = squared_norm / (direction @ image)
+        solution = solution + step * direction
+        residual = residual - step * image
+        previous, squared_norm = squared_norm, residual @ residual
+        direction = residual + squared_norm / previous * direction
+    return solution
+
+
+def line_search(
+    accepts: Callable[[Float[Tensor, " D"]], bool],
+    start: Float[Tensor, " D"],
+    step: Float[Tensor, " D"],
+    *,
+    shrink: float,
+    max_tries: int,
+) -> tuple[Float[Tensor, " D"], int, float]:
+    """The first acceptable of start + step, start + shrink·step, start + shrink²·step, …
+
+    Returns:
+        The accepted point, or `start` where none is; how many were tried; the fraction of the step
+        that was taken, 0 where none.
+    """
+    for tried in range(max_tries):
+        fraction = shrink**tried
+        candidate = start + fraction * step
+        if accepts(candidate):
+            return candidate, tried + 1, fraction
+    return start, max_tries, 0.0
+
+
+# -- the agent -------------------------------------------------------------------------------------
+
+
+class MAMLTRPO:
+    """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
+
+    def __init__(
+        self,
+        config: MAMLTRPOConfig,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.policies = config.build_policies(observation_space, action_space).to(device)
+        self.inner_loop = InnerLoop(
+            policies=self.policies, loss=inner_loss, first_order=config.first_order
+        )
+
+    # -- acting and adapting -----------------------------------------------------------------------
+
+    def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
+        """The starting point, for each task."""
+        return self.policies.start_of_each(num_slots // self.config.episodes_per_step)
+
+    def act(
+        self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
+    ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
+        """Actions by each task's own policy (the mode without a generator), log-probabilities."""
+        action, log_prob = self.policies.act(state, step.obs, generator=generator)
+        return action, log_prob, state
+
+    def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
+        """One gradient step on each task: φ − α ∘ ∇ inner_loss(φ) (algorithm 3, line 7).
+
+        Raises:
+            NotFiniteError: a task's step leads nowhere; names the task.
+        """
+        experience, _ = self.experience(rollout)
+        return self.inner_loop.step(state, experience)
+
+    def experience(self, rollout: Rollout) -> tuple[Experience, float]:
+        """The steps of each task with their advantages (GAE over a linear baseline of each task,
+        normalised within the task), and the share of returns that the baseline explains."""
+        return experience_of(
+            rollout,
+            obs=self.policies.scaled(rollout.seen.obs),
+            slots_per_task=self.config.episodes_per_step,
+            discount=self.config.discount,
+            gae_lambda=self.config.gae_lambda,
+        )
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
+        """TRPO on the policies as they are after adaptation.
+
+        `trial` is a rollout before each gradient step, and one after all of them.
+
+        Raises:
+            NotFiniteError: something is NaN or infinite; the parameters are as before.
+        """
+        del generator
+        config, policies = self.config, self.policies
+        experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
+        chunks = Chunk.of(experiences, self.inner_loop.chunk_size(experiences[0]))
+        meta = policies.meta_parameters()
+
+        before, gradient, acted = self._surrogate_and_gradient(meta, chunks)
+        curvature = KLCurvature(
+            self.inner_loop, meta, [chunk.every(config.curvature_stride) for chunk in chunks],
+            damping=config.cg_damping,
+        )  # fmt: skip
+        direction = conjugate_gradient(curvature.product, gradient, iterations=config.cg_iterations)
+        squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
+        del curvature  # and with it the graphs
+        # without any slope (no reward differs from another) there is no step either
+        step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction
+        if not step.isfinite().all():
+            raise NotFiniteError("the natural gradient")
+
+        after, kl = before, 0.0
+
+        def accepts(candidate: Float[Tensor, " D"]) -> bool:
+            nonlocal after, kl
+            try:
+                after, kl = self._surrogate_and_kl(candidate, chunks, acted)
+            except NotFiniteError:  # too far; a shorter step may do
+                after, kl = math.nan, math.nan
+            return after > before and kl <= config.max_kl
+
+        meta, tried, fraction = line_search(
+            accepts,
+            meta,
+            step,
+            shrink=config.line_search_shrink,
+            max_tries=config.line_search_steps,
+        )
+        if not math.isfinite(after) or not math.isfinite(kl):
+            raise NotFiniteError("the KL or the surrogate, however short the step,")
+        policies.set_meta_parameters(meta)
+        for rollout in trial:
+            policies.update_normalizer(rollout.seen.obs)
+        return {
+            "surrogate_before": before,
+            "surrogate_after": after if fraction else before,
+            "kl": kl if fraction else 0.0,
+            "line_search_steps": tried,
+            "accepted": float(fraction > 0),
+            "step_fraction": fraction,
+            "gradient_norm": float(gradient.norm()),
+            "step_norm": fraction * float(step.norm()),
+            "explained_variance": sum(explained) / len(explained),
+            **policies.metrics(),
+        }
+
+    def _surrogate_and_gradient(
+        self, meta: Float[Tensor, " D"], chunks: Sequence[Chunk]
+    ) -> tuple[float, Float[Tensor, " D"], list[ActionDistribution]]:
+        """The surrogate, its gradient through the gradient steps, and the policies that acted."""
+        total, gradient, acted = 0.0, torch.zeros_like(meta), []
+        for chunk in chunks:
+            unrolled = self.inner_loop.unroll(meta, chunk)
+            adapted = unrolled.adapted.requires_grad_()
+            policy = self.policies.distribution(adapted, chunk.query.obs)
+            gained = surrogate(policy, chunk.query).sum()
+            (slopes,) = torch.autograd.grad(gained, adapted)
+            total += float(gained.detach())
+            gradient += unrolled.pull(slopes)
+            acted.append(policy.detach())
+        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        if not gradient.isfinite().all():
+            raise NotFiniteError("the meta-gradient")
+        return total / num_tasks, gradient / num_tasks, acted
+
+    def _surrogate_and_kl(
+        self,
+        meta: Float[Tensor, " D"],
+        chunks: Sequence[Chunk],
+        acted: Sequence[ActionDistribution],
+    ) -> tuple[float, float]:
+        """The surrogate elsewhere, and the KL of the adapted policies there to those that acted
+        (nats)."""
+        total, kl = 0.0, 0.0
+        for chunk, old in zip(chunks, acted, strict=True):
+            unrolled = self.inner_loop.unroll(meta, chunk, differentiable=False)
+            with torch.no_grad():
+                policy = self.policies.distribution(unrolled.adapted, chunk.query.obs)
+                total += float(surrogate(policy, chunk.query).sum())
+                kl += float(mean_kl(old, policy).sum())
+        num_tasks = sum(chunk.num_tasks for chunk in chunks)
+        return total / num_tasks, kl / num_tasks
+
+    # -- saving ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The policy and the step sizes: all that a bit-exact resume needs."""
+        # the prefix is that of all stored checkpoints
+        return {f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.policies.load_state_dict(optim.section(tensors, "inner_loop."))

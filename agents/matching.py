@@ -3,6 +3,11 @@
 Vinyals et al. 2016, "Matching Networks for One Shot Learning", arXiv:1606.04080: attention over the
 support set, with and without full context embeddings. As equation 1 is a weighted mean of labels it
 regresses functions too.
+
+    adapt        nothing: the support is looked at anew for each query
+    objective    cross-entropy (or squared error) of `labels_by_attention` on the query, a mean over
+                 tasks
+    update       f and g by Adam
 """
 
 from __future__ import annotations
@@ -45,77 +50,7 @@ class MatchingConfig(OuterAdamConfig):
         return Matching(self, shape, seed=seed, device=device)
 
 
-class Matching:
-    """The learner."""
-
-    default_steps = 0
-
-    def __init__(
-        self, config: MatchingConfig, shape: FewShotShape, *, seed: int, device: torch.device
-    ) -> None:
-        self.config = config
-        self.device = device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.network = Embeddings(
-                config.encoder.build(shape.input_shape),
-                full_context=config.full_context,
-                processing_steps=config.processing_steps,
-            ).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
-
-    def outputs(
-        self,
-        support_x: Float[Tensor, "N S *F"],
-        support_y: Shaped[Tensor, "N S *W"],
-        query_x: Float[Tensor, "N Q *F"],
-    ) -> Float[Tensor, "N Q W"]:
-        """Log-probabilities of the classes, or regressed values: ŷ = Σ a(x̂, xᵢ) yᵢ (eq. 1)."""
-        support, query = self.network(support_x, query_x)
-        weight = attention(query, support, scale=self.config.cosine_scale)
-        if support_y.is_floating_point():
-            return weight @ support_y
-        member = F.one_hot(support_y).to(weight.dtype)
-        smallest = torch.finfo(weight.dtype).tiny
-        return (weight @ member).clamp(min=smallest).log()
-
-    @torch.no_grad()
-    def predict(
-        self,
-        support_x: Float[Tensor, "N S *F"],
-        support_y: Shaped[Tensor, "N S *W"],
-        query_x: Float[Tensor, "N Q *F"],
-        *,
-        after: Sequence[int],
-    ) -> Float[Tensor, "C N Q W"]:
-        """Outputs on the query; there are no gradient steps."""
-        return self.outputs(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
-
-    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """A step of Adam along the mean loss of the query (section 2.2).
-
-        Raises:
-            NotFiniteError: the gradient is NaN or infinite; the parameters are as before.
-        """
-        del generator
-        measured = scores(
-            self.outputs(batch.support_x, batch.support_y, batch.query_x), batch.query_y
-        )
-        measured["loss"].mean().backward()
-        norm = optim.checked_step(self.optimizer)
-        self.config.decay(self.optimizer)
-        metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
-        return {**metrics, "gradient_norm": norm}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network and Adam's moments."""
-        network = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        return network | optim.state_dict(self.optimizer, self.network)
-
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
-        self.network.load_state_dict(optim.section(tensors, "network."))
-        optim.load_state_dict(self.optimizer, self.network, tensors)
+# -- the network -----------------------------------------------------------------------------------
 
 
 class Embeddings(nn.Module):
@@ -171,9 +106,96 @@ class Embeddings(nn.Module):
         return hidden.view_as(query)
 
 
+# -- attention -------------------------------------------------------------------------------------
+
+
 def attention(
     query: Float[Tensor, "N Q D"], support: Float[Tensor, "N S D"], *, scale: float
 ) -> Float[Tensor, "N Q S"]:
     """The softmax over the support of (scaled) cosines (section 2.1.1)."""
     cosine = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
     return (scale * cosine).softmax(-1)
+
+
+def labels_by_attention(
+    weight: Float[Tensor, "N Q S"], support_y: Shaped[Tensor, "N S *W"]
+) -> Float[Tensor, "N Q W"]:
+    """ŷ = Σ a(x̂, xᵢ) yᵢ (eq. 1): where labels are given the log-probability of each class, else the
+    regressed values."""
+    if support_y.is_floating_point():
+        return weight @ support_y
+    member = F.one_hot(support_y).to(weight.dtype)
+    smallest = torch.finfo(weight.dtype).tiny
+    return (weight @ member).clamp(min=smallest).log()
+
+
+# -- the learner -----------------------------------------------------------------------------------
+
+
+class Matching:
+    """The learner."""
+
+    default_steps = 0
+
+    def __init__(
+        self, config: MatchingConfig, shape: FewShotShape, *, seed: int, device: torch.device
+    ) -> None:
+        self.config = config
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = Embeddings(
+                config.encoder.build(shape.input_shape),
+                full_context=config.full_context,
+                processing_steps=config.processing_steps,
+            ).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate)
+
+    def outputs(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S *W"],
+        query_x: Float[Tensor, "N Q *F"],
+    ) -> Float[Tensor, "N Q W"]:
+        """Log-probabilities of the classes, or regressed values."""
+        support, query = self.network(support_x, query_x)
+        weight = attention(query, support, scale=self.config.cosine_scale)
+        return labels_by_attention(weight, support_y)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        support_x: Float[Tensor, "N S *F"],
+        support_y: Shaped[Tensor, "N S *W"],
+        query_x: Float[Tensor, "N Q *F"],
+        *,
+        after: Sequence[int],
+    ) -> Float[Tensor, "C N Q W"]:
+        """Outputs on the query; there are no gradient steps."""
+        return self.outputs(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
+
+    def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
+        """A step of Adam along the mean loss of the query (section 2.2).
+
+        Raises:
+            NotFiniteError: the gradient is NaN or infinite; the parameters are as before.
+        """
+        del generator
+        measured = scores(
+            self.outputs(batch.support_x, batch.support_y, batch.query_x), batch.query_y
+        )
+        measured["loss"].mean().backward()
+        norm = optim.checked_step(self.optimizer)
+        self.config.decay(self.optimizer)
+        metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
+        return {**metrics, "gradient_norm": norm}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network and Adam's moments."""
+        network = {f"network.{name}": t for name, t in self.network.state_dict().items()}
+        return network | optim.state_dict(self.optimizer, self.network)
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.network.load_state_dict(optim.section(tensors, "network."))
+        optim.load_state_dict(self.optimizer, self.network, tensors)

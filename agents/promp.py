@@ -5,6 +5,12 @@ things set it apart from MAML-TRPO: its inner surrogate is the probability ratio
 estimates with low variance how adaptation depends on where it starts (LVC, section 5); and the
 outer learner takes several Adam steps on one batch, held back by PPO's clip after adaptation and
 by a KL penalty before it.
+
+    act          by the task's own parameters φ, which start at θ; its episodes run side by side
+    adapt        φ ← φ − α ∘ ∇ inner_loss(φ) on the episodes that were just played; act; adapt; …
+    objective    `clipped_surrogate` on the last episodes less `inner_kl_coef` × `mean_kl` before
+                 each step, a mean over tasks, as a function of θ through all gradient steps
+    update       θ by `epochs` steps of Adam
 """
 
 from __future__ import annotations
@@ -22,13 +28,14 @@ from torch import Tensor
 from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError
 from metarl.learning import optim
-from metarl.learning.inner_loop import InnerLoop, InnerLoopConfig
-from metarl.learning.task_batch import Chunk, ratio
+from metarl.learning.adaptation import AdaptationConfig
+from metarl.learning.inner_loop import InnerLoop
+from metarl.learning.task_batch import Chunk, Experience, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
 from metarl.types import Rollout, TimeStep
 
 
-class ProMPConfig(InnerLoopConfig):
+class ProMPConfig(AdaptationConfig):
     """ProMP. Defaults are the paper's where not said otherwise."""
 
     kind: Literal["promp"] = "promp"
@@ -54,6 +61,36 @@ class ProMPConfig(InnerLoopConfig):
         return ProMP(self, observation_space, action_space, seed=seed, device=device)
 
 
+# -- losses ----------------------------------------------------------------------------------------
+
+
+def inner_loss(policy: ActionDistribution, experience: Experience) -> Float[Tensor, " G"]:
+    """The likelihood-ratio loss −π(a|s) / π_acted(a|s) · A of each task, a mean over the task's own
+    steps (eq. 11). Where the policy acted its gradient is that of −log π(a|s) · A; its Hessian has
+    less variance."""
+    return -(ratio(policy, experience) * experience.advantage).mean(1)
+
+
+def clipped_surrogate(
+    policy: ActionDistribution, query: Experience, *, clip: float
+) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
+    """PPO's clipped surrogate of each task after adaptation, a mean over its steps (Schulman et al.
+    2017, arXiv:1707.06347, eq. 7), and the share of steps whose ratio is clipped."""
+    gain = ratio(policy, query)
+    clipped = gain.clamp(1 - clip, 1 + clip)
+    surrogate = torch.minimum(gain * query.advantage, clipped * query.advantage).mean(1)
+    return surrogate, (gain != clipped).float().mean(1)
+
+
+def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, " G"]:
+    """KL(old ‖ new) of each task's policies before a gradient step, a mean over the states that
+    were seen (the penalty of eq. 14), in nats."""
+    return kl_divergence(old, new).mean(1)
+
+
+# -- the agent -------------------------------------------------------------------------------------
+
+
 class ProMP:
     """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
 
@@ -70,26 +107,44 @@ class ProMP:
         self.device = device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.inner_loop = InnerLoop(
-                config, observation_space, action_space, surrogate="ratio"
-            ).to(device)
-        self.optimizer = torch.optim.Adam(self.inner_loop.learned(), lr=config.learning_rate)
+            self.policies = config.build_policies(observation_space, action_space).to(device)
+        self.inner_loop = InnerLoop(
+            policies=self.policies, loss=inner_loss, first_order=config.first_order
+        )
+        self.optimizer = torch.optim.Adam(self.policies.learned(), lr=config.learning_rate)
 
-    # -- acting and adapting: the inner loop's -----------------------------------------------------
+    # -- acting and adapting -----------------------------------------------------------------------
 
     def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
         """The starting point, for each task."""
-        return self.inner_loop.begin_trial(num_slots)
+        return self.policies.start_of_each(num_slots // self.config.episodes_per_step)
 
     def act(
         self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
         """Actions by each task's own policy (the mode without a generator), log-probabilities."""
-        return self.inner_loop.act(state, step, generator=generator)
+        action, log_prob = self.policies.act(state, step.obs, generator=generator)
+        return action, log_prob, state
 
     def adapt(self, state: Float[Tensor, "G P"], rollout: Rollout) -> Float[Tensor, "G P"]:
-        """One gradient step on each task."""
-        return self.inner_loop.adapt(state, rollout)
+        """One gradient step on each task: φ − α ∘ ∇ inner_loss(φ).
+
+        Raises:
+            NotFiniteError: a task's step leads nowhere; names the task.
+        """
+        experience, _ = self.experience(rollout)
+        return self.inner_loop.step(state, experience)
+
+    def experience(self, rollout: Rollout) -> tuple[Experience, float]:
+        """The steps of each task with their advantages (GAE over a linear baseline of each task,
+        normalised within the task), and the share of returns that the baseline explains."""
+        return experience_of(
+            rollout,
+            obs=self.policies.scaled(rollout.seen.obs),
+            slots_per_task=self.config.episodes_per_step,
+            discount=self.config.discount,
+            gae_lambda=self.config.gae_lambda,
+        )
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -102,8 +157,8 @@ class ProMP:
             NotFiniteError: something is NaN or infinite.
         """
         del generator
-        inner_loop = self.inner_loop
-        chunks, explained_variance = inner_loop.chunks(trial)
+        experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
+        chunks = Chunk.of(experiences, self.inner_loop.chunk_size(experiences[0]))
         acted = [self._policies_before_steps(chunk) for chunk in chunks]
 
         passes: list[dict[str, float]] = []
@@ -111,9 +166,10 @@ class ProMP:
             gradient, metrics = self._gradient_and_metrics(chunks, acted)
             passes.append(metrics)
             if epoch < self.config.epochs:
-                inner_loop.set_gradient(-gradient)
+                self.policies.set_gradient(-gradient)
                 self.optimizer.step()
-        inner_loop.update_normalizer(trial)
+        for rollout in trial:
+            self.policies.update_normalizer(rollout.seen.obs)
         before, after = passes[0], passes[-1]
         return {
             "surrogate_before": before["surrogate"],
@@ -121,16 +177,16 @@ class ProMP:
             "inner_kl": after["inner_kl"],
             "clipped": after["clipped"],
             "gradient_norm": before["gradient_norm"],
-            "explained_variance": explained_variance,
-            **inner_loop.metrics(),
+            "explained_variance": sum(explained) / len(explained),
+            **self.policies.metrics(),
         }
 
     def _policies_before_steps(self, chunk: Chunk) -> list[ActionDistribution]:
-        """What acted before each gradient step."""
-        meta = self.inner_loop.meta_parameters()
-        unrolled = self.inner_loop.unroll_chunk(meta, chunk, differentiable=False)
+        """The policies that acted before each gradient step."""
+        meta = self.policies.meta_parameters()
+        unrolled = self.inner_loop.unroll(meta, chunk, differentiable=False)
         return [
-            self.inner_loop.distribution(start, experience.obs).detach()
+            self.policies.distribution(start, experience.obs).detach()
             for start, experience in zip(unrolled.starts, chunk.support, strict=True)
         ]
 
@@ -138,7 +194,7 @@ class ProMP:
         self, chunks: Sequence[Chunk], acted: Sequence[Sequence[ActionDistribution]]
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
         """Means over all tasks."""
-        meta = self.inner_loop.meta_parameters()
+        meta = self.policies.meta_parameters()
         num_tasks = sum(chunk.num_tasks for chunk in chunks)
         gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
         for chunk, policies in zip(chunks, acted, strict=True):
@@ -156,28 +212,26 @@ class ProMP:
         chunk: Chunk,
         acted: Sequence[ActionDistribution],
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
-        """Of the objective (eq. 14), summed over a chunk's tasks."""
-        config, inner_loop = self.config, self.inner_loop
-        unrolled = inner_loop.unroll_chunk(meta, chunk)
+        """The gradient of the objective (eq. 14), summed over a chunk's tasks, and metrics."""
+        config = self.config
+        unrolled = self.inner_loop.unroll(meta, chunk)
 
         adapted = unrolled.adapted.requires_grad_()
-        policy = inner_loop.distribution(adapted, chunk.query.obs)
-        gain = ratio(policy.log_prob(chunk.query.action), chunk.query)
-        clipped = gain.clamp(1 - config.clip, 1 + config.clip)
-        advantage = chunk.query.advantage
-        surrogate = torch.minimum(gain * advantage, clipped * advantage).mean(1).sum()
+        policy = self.policies.distribution(adapted, chunk.query.obs)
+        surrogates, clipped = clipped_surrogate(policy, chunk.query, clip=config.clip)
+        surrogate = surrogates.sum()
         (slopes,) = torch.autograd.grad(surrogate, adapted)
 
         kl, at_starts = 0.0, []
         for start, experience, old in zip(unrolled.starts, chunk.support, acted, strict=True):
-            moved = kl_divergence(old, inner_loop.distribution(start, experience.obs)).mean(1).sum()
+            moved = mean_kl(old, self.policies.distribution(start, experience.obs)).sum()
             (kl_slopes,) = torch.autograd.grad(moved, start)
             at_starts.append(-config.inner_kl_coef * kl_slopes)
             kl += float(moved.detach())
         metrics = {
             "surrogate": float(surrogate.detach()),
             "inner_kl": kl,
-            "clipped": float((gain != clipped).float().mean(1).sum()),
+            "clipped": float(clipped.sum()),
         }
         return unrolled.pull(slopes, at_starts), metrics
 
@@ -185,12 +239,12 @@ class ProMP:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Policy, step sizes and optimizer: all that a bit-exact resume needs."""
-        return {
-            **{f"inner_loop.{name}": t for name, t in self.inner_loop.state_dict().items()},
-            **optim.state_dict(self.optimizer, self.inner_loop),
+        return {  # the prefix is that of all stored checkpoints
+            **{f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()},
+            **optim.state_dict(self.optimizer, self.policies),
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Takes over what `state_dict` gave."""
-        self.inner_loop.load_state_dict(optim.section(tensors, "inner_loop."))
-        optim.load_state_dict(self.optimizer, self.inner_loop, tensors)
+        self.policies.load_state_dict(optim.section(tensors, "inner_loop."))
+        optim.load_state_dict(self.optimizer, self.policies, tensors)

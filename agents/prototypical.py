@@ -3,6 +3,10 @@
 Snell et al. 2017, "Prototypical Networks for Few-shot Learning", arXiv:1703.05175, algorithm 1.
 Nothing is adapted by gradient steps: the network learns across tasks to map examples so that a
 query is near the mean of its own class.
+
+    adapt        c ← `prototypes` of the embedded support
+    objective    cross-entropy of the softmax over −d(f(x), c) of the query, a mean over tasks
+    update       f by Adam
 """
 
 from __future__ import annotations
@@ -49,6 +53,35 @@ class PrototypicalConfig(OuterAdamConfig):
                 "or matching"
             )
         return Prototypical(self, shape, seed=seed, device=device)
+
+
+# -- classes and distances -------------------------------------------------------------------------
+
+
+def prototypes(
+    embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"]
+) -> Float[Tensor, "N W D"]:
+    """The mean of the embedded support examples of each class (eq. 1)."""
+    member = F.one_hot(label).to(embedded.dtype)
+    return member.transpose(1, 2) @ embedded / member.sum(1)[..., None]
+
+
+def squared_distance(
+    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
+) -> Float[Tensor, "N Q W"]:
+    """‖x − c‖², summed over features: a Bregman divergence, of which the mean is the centre (2.3).
+    Differences are taken before they are squared, so that large features cost no precision."""
+    return (query[:, :, None] - centres[:, None]).square().sum(-1)
+
+
+def cosine_distance(
+    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
+) -> Float[Tensor, "N Q W"]:
+    """1 − cos(x, c)."""
+    return 1 - F.normalize(query, dim=-1) @ F.normalize(centres, dim=-1).transpose(1, 2)
+
+
+# -- the learner -----------------------------------------------------------------------------------
 
 
 class Prototypical:
@@ -119,26 +152,3 @@ class Prototypical:
         """Takes over what `state_dict` gave."""
         self.encoder.load_state_dict(optim.section(tensors, "encoder."))
         optim.load_state_dict(self.optimizer, self.encoder, tensors)
-
-
-def prototypes(
-    embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"]
-) -> Float[Tensor, "N W D"]:
-    """The mean of the embedded support examples of each class (eq. 1)."""
-    member = F.one_hot(label).to(embedded.dtype)
-    return member.transpose(1, 2) @ embedded / member.sum(1)[..., None]
-
-
-def squared_distance(
-    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
-) -> Float[Tensor, "N Q W"]:
-    """‖x − c‖², summed over features: a Bregman divergence, of which the mean is the centre (2.3).
-    Differences are taken before they are squared, so that large features cost no precision."""
-    return (query[:, :, None] - centres[:, None]).square().sum(-1)
-
-
-def cosine_distance(
-    query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
-) -> Float[Tensor, "N Q W"]:
-    """1 − cos(x, c)."""
-    return 1 - F.normalize(query, dim=-1) @ F.normalize(centres, dim=-1).transpose(1, 2)

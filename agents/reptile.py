@@ -3,6 +3,11 @@
 Nichol et al. 2018, "On First-Order Meta-Learning Algorithms", arXiv:1803.02999, algorithms 1
 (serial) and 2 (batched). No derivative passes through the inner steps, and all labelled examples of
 a task are trained on: there is no query in training.
+
+    adapt        φ ← φ − α ∇ L(φ; a minibatch of the task), `steps` times, from the starting point θ
+    update       θ ← θ + ε · mean over tasks of φ − θ
+
+L is `task_losses`: cross-entropy or squared error, a mean over examples.
 """
 
 from __future__ import annotations
@@ -70,6 +75,48 @@ class ReptileConfig(Config):
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Reptile:
         """A new learner."""
         return Reptile(self, shape, seed=seed, device=device)
+
+
+# -- the pieces of the algorithm -------------------------------------------------------------------
+
+
+def draw_minibatches(
+    num_examples: int,
+    size: int,
+    *,
+    num_tasks: int,
+    steps: int,
+    generator: torch.Generator,
+) -> list[Shaped[Tensor, "N B"]]:
+    """For each step the rows of each task's minibatch: of a random order of its examples the next
+    ones, then of another order."""
+    size = min(size, num_examples)
+    orders_needed = -(-steps * size // num_examples)
+    chance = torch.rand(
+        num_tasks, orders_needed, num_examples, generator=generator, device=generator.device
+    )
+    rows = chance.argsort(-1).flatten(1)
+    return [rows[:, step * size : (step + 1) * size] for step in range(steps)]
+
+
+def moved_towards(start: Parameters, reached: Parameters, *, share: float) -> Parameters:
+    """θ + ε · mean (φ − θ) (algorithm 2; algorithm 1 with one task).
+
+    Args:
+        start: θ.
+        reached: φ of each of N tasks, with a leading axis N.
+        share: ε.
+    """
+    return {name: p + share * (reached[name].mean(0) - p) for name, p in start.items()}
+
+
+def falling(start: float, end: float, *, done: int, total: int) -> float:
+    """A number on its straight way from `start` to `end`, where it stays after `total` updates."""
+    left = 1 - min(done / total, 1)
+    return end + left * (start - end)
+
+
+# -- the learner -----------------------------------------------------------------------------------
 
 
 class Reptile:
@@ -158,15 +205,17 @@ class Reptile:
                 seen.support_x, seen.support_y, steps=config.steps, generator=generator
             )[-1]
             measured = scores(self.outputs(adapted, seen.query_x, seen.support_x), seen.query_y)
-        left = 1 - min(int(self.updates) / config.decay_updates, 1)
-        share = config.final_outer_step + left * (config.outer_step - config.final_outer_step)
+        share = falling(
+            config.outer_step,
+            config.final_outer_step,
+            done=int(self.updates),
+            total=config.decay_updates,
+        )
         for part in [batch] if config.batched else [batch[n : n + 1] for n in range(len(batch))]:
             x = torch.cat([part.support_x, part.query_x], 1)
             y = torch.cat([part.support_y, part.query_y], 1)
             reached = self.train_on(x, y, steps=config.steps, generator=generator)[-1]
-            self._move_to(
-                {name: p + share * (reached[name].mean(0) - p) for name, p in self.start().items()}
-            )
+            self._move_to(moved_towards(self.start(), reached, share=share))
         after = self.start()
         moved = torch.stack([(after[name] - p).norm() for name, p in before.items()]).norm()
         if not moved.isfinite():
@@ -190,22 +239,3 @@ class Reptile:
         """Takes over what `state_dict` gave."""
         self.network.load_state_dict(optim.section(tensors, "network."))
         self.updates = tensors["updates"].cpu().clone()
-
-
-def draw_minibatches(
-    num_examples: int,
-    size: int,
-    *,
-    num_tasks: int,
-    steps: int,
-    generator: torch.Generator,
-) -> list[Shaped[Tensor, "N B"]]:
-    """For each step the rows of each task's minibatch: of a random order of its examples the next
-    ones, then of another order."""
-    size = min(size, num_examples)
-    orders_needed = -(-steps * size // num_examples)
-    chance = torch.rand(
-        num_tasks, orders_needed, num_examples, generator=generator, device=generator.device
-    )
-    rows = chance.argsort(-1).flatten(1)
-    return [rows[:, step * size : (step + 1) * size] for step in range(steps)]

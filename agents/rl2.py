@@ -6,6 +6,11 @@ task. The memory is carried from episode to episode of a trial and nowhere else,
 maximised is the return of the trial, so exploring early in order to earn later pays. The outer
 algorithm is PPO (Schulman et al. 2017, arXiv:1707.06347) with truncated back-propagation: a trial
 is cut into chunks, and each chunk starts from the memory that the policy had there.
+
+    act          by a memory that takes in observation, last action, last reward and episode start
+    adapt        nothing: the memory did, while it acted
+    objective    `clipped_surrogate` of advantages over the whole trial, entropy, less `value_error`
+    update       `epochs` passes over all chunks, by Adam
 """
 
 from __future__ import annotations
@@ -127,6 +132,87 @@ class RL2Config(Config):
             )
 
 
+# -- pieces of trials ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """M pieces of trials, L steps each, that gradients flow through one by one."""
+
+    seen: TimeStep
+    memory: Float[Tensor, "M S"]
+    """The memory before the first step, as the policy had it when the update began."""
+    action: Shaped[Tensor, "M L *A"]
+    log_prob: Float[Tensor, "M L"]
+    advantage: Float[Tensor, "M L"]
+    returns: Float[Tensor, "M L"]
+
+    def __len__(self) -> int:
+        return len(self.memory)
+
+    def take(self, chosen: Int[Tensor, " m"]) -> Chunks:
+        """The chunks with these numbers."""
+        return Chunks(
+            seen=self.seen.map(lambda x: x[chosen]),
+            memory=self.memory[chosen],
+            action=self.action[chosen],
+            log_prob=self.log_prob[chosen],
+            advantage=self.advantage[chosen],
+            returns=self.returns[chosen],
+        )
+
+
+def cut(values: Shaped[Tensor, "N T *F"], length: int) -> Shaped[Tensor, "M L *F"]:
+    """Trials cut into chunks: those of the first slot in order, then those of the second, …"""
+    return values.unflatten(1, (-1, length)).flatten(0, 1)
+
+
+# -- losses ----------------------------------------------------------------------------------------
+
+
+def clipped_surrogate(
+    ratio: Float[Tensor, "M L"], advantage: Float[Tensor, "M L"], *, clip: float
+) -> Float[Tensor, ""]:
+    """PPO's clipped surrogate, a mean over steps (Schulman et al. 2017, eq. 7).
+
+    Args:
+        ratio: π(a|s) / π_acted(a|s).
+    """
+    clipped = ratio.clamp(1 - clip, 1 + clip)
+    return torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+
+def value_error(value: Float[Tensor, "M L"], target: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
+    """Half the squared error of the value head, a mean over steps (L^VF in eq. 9)."""
+    return 0.5 * (value - target).square().mean()
+
+
+def kl_from_acting(log_ratio: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
+    """Estimate of KL(π_acted ‖ π) in nats: the mean of r − 1 − log r, with r = π / π_acted, over
+    actions that π_acted drew. Unbiased, and never negative, as −log r alone may be."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def normalized(advantage: Float[Tensor, "N T"], *, each_trial: bool) -> Float[Tensor, "N T"]:
+    """Advantages of zero mean and unit deviation: all together, or those of each trial."""
+    over = 1 if each_trial else (0, 1)
+    mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
+    return (advantage - mean) / (std + 1e-8)
+
+
+def signed_root(returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """sign(x) (√(|x| + 1) − 1) (Pohlen et al. 2018, section 3.2, without the linear term)."""
+    return returns.sign() * ((returns.abs() + 1).sqrt() - 1)
+
+
+def signed_square(root: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The inverse of `signed_root`."""
+    return root.sign() * ((root.abs() + 1).square() - 1)
+
+
+# -- the agent -------------------------------------------------------------------------------------
+
+
 class RL2:
     """The agent. Its adaptation state is the hidden state of the memory, `N S`."""
 
@@ -201,7 +287,10 @@ class RL2:
             memory=memory.flatten(0, 1),
             action=cut(rollout.action, chunk_length),
             log_prob=cut(rollout.log_prob, chunk_length),
-            advantage=cut(self._normalized(advantage), chunk_length),
+            advantage=cut(
+                normalized(advantage, each_trial=config.normalize_advantages == "trial"),
+                chunk_length,
+            ),
             returns=cut(returns, chunk_length),
         )
 
@@ -279,12 +368,6 @@ class RL2:
         )
         return advantage, advantage + value
 
-    def _normalized(self, advantage: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
-        """Advantages of zero mean and unit deviation."""
-        over = (0, 1) if self.config.normalize_advantages == "batch" else 1
-        mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
-        return (advantage - mean) / (std + 1e-8)
-
     def _values_of(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """What the value head should say where these returns follow."""
         value = self._rooted(returns)
@@ -297,31 +380,28 @@ class RL2:
         if self.config.normalize_values:
             value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
         if self.config.root_values:
-            value = value.sign() * ((value.abs() + 1).square() - 1)
+            value = signed_square(value)
         return value
 
     def _rooted(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Signed square roots, if the value head is to predict those."""
-        if not self.config.root_values:
-            return returns
-        return returns.sign() * ((returns.abs() + 1).sqrt() - 1)
+        return signed_root(returns) if self.config.root_values else returns
 
     def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
-        """PPO's clipped surrogate (eq. 7), with entropy bonus and value error (eq. 9)."""
+        """PPO's loss (eq. 9): clipped surrogate, entropy bonus, value error."""
         config = self.config
         policy, value, _ = self.network(chunks.seen, chunks.memory)
         log_ratio = policy.log_prob(chunks.action) - chunks.log_prob
         ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        policy_loss = -torch.minimum(ratio * chunks.advantage, clipped * chunks.advantage).mean()
+        policy_loss = -clipped_surrogate(ratio, chunks.advantage, clip=config.clip)
         entropy = policy.entropy().mean()
         loss = policy_loss - config.entropy_coef * entropy
         metrics = {"policy_loss": policy_loss, "entropy": entropy}
         if config.baseline == "value":
-            value_loss = 0.5 * (value - self._values_of(chunks.returns)).square().mean()
+            value_loss = value_error(value, self._values_of(chunks.returns))
             loss = loss + config.value_coef * value_loss
             metrics["value_loss"] = value_loss
-        metrics["kl"] = (ratio - 1 - log_ratio).mean()
+        metrics["kl"] = kl_from_acting(log_ratio.detach())
         metrics["clipped"] = ((ratio - 1).abs() > config.clip).float().mean()
         return loss, {name: metric.detach() for name, metric in metrics.items()}
 
@@ -340,35 +420,3 @@ class RL2:
         self.network.load_state_dict(optim.section(tensors, "network."))
         self.return_normalizer.load_state_dict(optim.section(tensors, "returns."))
         optim.load_state_dict(self.optimizer, self.network, tensors)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunks:
-    """M pieces of trials, L steps each, that gradients flow through one by one."""
-
-    seen: TimeStep
-    memory: Float[Tensor, "M S"]
-    """The memory before the first step, as the policy had it when the update began."""
-    action: Shaped[Tensor, "M L *A"]
-    log_prob: Float[Tensor, "M L"]
-    advantage: Float[Tensor, "M L"]
-    returns: Float[Tensor, "M L"]
-
-    def __len__(self) -> int:
-        return len(self.memory)
-
-    def take(self, chosen: Int[Tensor, " m"]) -> Chunks:
-        """The chunks with these numbers."""
-        return Chunks(
-            seen=self.seen.map(lambda x: x[chosen]),
-            memory=self.memory[chosen],
-            action=self.action[chosen],
-            log_prob=self.log_prob[chosen],
-            advantage=self.advantage[chosen],
-            returns=self.returns[chosen],
-        )
-
-
-def cut(values: Shaped[Tensor, "N T *F"], length: int) -> Shaped[Tensor, "M L *F"]:
-    """Trials cut into chunks: those of the first slot in order, then those of the second, …"""
-    return values.unflatten(1, (-1, length)).flatten(0, 1)

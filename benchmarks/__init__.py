@@ -1,1 +1,1 @@
-"""Programs that measure and attack; those in files of this folder are run as scripts."""
+"""Programs that measure, compare and attack: `python -m benchmarks.NAME` each."""

@@ -1,7 +1,7 @@
 """Plays RL² and classical learners on the same held-out bandits and MDPs; trains RL² where needed.
 
-python benchmarks/classical.py                                            every setting
-python benchmarks/classical.py --settings bandit_5x10 bandit_5x100        two of them
+python -m benchmarks.classical                                            every setting
+python -m benchmarks.classical --settings bandit_5x10 bandit_5x100        two of them
 
 A setting is a distribution and a number of episodes: `bandit_5x100` is 5 arms and 100 pulls,
 `tabular_25` random MDPs for 25 episodes. RL² is trained for it in runs/classical/<setting>/seed1,
@@ -24,16 +24,17 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
 import numpy as np
-from training import train_to_the_end, training_seconds
 
+from benchmarks import command_line
+from benchmarks.bandit_learners import classical_learners
+from benchmarks.training import train_to_the_end, training_seconds
 from envs.bandit import BanditConfig
-from envs.bandit_learners import classical_learners
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
-from evaluate import EvaluationConfig, find_checkpoint, find_shape
+from evaluate import EvaluationConfig
 from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, bootstrap_interval, estimate, mean
+from metarl.evaluation.trials import find_checkpoint, find_shape
 from metarl.report.terminal import with_interval
 from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
@@ -172,7 +173,7 @@ def rl2_returns(
     agent = build_agent(experiment, env)
     checkpoint = find_checkpoint(folder, config)
     load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=find_shape(experiment, config), seed=config.seed)
+    curve = play(agent, env, tasks, shape=find_shape(experiment, None, config), seed=config.seed)
     return checkpoint, curve.scores["return"].numpy()
 
 
@@ -287,5 +288,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("classical.py"):
+    with one_line_errors("benchmarks.classical"):
         main(sys.argv[1:])

@@ -1,8 +1,10 @@
-"""How benchmarks are called: a mistake is one line, as everywhere."""
+"""Command lines of benchmarks: a mistake is one line, as everywhere."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 from metarl.errors import UserError
@@ -18,7 +20,10 @@ def fail(message: str) -> NoReturn:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Of a script with this docstring, whose first line says what it is; it fails in one line."""
-    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    """Parser of the benchmark that was called, which has this docstring; it fails in one line."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
+        description=(doc or "").partition("\n")[0],
+    )
     made.error = fail
     return made

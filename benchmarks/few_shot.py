@@ -1,8 +1,8 @@
 """Measures a MAML outer step beside the same through `higher` in a loop over tasks, and TorchOpt.
 
-python benchmarks/few_shot.py                     32 tasks: sinusoids, and 5-way 1-shot with Conv-4
-python benchmarks/few_shot.py --queries 15        15 query images of each class in place of 1
-python benchmarks/few_shot.py --steps 5 --rounds 3
+python -m benchmarks.few_shot                     32 tasks: sinusoids, and 5-way 1-shot with Conv-4
+python -m benchmarks.few_shot --queries 15        15 query images of each class in place of 1
+python -m benchmarks.few_shot --steps 5 --rounds 3
 
 All contenders live in one process and are measured in turn, round after round, on the same tasks;
 ratios are medians of ratios within a round. Each computes the gradient of the mean query loss after
@@ -20,7 +20,6 @@ import importlib.util
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,6 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
 import higher
 import numpy as np
 import torch
@@ -36,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agents.maml import MAML, MAMLConfig
+from benchmarks import command_line
 from envs.few_shot import GlyphsConfig, SinusoidConfig
 from metarl.nn.encoders import Conv4Config, MLPConfig
 from metarl.protocols import FewShotDistribution
@@ -215,5 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.few_shot"):
         main()

@@ -1,7 +1,7 @@
 """Accuracy of four few-shot learners on glyphs and digits that were held out, in one table.
 
-python benchmarks/few_shot_accuracy.py                     all of it: about an hour on 2 cores
-python benchmarks/few_shot_accuracy.py --only maml_glyphs  one experiment; the others stay in it
+python -m benchmarks.few_shot_accuracy                     all of it: about an hour on 2 cores
+python -m benchmarks.few_shot_accuracy --only maml_glyphs  one experiment; the others stay in it
 
 Each learner is trained once as its file in configs/ says, and judged on the same 600 5-way episodes
 of held-out classes as all others, with 1 and with 5 shots. So is the nearest neighbour in pixel
@@ -12,16 +12,15 @@ Runs are kept in runs/few_shot_accuracy and go on where they stopped; remove the
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import command_line
 import numpy as np
 import torch
 
 import train
+from benchmarks import command_line
 from metarl.evaluation.few_shot import few_shot_curve, nearest_neighbour_curve, summarize_few_shot
 from metarl.evaluation.statistics import Estimate, said_of_intervals
 from metarl.protocols import FewShotDistribution, FewShotLearner
@@ -104,7 +103,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"5-way, {EPISODES} episodes, the same for all; {said_of_stored(results)}. "
         "Chance is 20 %. Each learner was trained once, on the episodes that its row names, and "
-        "judged with 1 and with 5 shots. Made by `python benchmarks/few_shot_accuracy.py`.",
+        "judged with 1 and with 5 shots. Made by `python -m benchmarks.few_shot_accuracy`.",
     ]
     for data in DATA:
         rows = {k: v for k, v in results.items() if k.endswith(f"_{data}")}
@@ -166,5 +165,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.few_shot_accuracy"):
         main()

@@ -1,6 +1,6 @@
 """Squared error of MAML and Reptile on held-out sinusoids, beside a network without meta-learning.
 
-python benchmarks/few_shot_sinusoids.py          about five minutes on 2 cores
+python -m benchmarks.few_shot_sinusoids          about five minutes on 2 cores
 
 Each is trained once as its file in configs/ says; the network without meta-learning is trained on
 the points of all sinusoids, with MAML's network. Then all take gradient steps on the same 10 points
@@ -11,15 +11,13 @@ runs/few_shot_sinusoids and go on where they stopped; remove them to train anew.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import command_line
 import torch
-from few_shot_accuracy import EPISODES, RESULTS, ROOT, said_of_stored, trained
 
+from benchmarks import command_line
+from benchmarks.few_shot_accuracy import EPISODES, RESULTS, ROOT, said_of_stored, trained
 from metarl.evaluation.few_shot import few_shot_curve, summarize_few_shot
 from metarl.evaluation.statistics import Estimate, said_of_intervals
 from metarl.report.terminal import with_interval
@@ -73,7 +71,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"{SHOTS} points, {EPISODES} sinusoids, the same for all; mean, with "
         f"{said_of_stored(results)}. {PUBLISHED} "
-        "Made by `python benchmarks/few_shot_sinusoids.py`.",
+        "Made by `python -m benchmarks.few_shot_sinusoids`.",
         "",
         f"| | {' | '.join(heads)} | training, s |",
         "|---" * (len(heads) + 2) + "|",
@@ -97,5 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.few_shot_sinusoids"):
         main()

@@ -1,6 +1,6 @@
 """How often our intervals hold the truth, beside others': `metarl.evaluation.statistics.estimate`.
 
-python benchmarks/interval_coverage.py          three minutes on a core; a table in results/coverage
+python -m benchmarks.interval_coverage          three minutes on a core; a table in results/coverage
 
 Scores are drawn many times over from a distribution whose mean is known. Coverage is the share of
 draws whose 95 % interval holds it: averaged over the settings of a line (of success, p = 0, 0.02,
@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import command_line
 import numpy as np
 from scipy import special, stats
 
+from benchmarks import command_line
 from metarl.evaluation.paired import mean_over_runs
 from metarl.evaluation.record import count
 from metarl.evaluation.statistics import (
@@ -326,5 +326,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.interval_coverage"):
         main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """Trains agents on HalfCheetah's task distributions and shows what adapting is worth to them.
 
-python benchmarks/locomotion.py                                    all experiments
-python benchmarks/locomotion.py --experiments rl2_cheetah_vel      one of them
+python -m benchmarks.locomotion                                    all experiments
+python -m benchmarks.locomotion --experiments rl2_cheetah_vel      one of them
 
 An experiment is a file in configs/. It is trained in runs/<experiment>/seed1, unless it was; a run
 that was stopped goes on. Then it plays the held-out tasks: untrained, adapting, and kept from it.
@@ -19,16 +19,17 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from training import train_to_the_end, training_seconds
 
 from agents.rl2 import RL2Config
-from evaluate import EvaluationConfig, find_shape
+from benchmarks import command_line
+from benchmarks.training import train_to_the_end, training_seconds
+from evaluate import EvaluationConfig
 from metarl.evaluation.statistics import REAL, estimate
+from metarl.evaluation.trials import find_shape
 from metarl.protocols import Agent
 from metarl.report.terminal import with_interval
 from metarl.rollout.task_set import play
@@ -80,7 +81,7 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
     if len(tasks) == 2:
         tasks = TaskSet(task for task in tasks for _ in range(NUM_TRIALS))
     config = EvaluationConfig(tasks_at_once=min(100, len(tasks)))
-    shape = find_shape(experiment, config)
+    shape = find_shape(experiment, None, config)
     env = distribution.make_env(config.tasks_at_once * shape.slots_per_task)
     agent = build_agent(experiment, env)
 
@@ -200,5 +201,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("locomotion.py"):
+    with one_line_errors("benchmarks.locomotion"):
         main(sys.argv[1:])

@@ -1,6 +1,6 @@
 """Judges trained agents by the evaluation of the official Meta-World package.
 
-python benchmarks/official_evaluation.py results/rl2_ml10/seed1 …        10 minutes each
+python -m benchmarks.official_evaluation results/rl2_ml10/seed1 …        10 minutes each
 
 Calls `metaworld.evaluation.metalearning_evaluation` of the installed package on the official
 environments of the held-out classes: 10 episodes of adaptation with each of 40 goals a class, four
@@ -19,19 +19,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-import command_line
 import numpy as np
 import torch
 from gymnasium.vector import SyncVectorEnv, VectorWrapper
 from metaworld import make_ml_envs_test
 from metaworld.evaluation import Timestep, metalearning_evaluation
-from published_tables import OFFICIAL
 
+from benchmarks import command_line
+from benchmarks.published_tables import OFFICIAL
 from envs.metaworld import MetaWorldConfig
 from envs.metaworld.official import ACTION_SPACE, HORIZON
-from evaluate import METAWORLD_GOALS, EvaluationConfig, find_trials
+from evaluate import EvaluationConfig
 from metarl.errors import UserError
-from metarl.evaluation.record import METAWORLD_ADAPTATION_EPISODES
+from metarl.evaluation.record import METAWORLD
+from metarl.evaluation.trials import find_trials
 from metarl.nn.distributions import execute
 from metarl.protocols import Agent
 from metarl.rollout.trial import first_step
@@ -154,15 +155,15 @@ def judge(folder: Path) -> dict[str, Any]:
     config = load_experiment(folder / CONFIG).env
     if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
         raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")
-    if config.horizon < HORIZON or config.num_goals < METAWORLD_GOALS:
+    if config.horizon < HORIZON or config.num_goals < METAWORLD.goals:
         raise UserError(
             f"{folder} was trained with shorter episodes or fewer goals than officially"
         )
     trials = find_trials(folder, EvaluationConfig())
-    if trials.shape.slots_per_task not in (1, METAWORLD_ADAPTATION_EPISODES):
+    if trials.shape.slots_per_task not in (1, METAWORLD.adaptation_episodes):
         raise UserError(
             f"{folder} adapts after {trials.shape.slots_per_task} episodes, the official "
-            f"evaluation after {METAWORLD_ADAPTATION_EPISODES}"
+            f"evaluation after {METAWORLD.adaptation_episodes}"
         )
     with closing(trials.distribution.make_env(trials.shape.slots_per_task)) as env:
         agent = trials.trained_agent(env)
@@ -170,15 +171,15 @@ def judge(folder: Path) -> dict[str, Any]:
         config.benchmark,
         seed=config.seed,
         meta_batch_size=SLOTS_PER_CLASS * len(trials.distribution.test.classes),
-        total_tasks_per_cls=METAWORLD_GOALS,
+        total_tasks_per_cls=METAWORLD.goals,
         reward_function_version=config.reward_version,
     )
     with closing(Watched(official)) as watched:
         success, _, by_class = metalearning_evaluation(
             OfficialAgent(agent, watched, trials.shape),
             cast(SyncVectorEnv, watched),
-            num_evals=METAWORLD_GOALS // SLOTS_PER_CLASS,
-            adaptation_episodes=METAWORLD_ADAPTATION_EPISODES,
+            num_evals=METAWORLD.goals // SLOTS_PER_CLASS,
+            adaptation_episodes=METAWORLD.adaptation_episodes,
         )
     return {"success": success, "by_class": {name: float(s) for name, s in by_class.items()}}
 
@@ -200,5 +201,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.official_evaluation"):
         main(sys.argv[1:])

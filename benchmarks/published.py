@@ -1,8 +1,8 @@
 """Publishes runs under results/, and makes results/README.md of all that lies there.
 
-python benchmarks/published.py                                  the tables and the picture alone
-python benchmarks/published.py runs/rl2_ml1_reach/seed1 …       these finished runs first
-python benchmarks/published.py --unfinished runs/…              runs that were stopped, as they are
+python -m benchmarks.published                                  the tables and the picture alone
+python -m benchmarks.published runs/rl2_ml1_reach/seed1 …       these finished runs first
+python -m benchmarks.published --unfinished runs/…              runs that were stopped, as they are
 
 The table that opens README.md is made here too. What is published of a run is a run folder again:
 config, environment, metrics (thinned), the final checkpoint without its optimizer, and its
@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import command_line
-from published_tables import (
+from benchmarks import command_line
+from benchmarks.published_tables import (
     EXPERIENCE,
     OFFICIAL,
     README,
@@ -33,12 +33,12 @@ from published_tables import (
     results_page,
     with_opening_table,
 )
-from training import training_seconds
-
-from evaluate import EvaluationConfig, evaluate, evaluation_file, find_trials
+from benchmarks.training import training_seconds
+from evaluate import EvaluationConfig
 from metarl.errors import UserError
 from metarl.evaluation.record import CHECKSUM, write_stored
-from metarl.evaluation.trials import Trials
+from metarl.evaluation.trials import Trials, evaluation_file, find_trials
+from metarl.report.evaluating import evaluate
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.training.checkpoint import checkpoints
@@ -152,5 +152,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.published"):
         main(sys.argv[1:])

@@ -291,7 +291,7 @@ def results_page(experiments: Sequence[Published]) -> str:
     table = partial(success_table, experiments)
     sections = [
         "# Results",
-        "Made by `python benchmarks/published.py` of the raw files beside it; the last checkpoint "
+        "Made by `python -m benchmarks.published` of the raw files beside it; the last checkpoint "
         "of every seed, whichever was best. `python evaluate.py results/EXPERIMENT/SEED` plays "
         "the held-out tasks again; `--split train` and `--protocol metaworld` the rest. It says "
         "whether every score is the same. Where processor or number of threads is another, sums "

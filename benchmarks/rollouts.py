@@ -1,9 +1,9 @@
 """Measures the env steps a second that MuJoCo tasks give: officially, in EnvPool, in MuJoCo, here.
 
-python benchmarks/rollouts.py                                         every setting; half an hour
-python benchmarks/rollouts.py --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
-python benchmarks/rollouts.py --settings HalfCheetah-64 Ant-64        Gymnasium's robots
-python benchmarks/rollouts.py --engine warp                           on a GPU: warp_rollouts.py
+python -m benchmarks.rollouts                                         every setting; half an hour
+python -m benchmarks.rollouts --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
+python -m benchmarks.rollouts --settings HalfCheetah-64 Ant-64        Gymnasium's robots
+python -m benchmarks.rollouts --engine warp                           on a GPU: warp_rollouts.py
 
 All contenders of a setting live in one process and are measured in turn, round after round, with
 a thread for each processor. Ratios are medians of ratios within a round, so that what else the
@@ -28,14 +28,13 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import command_line
 import gymnasium
 import mujoco
 import numpy as np
-import warp_rollouts
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 
+from benchmarks import command_line, warp_rollouts
 from envs.engine.batch import STATE
 from envs.locomotion import LocomotionConfig
 from envs.locomotion.robots import ROBOTS
@@ -389,7 +388,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("rollouts.py"):
+    with one_line_errors("benchmarks.rollouts"):
         if sys.argv[1:3] == ["--engine", "warp"]:
             warp_rollouts.main(sys.argv[3:])
         else:

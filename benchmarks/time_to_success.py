@@ -1,8 +1,8 @@
 """Measures how long training takes until held-out tasks succeed: time, env steps, success.
 
-python benchmarks/time_to_success.py rl2_ml1_reach
-python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1
-python benchmarks/time_to_success.py maml_trpo_ml1_reach --every 1 --engine reference
+python -m benchmarks.time_to_success rl2_ml1_reach
+python -m benchmarks.time_to_success maml_trpo_ml1_reach --every 1
+python -m benchmarks.time_to_success maml_trpo_ml1_reach --every 1 --engine reference
 
 Trains an experiment of configs/ with checkpoints close together, and then plays each of them on all
 held-out tasks as in training. Success is that of the last episodes of a trial, at any step. Time is
@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import command_line
-from training import train_to_the_end
-
-from evaluate import EvaluationConfig, find_trials, measure
+from benchmarks import command_line
+from benchmarks.training import train_to_the_end
+from evaluate import EvaluationConfig
+from metarl.evaluation.trials import find_trials, measure
 from metarl.system.command_line import one_line_errors
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import load_experiment
@@ -80,5 +80,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.time_to_success"):
         main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """Measures what training takes end to end: env steps a second, split into physics, policy, update.
 
-python benchmarks/training_speed.py                                   both ML10 experiments, twice
-python benchmarks/training_speed.py maml_trpo_ml10 --rounds 3         one of configs/
+python -m benchmarks.training_speed                                   both ML10 experiments, twice
+python -m benchmarks.training_speed maml_trpo_ml10 --rounds 3         one of configs/
 
 Whole iterations as `train.py` plays them, on the native engine and on the official environment
 objects in turn, from the same seeds. Physics is all that the environment does between getting
@@ -22,14 +22,14 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
-
+from benchmarks import command_line
 from envs.metaworld import MetaWorldConfig
 from metarl.errors import UserError
 from metarl.protocols import TaskVectorEnv
+from metarl.rollout.trial import run_trial
 from metarl.system.command_line import one_line_errors
 from metarl.training.experiment import Experiment, build_agent, load_experiment
-from metarl.training.iteration import play_and_learn
+from metarl.training.iteration import Iteration
 from metarl.training.provenance import environment
 from train import DEFAULT_CONFIG, training_shape
 
@@ -82,15 +82,19 @@ class Contender:
     def iterate(self) -> dict[str, float]:
         """Seconds of one iteration, by what they were spent on, and its env steps."""
         self.env.seconds = 0.0
-        metrics = play_and_learn(
-            self.agent, self.env, self.distribution, self.shape,
-            num_tasks=self.experiment.train.tasks_per_trial,
-            seed=self.experiment.seed, iteration=self.iteration,
-        )  # fmt: skip
+        step = Iteration(self.experiment.seed, self.iteration, self.agent.device)
+        tasks = self.distribution.train.sample(self.experiment.train.tasks_per_trial, step.task_rng)
+        with step.timed("rollout"):
+            trial = run_trial(
+                self.agent, self.env, tasks,
+                shape=self.shape, seed=step.env_seed, generator=step.generator,
+            )  # fmt: skip
+        with step.timed("update"):
+            self.agent.meta_update(trial, generator=step.generator)
         self.iteration += 1
-        rollout, update = metrics["timing/rollout_s"], metrics["timing/update_s"]
+        rollout, update = step.metrics["timing/rollout_s"], step.metrics["timing/update_s"]
         return {
-            "env_steps": metrics["timing/env_steps_per_s"] * (rollout + update),
+            "env_steps": sum(rollout.reward.numel() for rollout in trial),
             "physics_s": self.env.seconds,
             "policy_s": rollout - self.env.seconds,
             "update_s": update,
@@ -165,5 +169,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors(Path(sys.argv[0]).name):
+    with one_line_errors("benchmarks.training_speed"):
         main(sys.argv[1:])

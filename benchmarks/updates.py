@@ -1,7 +1,7 @@
 """Measures MAML-TRPO's meta-update beside loops over tasks that compute the same.
 
-python benchmarks/updates.py                        at the sizes of ML1: 20 tasks x 10 x 500 steps
-python benchmarks/updates.py --tasks 10 --rounds 3
+python -m benchmarks.updates                        at the sizes of ML1: 20 tasks x 10 x 500 steps
+python -m benchmarks.updates --tasks 10 --rounds 3
 
 All contenders live in one process and are measured in turn, round after round, on the same
 experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
@@ -23,17 +23,22 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 
-import command_line
 import higher
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig, gained
+from agents.maml_trpo import (
+    MAMLTRPO,
+    KLCurvature,
+    MAMLTRPOConfig,
+    conjugate_gradient,
+    surrogate,
+)
+from benchmarks import command_line
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import ACTION_SPACE, HORIZON, observation_space
-from metarl.learning.optim import conjugate_gradient
 from metarl.learning.task_batch import Chunk, Experience
 from metarl.nn.distributions import kl_divergence
 from metarl.rollout.trial import run_trial
@@ -74,7 +79,7 @@ def random_experience(tasks: int, seed: int) -> Experience:
 def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int = 1) -> Tensor:
     """What `meta_update` does."""
     loop = agent.inner_loop
-    meta = loop.meta_parameters()
+    meta = loop.policies.meta_parameters()
     chunks = Chunk.of([support, query], loop.chunk_size(support))
     _, gradient, acted = agent._surrogate_and_gradient(meta, chunks)
     strided = [chunk.every(stride) for chunk in chunks]
@@ -91,7 +96,7 @@ def flat(tensors: Sequence[Tensor]) -> Tensor:
 
 def inner_loss(agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience) -> Tensor:
     """REINFORCE on one task."""
-    policy = agent.inner_loop.policy.distribution(*outputs)
+    policy = agent.policies.policy.distribution(*outputs)
     return -(policy.log_prob(one.action) * one.advantage).mean()
 
 
@@ -99,10 +104,10 @@ def objectives(
     agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience
 ) -> tuple[Tensor, Tensor]:
     """Surrogate, and KL to the policy as it is, of one task after adaptation."""
-    policy = agent.inner_loop.policy.distribution(*outputs)
+    policy = agent.policies.policy.distribution(*outputs)
     batch = Experience(*(x[None] for x in one))
     batched = type(policy)(*(x[None] for x in vars(policy).values()))
-    return gained(batched, batch), kl_divergence(policy.detach(), policy).mean()
+    return surrogate(batched, batch).sum(), kl_divergence(policy.detach(), policy).mean()
 
 
 def each_task(support: Experience, query: Experience) -> list[tuple[Experience, Experience]]:
@@ -117,7 +122,7 @@ def adapted_outputs(
     agent: MAMLTRPO, parameters: dict[str, Tensor], one: Experience, query: Experience
 ) -> tuple[Tensor, ...]:
     """The policy at the query's observations, after a step of plain autograd."""
-    policy = agent.inner_loop.policy
+    policy = agent.policies.policy
     loss = inner_loss(agent, functional_call(policy, parameters, (one.obs,)), one)
     gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
     rate = CONFIG.inner_learning_rate
@@ -127,14 +132,14 @@ def adapted_outputs(
 
 def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
     """Plain autograd, task after task; the graph of the KL's gradient is kept for all products."""
-    parameters = dict(agent.inner_loop.policy.named_parameters())
+    parameters = dict(agent.policies.policy.named_parameters())
     leaves = list(parameters.values())
     tasks = each_task(support, query)
     gradient, slopes = torch.zeros(()), []
     for one, judged in tasks:
         outputs = adapted_outputs(agent, parameters, one, judged)
-        surrogate, kl = objectives(agent, outputs, judged)
-        gradient = gradient + flat(torch.autograd.grad(surrogate, leaves, retain_graph=True))
+        gained, kl = objectives(agent, outputs, judged)
+        gradient = gradient + flat(torch.autograd.grad(gained, leaves, retain_graph=True))
         slopes.append(flat(torch.autograd.grad(kl, leaves, create_graph=True)))
 
     def product(vector: Tensor) -> Tensor:
@@ -152,7 +157,7 @@ def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experienc
 
 def loop_with_higher(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
     """`higher`, task after task; no graph outlives its task, so memory stays small."""
-    policy = agent.inner_loop.policy
+    policy = agent.policies.policy
     leaves = list(policy.parameters())
     tasks = each_task(support, query)
     optimizer = torch.optim.SGD(leaves, lr=CONFIG.inner_learning_rate)
@@ -172,8 +177,8 @@ def loop_with_higher(agent: MAMLTRPO, support: Experience, query: Experience) ->
 
     gradient = torch.zeros(())
     for one, judged in tasks:
-        surrogate, _ = after_adaptation(one, judged)
-        gradient = gradient + flat(torch.autograd.grad(surrogate, leaves)) / len(tasks)
+        gained, _ = after_adaptation(one, judged)
+        gradient = gradient + flat(torch.autograd.grad(gained, leaves)) / len(tasks)
     step = conjugate_gradient(product, gradient, iterations=CONFIG.cg_iterations)
     for one, judged in tasks:
         after_adaptation(one, judged)
@@ -295,5 +300,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("updates.py"):
+    with one_line_errors("benchmarks.updates"):
         main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """Measures how fast videos are made beside what MuJoCo's own renderer needs for the pictures.
 
-python benchmarks/video.py                        480x360, on all processors, with what draws here
-MUJOCO_GL=osmesa python benchmarks/video.py --frames 200 --rounds 5
+python -m benchmarks.video                        480x360, on all processors, with what draws here
+MUJOCO_GL=osmesa python -m benchmarks.video --frames 200 --rounds 5
 
 The bare loop is `mujoco.Renderer` in as many processes, each of which draws its share of the same
 states and gives no picture away. Everybody has drawn before the clock starts, so models are loaded
@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import command_line
 import gymnasium
 import numpy as np
 
+from benchmarks import command_line
 from envs.metaworld import MetaWorld
 from envs.metaworld.official import make_official_env, set_official_task
 from metarl.rollout.recording import Episode, Recording
@@ -219,5 +219,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("video.py"):
+    with one_line_errors("benchmarks.video"):
         main(sys.argv[1:])

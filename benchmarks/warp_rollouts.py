@@ -1,7 +1,7 @@
 """Measures the env steps a second of the Warp engine, with and without a policy.
 
-python benchmarks/rollouts.py --engine warp                                  every setting, on a GPU
-python benchmarks/rollouts.py --engine warp --settings Ant-4096 --slots 16   with fewer slots
+python -m benchmarks.rollouts --engine warp                                  every setting, on a GPU
+python -m benchmarks.rollouts --engine warp --settings Ant-4096 --slots 16   with fewer slots
 
 Random actions, or those of an untrained RL² agent (GRU of 128), drawn on the device. The native
 engine plays the same tasks on all processors of the same machine, in at most 1,024 slots, with the
@@ -21,11 +21,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import command_line
 import numpy as np
 import torch
 
 from agents.rl2 import RL2Config
+from benchmarks import command_line
 from envs.locomotion import LocomotionConfig
 from envs.metaworld import MetaWorldConfig
 from metarl.rollout.trial import collect, first_step
@@ -210,5 +210,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("rollouts.py"):
+    with one_line_errors("benchmarks.warp_rollouts"):
         main(sys.argv[1:])

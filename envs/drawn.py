@@ -12,8 +12,8 @@ from gymnasium import spaces
 from jaxtyping import Float64, UInt8
 
 from envs.engine import batch
-from envs.slots import SlotEnv
 from metarl.rollout.scene import EditedScene, Scene
+from metarl.rollout.slots import SlotEnv
 from metarl.tasks import Task
 from metarl.visual.rendering.renderer import OffscreenRenderer
 

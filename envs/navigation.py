@@ -15,8 +15,8 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Int
 
-from envs.slots import SlotEnv
 from metarl.config import Config, Positive, Seed, Size
+from metarl.rollout.slots import SlotEnv
 from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 

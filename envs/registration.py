@@ -16,7 +16,7 @@ from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:  # they load torch, which importing `envs` does not
     from envs.single import SingleEnv
-    from envs.slots import SlotEnv
+    from metarl.rollout.slots import SlotEnv
 
 BENCHMARKS = ("ML1", "ML10", "ML25", "ML45")
 SPLITS = ("train", "test")

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from jaxtyping import Shaped, UInt8
 
-from envs.slots import SlotEnv
+from metarl.rollout.slots import SlotEnv
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from envs.slots import SlotEnv
 from metarl.errors import UserError
 from metarl.protocols import DeviceVectorEnv
+from metarl.rollout.slots import SlotEnv
 
 
 class SB3VecEnv(VecEnv):

@@ -16,8 +16,8 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from envs.slots import SlotEnv
 from metarl.config import Config, Seed, Size
+from metarl.rollout.slots import SlotEnv
 from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 

@@ -44,6 +44,8 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    benchmarks: ClassVar[Sequence[str]] = ()
+    """Names that `evaluate.py --tasks` knows; values of the field `benchmark`."""
     choices: ClassVar[Mapping[str, str]] = {}
     """What there is to choose from: values of a field, such as `variant=…`, with a line on each."""
 

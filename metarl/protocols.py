@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from metarl.tasks import TaskSet
-from metarl.types import FewShotBatch, FewShotShape, Rollout, TimeStep
+from metarl.types import FewShotBatch, FewShotShape, Rollout, TimeStep, TrialShape
 
 S = TypeVar("S")
 
@@ -61,7 +61,12 @@ class DeviceVectorEnv(TaskVectorEnv, Protocol):
 
 @runtime_checkable
 class TaskDistribution(Protocol):
-    """Training tasks, held-out tasks, and the environments that play them."""
+    """Training tasks, held-out tasks, and the environments that play them.
+
+    It may have besides: `reward_version` (str), where rewards have versions; `protocol`, a
+    `metarl.types.EvaluationProtocol` that its documentation prescribes; `module_hash`, SHA-256 of a
+    user's module that it comes from.
+    """
 
     name: str
     train: TaskSet[Any]
@@ -117,6 +122,63 @@ class Agent(Learner, Protocol[S]):
 
 
 @runtime_checkable
+class AgentConfig(Protocol):
+    """The `agent` section of an experiment: a `metarl.config.Config` with these methods."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the algorithm: that of its entry point, or `FILE.py:CLASS`."""
+        ...
+
+    def build(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> Agent[Any]:
+        """A new agent, whose weights follow from `seed`."""
+        ...
+
+    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
+        """The layout of a trial of so many episodes.
+
+        Raises:
+            UserError: the agent cannot play that number.
+        """
+        ...
+
+    def check_training(
+        self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
+    ) -> None:
+        """Checks that the agent can learn from trials of this shape.
+
+        Raises:
+            UserError: it cannot.
+        """
+        ...
+
+
+@runtime_checkable
+class DistributionConfig(Protocol):
+    """The `env` section of an experiment: a `metarl.config.Config` with this method."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the distribution: that of its entry point."""
+        ...
+
+    def build(self) -> TaskDistribution:
+        """The task distribution.
+
+        Raises:
+            UserError: it cannot be built from these values.
+        """
+        ...
+
+
+@runtime_checkable
 class EpisodeSampler(Protocol):
     """One split of a few-shot distribution."""
 
@@ -164,4 +226,40 @@ class FewShotLearner(Learner, Protocol):
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
         """One step of the outer learning; returns metrics to log, `loss` and `accuracy` of the
         query among them."""
+        ...
+
+
+@runtime_checkable
+class FewShotLearnerConfig(Protocol):
+    """The `agent` section of few-shot learning: a `metarl.config.Config` with this method."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the algorithm: that of its entry point, or `FILE.py:CLASS`."""
+        ...
+
+    def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> FewShotLearner:
+        """A new learner, whose weights follow from `seed`."""
+        ...
+
+
+@runtime_checkable
+class FewShotDistributionConfig(Protocol):
+    """The `env` section of few-shot learning: a `metarl.config.Config` with these methods."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the distribution: that of its entry point."""
+        ...
+
+    def build(self) -> FewShotDistribution:
+        """The distribution.
+
+        Raises:
+            UserError: it cannot be built from these values.
+        """
+        ...
+
+    def as_judged(self) -> FewShotDistributionConfig:
+        """The config whose distribution learners are judged on."""
         ...

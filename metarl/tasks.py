@@ -41,7 +41,7 @@ def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskHashes:
+class ContentHashes:
     """What a run is trained with, as SHA-256 of its content."""
 
     train: str
@@ -50,6 +50,8 @@ class TaskHashes:
     """Of those that are held out."""
     module: str | None = None
     """Of the file of a user's module that plays them."""
+    agent: str | None = None
+    """Of the file of a user's algorithm."""
 
 
 T = TypeVar("T", bound=Task)

@@ -18,7 +18,7 @@ A tensor of one moment is `N …`, a tensor of a rollout `N T …`.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -184,3 +184,15 @@ class FewShotCurve:
     """How much of it there was in each column."""
     scores: dict[str, Float[Tensor, "N C"]]
     """By measure: `loss` (cross-entropy in nats, or squared error), and `accuracy` of classes."""
+
+
+class EvaluationProtocol(NamedTuple):
+    """How a benchmark's own documentation says that agents are evaluated on it."""
+
+    name: str
+    adaptation_episodes: int
+    """Episodes that the agent adapts on, of each task."""
+    test_episodes: int
+    """Episodes after those, which are judged."""
+    goals: int
+    """Tasks of each class, the first ones."""

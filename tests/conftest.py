@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook(["metarl", "envs", "agents", "train", "evaluate"], "beartype.beartype")
+CHECKED = ["metarl", "envs", "agents", "train", "evaluate", "benchmarks.bandit_learners"]
+install_import_hook(CHECKED, "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

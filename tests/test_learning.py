@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from envs.bandit_learners import thompson_sampling
+from benchmarks.bandit_learners import thompson_sampling
 from envs.navigation import STEP_LENGTH, PointConfig
 from metarl.training.experiment import load_experiment
 

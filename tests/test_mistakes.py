@@ -22,6 +22,8 @@ from envs.bandit import BanditEnv
 from envs.navigation import PointEnv
 from envs.tabular import TabularEnv
 from metarl.errors import UserError
+from metarl.evaluation.record import METAWORLD
+from metarl.evaluation.trials import find_shape
 from metarl.system.command_line import one_line_errors
 from metarl.training import checkpoint, progress
 from metarl.training.checkpoint import TENSORS, checkpoints, load_checkpoint
@@ -150,7 +152,7 @@ def test_an_agent_that_learns_from_random_actions_is_not_judged_by_its_mode(
     message = fails(capsys, evaluate, ["runs/tiny/seed1", "--greedy"])
     assert "maml_trpo adapts by what its own random actions lead to" in message
     experiment = load_experiment(Path("runs/tiny/seed1/config.yaml"))
-    shape = evaluate.find_shape(experiment, evaluate.EvaluationConfig(protocol="metaworld"))
+    shape = find_shape(experiment, METAWORLD, evaluate.EvaluationConfig(protocol="metaworld"))
     assert (shape.slots_per_task, shape.rollouts) == (4, 4)  # 12 episodes to adapt, 4 to test
 
 
@@ -164,7 +166,7 @@ def test_mistakes_in_evaluation(tiny: Path, capsys) -> None:
         ([run, "--episodes", "0"], "'episodes' should be greater than or equal to 1"),
         ([run, "--episods", "3"], "Did you mean episodes"),
         ([run, "--checkpoint", "123"], "there are 0, 200, 400, 500"),
-        ([run, "--protocol", "metaworld"], "is for Meta-World"),
+        ([run, "--protocol", "metaworld"], "is not documented for 5-armed Bernoulli bandits"),
         (
             [run, "--tasks", "ML1-reach-v3"],
             "does not fit the run: its observations are of shape (39,)",

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import evaluate
 import train
+from agents.rl2 import RL2
 from metarl.training import provenance
 from metarl.training.checkpoint import META, SUMS, TENSORS, checkpoints
 from metarl.training.run import METRICS
@@ -133,7 +134,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a checkpoint could not be gone on from."""
-    update, calls = train.play_and_learn, []
+    update, calls = RL2.meta_update, []
 
     def broken(agent, *args, **kwargs):
         learned = update(agent, *args, **kwargs)
@@ -142,7 +143,7 @@ def test_weights_that_are_not_finite_are_not_saved(
             next(agent.network.parameters()).data.flatten()[0] = float("nan")
         return learned
 
-    monkeypatch.setattr(train, "play_and_learn", broken)
+    monkeypatch.setattr(RL2, "meta_update", broken)
     assert "iteration 4: network." in fails(capsys, train, [str(tiny), "--run-dir", "run"])
     assert checkpoints(Path("run/checkpoints"))[-1].name == "300"
     assert (Path("run/checkpoints/300") / TENSORS).is_file()

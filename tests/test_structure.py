@@ -1,6 +1,8 @@
 """Imports go one way: metarl <- {envs, agents} <- train.py, evaluate.py, and down in metarl."""
 
 import ast
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -91,3 +93,11 @@ def test_every_package_that_is_imported_is_declared() -> None:
                     continue
                 allowed = declared + on_gpus if for_gpus else declared
                 assert known.get(name, name) in allowed, f"{path} imports {name}"
+
+
+def test_adapt_is_imported_without_what_it_does_not_need() -> None:
+    check = (
+        "import sys; from metarl import adapt; unwanted = {'av', 'matplotlib', 'envs', 'agents'}; "
+        "sys.exit(len(unwanted & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0

@@ -9,7 +9,7 @@ import train
 from metarl.errors import UserError
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import load_experiment
-from metarl.training.iteration import learn_from_tasks
+from metarl.training.iteration import update_metrics
 from tests.runs import fails, final_bytes, metrics
 
 SINUSOID = Path(train.__file__).parent / "configs" / "maml_sinusoid.yaml"
@@ -53,10 +53,10 @@ def test_a_run_is_a_run_and_resumes_bit_for_bit(
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return learn_from_tasks(*args, **kwargs)
+        return update_metrics(*args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(train, "learn_from_tasks", interrupting)
+        patch.setattr(train, "update_metrics", interrupting)
         train.main([str(tiny), "--run-dir", "parts"])
     assert stopped.value.code == 130
     assert "saved at 18 tasks" in capsys.readouterr().out
@@ -88,13 +88,13 @@ def test_learners_without_an_output_for_each_class_take_more_ways(
 def test_what_is_not_finite_stops_the_run_or_is_skipped(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, calls = learn_from_tasks, []
+    original, calls = update_metrics, []
 
     def broken(*args, **kwargs):
         calls.append(1)
         return original(*args, **kwargs) | ({"train/loss": float("nan")} if len(calls) == 3 else {})
 
-    monkeypatch.setattr(train, "learn_from_tasks", broken)
+    monkeypatch.setattr(train, "update_metrics", broken)
     assert "iteration 3: train/loss is not finite" in fails(capsys, train, [str(tiny)])
     assert checkpoints(Path("runs/tiny/seed1/checkpoints"))[-1].name == "12"
     calls.clear()

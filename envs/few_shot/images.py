@@ -38,6 +38,10 @@ class EpisodeConfig(Config):
     test_queries: Size = 15
     """Query images of each class in held-out episodes."""
 
+    def as_judged(self) -> EpisodeConfig:
+        """The config for evaluation: training classes too have the ways of held-out episodes."""
+        return self.model_copy(update={"train_ways": None})
+
 
 @dataclass(frozen=True)
 class ImageClasses:

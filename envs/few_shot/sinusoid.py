@@ -53,6 +53,10 @@ class SinusoidConfig(Config):
         "variant=harder": "amplitude, phase and frequency",
     }
 
+    def as_judged(self) -> SinusoidConfig:
+        """The config for evaluation: the same."""
+        return self
+
     def build(self) -> Sinusoids:
         """The distribution."""
         return Sinusoids(self)

@@ -22,13 +22,14 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.gymnasium_tasks.precision import Seen
 from envs.gymnasium_tasks.tasks import GymnasiumTasks
-from envs.worker.player import FlatSpaces, MakeEnv, make, parts, takes_task
 from envs.worker.process import Failure, Worker
 from envs.worker.tasks import GymnasiumTask, check_horizon, missing_names, read_tasks
-from envs.worker.user_module import UserModule, describe
 from metarl.errors import MESSAGE_LIMIT, UserError, printable
+from metarl.rollout.player import FlatSpaces, MakeEnv, make, parts, takes_task
+from metarl.rollout.trial import run_trial
+from metarl.system.user_module import UserModule, describe
 from metarl.tasks import TaskSet
-from metarl.training.iteration import play_and_learn
+from metarl.training.iteration import Iteration
 
 NOTE = "note: "
 """What a finding begins with that stops nobody."""
@@ -119,10 +120,12 @@ def _let_learn(
                     seed=SEED, device=torch.device("cpu"),
                 )  # fmt: skip
                 for iteration in range(2):
-                    play_and_learn(
-                        agent, env, short, shape,
-                        num_tasks=TASKS_LEARNED, seed=SEED, iteration=iteration,
+                    step = Iteration(SEED, iteration, agent.device)
+                    trial = run_trial(
+                        agent, env, short.train.sample(TASKS_LEARNED, step.task_rng),
+                        shape=shape, seed=step.env_seed, generator=step.generator,
                     )  # fmt: skip
+                    agent.meta_update(trial, generator=step.generator)
         except (Exception, SystemExit) as error:
             findings.append(f"{config.kind} cannot learn from it: {describe(error)}")
     return findings

@@ -25,11 +25,8 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import Field
 
 from envs.gymnasium_tasks.precision import Seen
-from envs.slots import SlotEnv
-from envs.worker.player import Kind, MakeEnv
 from envs.worker.process import CLOSE_SECONDS, Failure, Here, Worker, ask_once, callable_of
 from envs.worker.tasks import GymnasiumTask, check_horizon, read_tasks
-from envs.worker.user_module import UserModule
 from metarl.config import Config, Positive, Size
 from metarl.errors import (
     MESSAGE_LIMIT,
@@ -38,9 +35,12 @@ from metarl.errors import (
     UserError,
     printable,
 )
+from metarl.rollout.player import Kind, MakeEnv
 from metarl.rollout.recording import Sink
 from metarl.rollout.scene import Scene
+from metarl.rollout.slots import SlotEnv
 from metarl.system.hardware import num_processors
+from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 LOST_TRIALS = 5

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from envs.locomotion.native import LocomotionEnv
 from envs.locomotion.variants import VARIANTS, LocomotionTask, Term
-from envs.slots import SlotEnv, refuse_to_draw
 from metarl.config import Config, Few, Seed
 from metarl.errors import UserError, nearest
+from metarl.rollout.slots import SlotEnv, refuse_to_draw
 from metarl.system.hardware import check_installed, default_device
 from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet

@@ -25,9 +25,10 @@ from pydantic import Field
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
-from envs.slots import SlotEnv, refuse_to_draw
 from metarl.config import Config, Few
 from metarl.errors import UserError, nearest
+from metarl.evaluation.record import METAWORLD
+from metarl.rollout.slots import SlotEnv, refuse_to_draw
 from metarl.system.cache import cache_folder, read_arrays, write_arrays
 from metarl.system.hardware import check_installed, default_device
 from metarl.tasks import TaskSet
@@ -41,6 +42,7 @@ Engine = Literal["native", "reference", "warp"]
 class MetaWorldConfig(Config):
     """A Meta-World benchmark."""
 
+    benchmarks: ClassVar = tuple(name for name in BENCHMARKS if name != "custom")
     choices: ClassVar = {
         "benchmark=ML1-<class>": f"50 goals of one of {len(CLASSES)} classes, 50 others held out",
         "benchmark=ML10": "10 classes, 5 others held out",
@@ -83,6 +85,8 @@ class MetaWorldConfig(Config):
 class MetaWorld:
     """A Meta-World benchmark as a task distribution.
 
+    `protocol` is how agents are evaluated on it by its own documentation.
+
     Args:
         benchmark: `ML1-<class>`, `ML10`, `ML25`, `ML45`, or `custom`.
         train_classes, test_classes: the classes of a custom benchmark.
@@ -96,6 +100,8 @@ class MetaWorld:
     Raises:
         UserError: unknown benchmark or class, lists that overlap, a number out of range.
     """
+
+    protocol = METAWORLD
 
     def __init__(
         self,

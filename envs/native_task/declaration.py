@@ -14,8 +14,8 @@ import mujoco
 from envs.metaworld.tasks.interface import Object, Source, TouchForce
 from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
 from envs.worker.tasks import GymnasiumTask, check_horizon, read_tasks
-from envs.worker.user_module import UserModule
 from metarl.errors import UserError, nearest, printable
+from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 NAMES = ("task", "train_tasks", "test_tasks", "horizon")

@@ -16,9 +16,9 @@ from envs.metaworld.tasks.interface import OBS_SIZE, OUTCOME_SIZE
 from envs.native_task.declaration import read_declaration
 from envs.native_task.starts import Starts
 from envs.worker.tasks import GymnasiumTask
-from envs.worker.user_module import UserModule
 from metarl.config import Config, Few, Size
 from metarl.rollout.scene import Scene
+from metarl.system.user_module import UserModule
 
 
 class NativeTaskConfig(Config):

@@ -34,8 +34,8 @@ from envs.metaworld.tasks.interface import (
 )
 from envs.native_task.declaration import NativeTask
 from envs.worker.tasks import GymnasiumTask
-from envs.worker.user_module import UserModule, describe
 from metarl.errors import MESSAGE_LIMIT, UserError, printable
+from metarl.system.user_module import UserModule, describe
 
 EDITED = ("body_pos", "body_quat", "site_pos")
 """The arrays of the model that `place` may change."""

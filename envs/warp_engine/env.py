@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from envs.engine.batch import Snapshot
-from envs.slots import Seed, SlotEnv
 from envs.warp_engine.scene import DeviceScene
 from envs.warp_engine.slots import SlotTable
 from envs.warp_engine.spec import Room, SceneSpec, first_room
 from metarl.rollout.recording import Sink
 from metarl.rollout.scene import Scene
+from metarl.rollout.slots import Seed, SlotEnv
 from metarl.system.cache import cache_folder
 from metarl.system.hardware import default_device
 from metarl.tasks import Task

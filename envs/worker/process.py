@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from envs.worker.physics import physics_of
-from envs.worker.player import FlatSpaces, Kind, MakeEnv, Player, make, takes_task
 from envs.worker.scenes import scene_of
 from envs.worker.tasks import Contents, contents_of, opened
-from envs.worker.user_module import UserModule, describe
 from metarl.errors import UserError, printable
+from metarl.rollout.physics import physics_of
+from metarl.rollout.player import FlatSpaces, Kind, MakeEnv, Player, make, takes_task
 from metarl.system import stopping
+from metarl.system.user_module import UserModule, describe
 
 SIGNAL_SECONDS = 0.2
 """How much later than a worker its parent may get a signal that was sent to both."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import gymnasium
 
-from envs.worker.physics import Physics, physics_of
-from envs.worker.player import MakeEnv, make, takes_task
 from metarl.errors import UserError
+from metarl.rollout.physics import Physics, physics_of
+from metarl.rollout.player import MakeEnv, make, takes_task
 
 CAMERA = "track"
 """What Gymnasium's own MuJoCo environments are drawn by."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from envs.worker.user_module import UserModule
 from metarl.errors import UserError, nearest, printable
+from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 NAMES = ("train_tasks", "test_tasks", "horizon", "make_env")

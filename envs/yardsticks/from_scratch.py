@@ -14,13 +14,13 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from envs.slots import SlotEnv
 from envs.stable_baselines3 import SB3VecEnv
 from envs.yardsticks.curves import LearningCurve
 from envs.yardsticks.learners import PPOConfig, SACConfig
 from envs.yardsticks.policies import SB3Policy
 from metarl.protocols import Agent, TaskDistribution
 from metarl.rollout.curve import adaptation_curve
+from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import one_torch_thread, run_trial
 from metarl.system.seeding import derive_seed, torch_generator
 from metarl.tasks import Task, TaskSet

@@ -24,7 +24,7 @@ from metarl.evaluation.statistics import (
     summarize,
 )
 from metarl.system.files import first_problem, parse_json, read_text, written_whole
-from metarl.types import AdaptationCurve
+from metarl.types import AdaptationCurve, EvaluationProtocol
 
 E = TypeVar("E")  # an evaluation
 P = TypeVar("P", bound=BaseModel)  # what is stored of each task
@@ -33,8 +33,8 @@ Count = Annotated[int, Field(ge=0)]
 CHECKSUM = "sha256"
 """Of all else in a file of results, under this name in it."""
 
-METAWORLD_ADAPTATION_EPISODES = 10
-"""Before the test episodes of Meta-World's documented protocol."""
+METAWORLD = EvaluationProtocol(name="metaworld", adaptation_episodes=10, test_episodes=3, goals=40)
+"""Meta-World's documented protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Evaluation:
         None where it was played by another one."""
         if self.options["protocol"] != "metaworld":
             return None
-        return success_after(self.curve, adaptation_episodes=METAWORLD_ADAPTATION_EPISODES)
+        return success_after(self.curve, adaptation_episodes=METAWORLD.adaptation_episodes)
 
     def intervals(self) -> str:
         """What they are over, and which, in words."""

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from metarl.evaluation.record import Evaluation
+from metarl.errors import UserError, note, printable
+from metarl.evaluation.options import EvaluationOptions
+from metarl.evaluation.record import (
+    Evaluation,
+    stored_file,
+)
 from metarl.evaluation.setting import Setting
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
+from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recordings
 from metarl.rollout.task_set import play
+from metarl.system.files import check_can_write
 from metarl.system.memory import check_trial_fits
 from metarl.tasks import TaskSet, goals_of
+from metarl.training.checkpoint import Meta, checkpoints, read_meta
+from metarl.training.experiment import (
+    Experiment,
+    FewShotExperiment,
+    build_agent,
+    distribution_named,
+    load_experiment,
+)
 from metarl.training.provenance import environment
-from metarl.training.run import load_agent
-from metarl.types import TrialShape
+from metarl.training.run import CONFIG, is_published, load_agent
+from metarl.types import EvaluationProtocol, TrialShape
+
+Options = TypeVar("Options", bound=EvaluationOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +139,212 @@ class Trials:
             environment=environment(),
             reward_version=self.reward_version,
         )
+
+
+def find_trials(folder: Path, config: EvaluationOptions) -> Trials:
+    """What a run plays under these options."""
+    experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
+    distribution = find_distribution(experiment, config)
+    protocol = find_protocol(distribution, config)
+    return Trials(
+        folder=folder,
+        output=output_folder(folder, experiment, config),
+        experiment=experiment.name,
+        agent=experiment.agent.kind,
+        seed=experiment.seed,
+        build_agent=partial(fitting_agent, experiment, folder, config),
+        checkpoint=find_checkpoint(folder, config),
+        distribution=distribution,
+        reward_version=getattr(distribution, "reward_version", None),
+        split=config.split,
+        tasks=find_tasks(distribution, protocol, config),
+        shape=find_shape(experiment, protocol, config),
+    )
+
+
+def fitting_agent(
+    experiment: Experiment, folder: Path, config: EvaluationOptions, env: TaskVectorEnv
+) -> Agent[Any]:
+    """The agent of a run, untrained, for an environment that fits what it was trained with.
+
+    Raises:
+        UserError: it does not.
+    """
+    trained = Interface.read(folder)
+    if trained is None and config.tasks is not None:
+        trained = present_interface(experiment)
+    if trained is not None:
+        trained.allowed(
+            env.single_observation_space,
+            env.single_action_space,
+            bounds=config.bounds,
+            advice="--bounds environment takes all that the environment does",
+        )
+    return build_agent(experiment, env)
+
+
+def present_interface(experiment: Experiment) -> Interface:
+    """What the run's own tasks are like by now, for runs that do not say what they were like."""
+    with closing(experiment.env.build().make_env(1)) as env:
+        return Interface.of(env)
+
+
+def output_folder(
+    folder: Path, experiment: Experiment | FewShotExperiment, config: EvaluationOptions
+) -> Path:
+    """Where what is made of a run goes."""
+    if config.output is None:
+        return folder
+    return Path(config.output) / f"{experiment.name}-seed{experiment.seed}"
+
+
+def as_published(folder: Path, config: Options) -> Options:
+    """The options; on the tasks of a published run, with as many episodes as it is published
+    with."""
+    checkpoint = find_checkpoint(folder, config)
+    if config.episodes is None and config.tasks is None and is_published(checkpoint):
+        for path in sorted((folder / "eval").glob(f"{config.split}_{checkpoint.name}*.json")):
+            options = Evaluation.read(path).options
+            if options["protocol"] == config.protocol:
+                return config.model_copy(update={"episodes": options.get("episodes")})
+    return config
+
+
+def evaluation_file(trials: Trials, config: EvaluationOptions) -> Path:
+    """Where the evaluation is stored; the same options have the same file."""
+    options = config.result_options(few_shot=False, exclude_defaults=True)
+    return stored_file(trials.output, config.split, options, trained_for=trials.env_steps)
+
+
+def check_is_of(evaluation: Evaluation, trials: Trials, path: Path) -> None:
+    """Checks that a stored evaluation is of these trials.
+
+    Raises:
+        UserError: it is of another run or checkpoint, or of tasks that have changed since.
+    """
+    stored, now = asdict(evaluation.setting), asdict(trials.setting)
+    stored |= {"env_steps": evaluation.env_steps, "split": evaluation.split}
+    now |= {"env_steps": trials.env_steps, "split": trials.split}
+    for name, value in stored.items():
+        if value not in (now[name], None if name == "reward_version" else now[name]):
+            raise UserError(
+                f"{path} is of {name} {printable(value)}, but the run has {now[name]} now; leave "
+                "--stored out to play it anew"
+            )
+
+
+def measure(trials: Trials, config: EvaluationOptions, recordings: Recordings | None) -> Evaluation:
+    """Plays every task; a few of them are recorded where that is wanted."""
+    if config.tasks is None:
+        note_changed_tasks(read_meta(trials.checkpoint), trials.distribution.train.content_hash)
+    return trials.play(config.result_options(few_shot=False), recordings)
+
+
+def note_changed_tasks(meta: Meta, train_hash: str) -> None:
+    """Says where an agent was not trained on the training tasks of today."""
+    if meta.task_hashes and meta.task_hashes.train != train_hash:
+        note("the training tasks changed since the agent learned on them; held-out tasks and "
+             "results may be others too")  # fmt: skip
+
+
+def check_can_store(trials: Sequence[Trials], config: EvaluationOptions) -> None:
+    """Checks, before anything is played, that what comes of it can be written.
+
+    Raises:
+        UserError: saying why not.
+    """
+    shown = config.report or config.replay or config.video or config.compare
+    for each in trials:
+        here = config.output is None
+        if here and is_published(each.checkpoint):
+            if shown:
+                raise UserError(
+                    f"{each.folder} is published and stays as it is: nothing but its table can be "
+                    "played again; reports go elsewhere, with --output DIR"
+                )
+        elif shown or not config.stored:
+            try:
+                check_can_write(each.output)
+            except UserError as error:
+                raise UserError(f"{error}; put results elsewhere with --output DIR") from None
+
+
+def find_distribution(experiment: Experiment, config: EvaluationOptions) -> TaskDistribution:
+    """The distribution that the agent was trained on, or the one that was asked for."""
+    if config.tasks is None:
+        return experiment.env.build()
+    if config.tasks.endswith(".yaml"):
+        return load_experiment(Path(config.tasks)).env.build()
+    return distribution_named(config.tasks)
+
+
+def find_protocol(
+    distribution: TaskDistribution, config: EvaluationOptions
+) -> EvaluationProtocol | None:
+    """The documented protocol of the distribution, where it was asked for.
+
+    Raises:
+        UserError: it has none of this name.
+    """
+    if config.protocol == "curve":
+        return None
+    protocol = getattr(distribution, "protocol", None)
+    if protocol is None or protocol.name != config.protocol:
+        raise UserError(
+            f"--protocol {config.protocol} is not documented for {distribution.name}; leave it out"
+        )
+    return protocol
+
+
+def find_tasks(
+    distribution: TaskDistribution, protocol: EvaluationProtocol | None, config: EvaluationOptions
+) -> TaskSet:
+    """The tasks of the split; with a protocol, the first goals of each class."""
+    tasks = distribution.test if config.split == "test" else distribution.train
+    return tasks if protocol is None else tasks.first_of_each_class(protocol.goals)
+
+
+def find_shape(
+    experiment: Experiment, protocol: EvaluationProtocol | None, config: EvaluationOptions
+) -> TrialShape:
+    """The layout of the episodes of a trial."""
+    trained = experiment.agent.trial_shape(experiment.train.episodes_per_trial)
+    episodes = config.episodes or trained.total_episodes
+    if protocol is not None:
+        if config.episodes is not None:
+            raise UserError(
+                f"--protocol {protocol.name} says how many episodes; leave --episodes out"
+            )
+        # Episodes that are played side by side cannot be parted.
+        rounds = [
+            math.ceil(count / trained.slots_per_task)
+            for count in (protocol.adaptation_episodes, protocol.test_episodes)
+        ]
+        episodes = sum(rounds) * trained.slots_per_task
+    shape = experiment.agent.trial_shape(episodes)
+    if config.greedy:
+        check_greedy(experiment, shape)
+    return shape
+
+
+def check_greedy(experiment: Experiment, shape: TrialShape) -> None:
+    """Checks that an agent can take its policy's mode throughout such a trial.
+
+    Raises:
+        UserError: it adapts between rollouts, by what random actions lead to.
+    """
+    if shape.rollouts > 1:
+        raise UserError(
+            f"--greedy: {experiment.agent.kind} adapts by what its own random actions lead to; "
+            "leave it out"
+        )
+
+
+def find_checkpoint(folder: Path, config: EvaluationOptions) -> Path:
+    """The folder of the checkpoint that was asked for, or of the newest."""
+    if config.checkpoint is not None:
+        return folder / "checkpoints" / str(config.checkpoint)
+    whole = checkpoints(folder / "checkpoints")
+    if not whole:
+        raise UserError(f"{folder} has no checkpoint yet; train it with --resume {folder}")
+    return whole[-1]

@@ -1,14 +1,12 @@
-"""Pieces of optimizers: conjugate gradient and line search, checked steps, step sizes that fall,
-and optimizer state as named tensors, so that checkpoints hold tensors only."""
+"""Pieces of optimizers: checked steps, step sizes that fall, and optimizer state as named tensors,
+so that checkpoints hold tensors only."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -123,54 +121,3 @@ class OuterAdamConfig(Config):
             return start
         left = 1 - min(updates / self.decay_updates, 1)
         return end + (start - end) * (1 - math.cos(math.pi * left)) / 2
-
-
-def conjugate_gradient(
-    product: Callable[[Float[Tensor, " D"]], Float[Tensor, " D"]],
-    target: Float[Tensor, " D"],
-    *,
-    iterations: int,
-    tolerance: float = 1e-10,
-) -> Float[Tensor, " D"]:
-    """x with Ax ≈ target, for a symmetric positive definite A (Hestenes and Stiefel 1952).
-
-    Args:
-        product: v ↦ Av.
-        iterations: at most so many.
-        tolerance: of the squared norm of the residual, at which it stops early.
-    """
-    solution = torch.zeros_like(target)
-    residual = direction = target
-    squared_norm = residual @ residual
-    for _ in range(iterations):
-        if squared_norm < tolerance:
-            break
-        image = product(direction)
-        step = squared_norm / (direction @ image)
-        solution = solution + step * direction
-        residual = residual - step * image
-        previous, squared_norm = squared_norm, residual @ residual
-        direction = residual + squared_norm / previous * direction
-    return solution
-
-
-def line_search(
-    accepts: Callable[[Float[Tensor, " D"]], bool],
-    start: Float[Tensor, " D"],
-    step: Float[Tensor, " D"],
-    *,
-    shrink: float,
-    max_tries: int,
-) -> tuple[Float[Tensor, " D"], int, float]:
-    """The first acceptable of start + step, start + shrink·step, start + shrink²·step, …
-
-    Returns:
-        The accepted point, or `start` where none is; how many were tried; the fraction of the step
-        that was taken, 0 where none.
-    """
-    for tried in range(max_tries):
-        fraction = shrink**tried
-        candidate = start + fraction * step
-        if accepts(candidate):
-            return candidate, tried + 1, fraction
-    return start, max_tries, 0.0

@@ -1,4 +1,5 @@
-"""What adaptation by gradient steps learns from: the steps of each task, and tasks in chunks."""
+"""Experience that adaptation by policy gradients learns from: the steps of each task, with
+advantages, and tasks in chunks."""
 
 from __future__ import annotations
 
@@ -11,15 +12,18 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from metarl.errors import NotFiniteError
+from metarl.learning.advantages import discounted_returns, gae, linear_baseline
+from metarl.nn.distributions import ActionDistribution
+from metarl.types import Rollout
 
 
 class Experience(NamedTuple):
-    """What gradients are computed from: the M steps of each of G tasks, all episodes in a row."""
+    """The M steps of each of G tasks, all episodes in a row: what gradients are computed from."""
 
     obs: Float[Tensor, "G M O"]
     action: Shaped[Tensor, "G M *A"]
     log_prob: Float[Tensor, "G M"]
-    """Of the policy that acted."""
+    """Log-probability of the action by the policy that acted."""
     advantage: Float[Tensor, "G M"]
     """With mean 0 and standard deviation 1 over the steps of a task."""
 
@@ -59,9 +63,67 @@ class Chunk:
         return Chunk(self.first_task, support, self.query.every(stride))
 
 
-def ratio(log_prob: Float[Tensor, "G M"], experience: Experience) -> Float[Tensor, "G M"]:
-    """How much likelier each action has become since the policy acted."""
-    return torch.exp(log_prob - experience.log_prob)
+def ratio(policy: ActionDistribution, experience: Experience) -> Float[Tensor, "G M"]:
+    """Likelihood ratio π(a|s) / π_acted(a|s) of each action."""
+    return torch.exp(policy.log_prob(experience.action) - experience.log_prob)
+
+
+def experience_of(
+    rollout: Rollout,
+    *,
+    obs: Float[Tensor, "N T O"],
+    slots_per_task: int,
+    discount: float,
+    gae_lambda: float,
+) -> tuple[Experience, float]:
+    """A rollout as gradients need it, and the share of returns that the baseline explains.
+
+    Advantages are GAE's, over a linear baseline that is fitted to each task by itself; nothing
+    follows an episode's last step. They are brought to mean 0 and standard deviation 1 in each
+    task.
+
+    Args:
+        obs: observations of the rollout as the policy sees them.
+        slots_per_task: slots of a task, which stand side by side.
+        discount: per step, within an episode.
+        gae_lambda: λ of GAE.
+
+    Raises:
+        NotFiniteError: an advantage is not; names the task.
+    """
+
+    def by_task(values: Shaped[Tensor, "N T *F"]) -> Shaped[Tensor, "G M *F"]:
+        return values.unflatten(0, (-1, slots_per_task)).flatten(1, 2)
+
+    nothing_after = torch.zeros_like(rollout.reward[:, 0])
+    returns = discounted_returns(
+        rollout.reward, cut=rollout.episode_end, discount=discount, last_value=nothing_after
+    )
+    steps = torch.arange(returns.shape[1], device=returns.device)
+    time = steps.to(returns.dtype).expand_as(returns)
+    value = linear_baseline(by_task(rollout.seen.obs), by_task(time), by_task(returns)).view_as(
+        returns
+    )
+    advantage = by_task(
+        gae(
+            rollout.reward,
+            value,
+            cut=rollout.episode_end,
+            discount=discount,
+            gae_lambda=gae_lambda,
+            last_value=nothing_after,
+        )
+    )
+    spread = advantage.std(1, keepdim=True) + 1e-8
+    experience = Experience(
+        obs=by_task(obs),
+        action=by_task(rollout.action),
+        log_prob=by_task(rollout.log_prob),
+        advantage=(advantage - advantage.mean(1, keepdim=True)) / spread,
+    )
+    check_finite("the advantage", experience.advantage)
+    explained = float(1 - (returns - value).var() / returns.var().clamp(min=1e-12))
+    return experience, explained
 
 
 def check_finite(what: str, values: Shaped[Tensor, "G F"], *, first_task: int = 0) -> None:

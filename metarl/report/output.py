@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from metarl.errors import UserError, note
 from metarl.protocols import TaskDistribution
 from metarl.report.blocks import Film, Rollouts
-from metarl.rollout.recording import Recorder, Recording
+from metarl.rollout.recording import (
+    Recorder,
+    Recording,
+)
 from metarl.rollout.scene import Scene
 from metarl.system.files import read_json
 from metarl.tasks import TaskSet
@@ -150,3 +153,23 @@ def remove_others(folder: Path, films: Sequence[Film]) -> None:
     listed.write_text(
         json.dumps({film.file: film.caption for film in films}, indent=1), encoding="utf-8"
     )
+
+
+@contextmanager
+def or_what_is_safe(safe: str) -> Iterator[None]:
+    """Turns an error of the system into a line that says what is safe and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write: {error}; {safe}. Make room, or put results elsewhere: --output DIR"
+        ) from None
+
+
+@contextmanager
+def or_without_picture() -> Iterator[None]:
+    """A picture that fails has its line, and nothing else fails with it."""
+    try:
+        yield
+    except Exception as error:
+        note(f"no picture: {error}")

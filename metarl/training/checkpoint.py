@@ -23,7 +23,7 @@ from metarl.errors import UserError, printable
 from metarl.learning.optim import PREFIX
 from metarl.system.files import check_is_file, read_json, read_text
 from metarl.system.finite import first_not_finite
-from metarl.tasks import TaskHashes
+from metarl.tasks import ContentHashes
 
 TENSORS = "tensors.safetensors"
 META = "meta.json"
@@ -47,7 +47,7 @@ class Meta(BaseModel, frozen=True, extra="forbid"):
     """Iterations that taught nothing."""
     published: bool = False
     """It was cut down to what the agent acts and adapts with."""
-    task_hashes: TaskHashes | None = None
+    task_hashes: ContentHashes | None = None
     """Of what was trained on; not known of format 1."""
 
     @model_validator(mode="after")

@@ -1,24 +1,31 @@
 """Experiments: a task distribution and what learns on it, each a config that is found by its kind.
 
-Kinds are entry points, so that a package of yours can add some: `metarl.envs` and `metarl.agents`
-for reinforcement learning, `metarl.few_shot_envs` and `metarl.few_shot_learners` for few-shot
-learning. Only what an experiment names is imported.
+A kind is the name of an entry point, so that a package of yours can add some: `metarl.envs` and
+`metarl.agents` for reinforcement learning, `metarl.few_shot_envs` and `metarl.few_shot_learners`
+for few-shot learning. Or it is a class in a file of yours, `FILE.py:CLASS`. Only what an experiment
+names is imported.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import create_model
 
 from metarl.config import Config, override, read_yaml, validate
 from metarl.errors import UserError, nearest, printable
-from metarl.protocols import Agent, FewShotLearner, TaskVectorEnv
+from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
 from metarl.system.seeding import derive_seed
-from metarl.training.run import choose_device
+from metarl.system.user_module import UserModule
+from metarl.training.run import CONFIG, choose_device
 from metarl.training.settings import FewShotTrainConfig, RunConfig, TrainConfig
+from metarl.training.trust import check_trusted, code_of
 from metarl.types import FewShotShape
 
 E = TypeVar("E", bound=Config)
@@ -63,6 +70,16 @@ FIELDS = (
 )
 
 
+FILE_KIND = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)")
+METHODS = {
+    "metarl.envs": ("build",),
+    "metarl.agents": ("build", "trial_shape", "check_training"),
+    "metarl.few_shot_envs": ("build", "as_judged"),
+    "metarl.few_shot_learners": ("build",),
+}
+"""Methods of the configs of a group; see `metarl.protocols`."""
+
+
 def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | FewShotExperiment:
     """The experiment in a YAML file, with command-line options in place of what it says.
 
@@ -71,6 +88,31 @@ def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | F
     """
     values = override({"name": path.stem, **read_yaml(path)}, options or {})
     return experiment_of(values, source=str(path) if not options else f"{path} and flags")
+
+
+def load_run(
+    folder: Path, *, trusted: bool = False, option: str = "--trust", plays: bool = True
+) -> Experiment | FewShotExperiment:
+    """The experiment of a run. Code of somebody else is executed only if the user allows it.
+
+    Args:
+        folder: folder of the run.
+        trusted: whether the user allows it.
+        option: how the user allows it.
+        plays: whether the run's environments will be built, which executes the code of its tasks.
+
+    Raises:
+        UserError: there is no run, its config is damaged, or code would have to be trusted.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} is no run: it has no {CONFIG}")
+    for code in files_named(read_yaml(path)):
+        check_trusted(code, folder, allowed=trusted, option=option)
+    experiment = load(path)
+    if plays:
+        check_trusted(code_of(experiment.env), folder, allowed=trusted, option=option)
+    return experiment
 
 
 def load_experiment(path: Path, options: Mapping[str, Any] | None = None) -> Experiment:
@@ -85,6 +127,18 @@ def load_experiment(path: Path, options: Mapping[str, Any] | None = None) -> Exp
     return experiment
 
 
+def codes_of(experiment: Experiment | FewShotExperiment) -> list[str]:
+    """Whole paths of files, and names of modules, that an experiment executes."""
+    code = code_of(experiment.env)
+    return [*files_named(experiment.model_dump()), *([code] if code else [])]
+
+
+def file_hash(kind: str) -> str | None:
+    """SHA-256 of the file that a kind names; None where it names none."""
+    match = FILE_KIND.fullmatch(kind)
+    return UserModule(match["file"]).content_hash if match else None
+
+
 def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | FewShotExperiment:
     """An experiment from plain values.
 
@@ -94,16 +148,41 @@ def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | Few
     Raises:
         UserError: a key or a value is wrong; names it.
     """
-    env = _entry_point(values, "env", [field.envs for field in FIELDS], source=source)
-    field = next(field for field in FIELDS if field.envs == env.group)
-    agent = _entry_point(values, "agent", [field.agents], source=source)
+    group, env = _kind(values, "env", [field.envs for field in FIELDS], source=source)
+    field = next(field for field in FIELDS if field.envs == group)
+    _, agent = _kind(values, "agent", [field.agents], source=source)
     experiment: Any = field.experiment
-    return validate(experiment[_loaded(env), _loaded(agent)], values, source=source)
+    return validate(experiment[env, agent], values, source=source)
+
+
+def files_named(values: Mapping[str, Any]) -> list[str]:
+    """Whole paths of the files that the kinds of an experiment name."""
+    sections = [values.get(section) for section in ("env", "agent")]
+    named = [section.get("kind") for section in sections if isinstance(section, Mapping)]
+    found = [FILE_KIND.fullmatch(kind) for kind in named if isinstance(kind, str)]
+    return [str(UserModule(match["file"]).path) for match in found if match]
 
 
 def kinds(group: str) -> dict[str, type[Config]]:
     """The configs of a group of entry points by their kind."""
     return {entry_point.name: _loaded(entry_point) for entry_point in entry_points(group=group)}
+
+
+def distribution_named(name: str) -> TaskDistribution:
+    """A benchmark, by its name alone.
+
+    Raises:
+        UserError: no kind of environment has one of this name.
+    """
+    by_name: dict[str, Any] = {
+        each: kind for kind in kinds("metarl.envs").values() for each in kind.benchmarks
+    }
+    if name not in by_name:
+        raise UserError(
+            f"unknown benchmark {printable(repr(name))}.{nearest(name, by_name)} Give the name of "
+            "one, or a config file FILE.yaml whose env is taken"
+        )
+    return by_name[name](**{"benchmark": name}).build()
 
 
 def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
@@ -125,10 +204,10 @@ def build_learner(experiment: FewShotExperiment, shape: FewShotShape) -> FewShot
     )
 
 
-def _entry_point(
+def _kind(
     values: Mapping[str, Any], section: str, groups: Sequence[str], *, source: str
-) -> EntryPoint:
-    """What a section's `kind` names."""
+) -> tuple[str, type[Config]]:
+    """The group and the config that a section's `kind` names."""
     where = f"{source}: '{section}.kind'"
     content = values.get(section)
     if section not in values:
@@ -139,16 +218,51 @@ def _entry_point(
         )
     if "kind" not in content:
         raise UserError(f"{where} is missing; add it")
+    kind = content["kind"]
+    if isinstance(kind, str) and (match := FILE_KIND.fullmatch(kind)):
+        return _from_file(kind, UserModule(match["file"]), match["name"], groups)
     known = {each.name: each for group in groups for each in entry_points(group=group)}
     if not known:
         raise UserError("metarl is not installed here: run pip install -e . in its folder")
-    kind = content["kind"]
     if not isinstance(kind, str) or kind not in known:
         raise UserError(
-            f"{where} should be one of {', '.join(known)}, but is {printable(repr(kind))}."
-            f"{nearest(str(kind), known)}"
+            f"{where} should be one of {', '.join(known)}, or FILE.py:CLASS, but is "
+            f"{printable(repr(kind))}.{nearest(str(kind), known)}"
         )
-    return known[kind]
+    return known[kind].group, _loaded(known[kind])
+
+
+def _from_file(
+    kind: str, module: UserModule, name: str, groups: Sequence[str]
+) -> tuple[str, type[Config]]:
+    """The group and the config of a class in a user's file.
+
+    Raises:
+        UserError: there is none of this name, or it lacks a method.
+    """
+    found = getattr(module.loaded, name, None)
+    if not isinstance(found, type) or not issubclass(found, Config):
+        configs = [
+            each.__name__
+            for each in vars(module.loaded).values()
+            if isinstance(each, type) and issubclass(each, Config) and each is not Config
+        ]
+        raise UserError(
+            f"{module.source} has no metarl.config.Config of the name {name}."
+            f"{nearest(name, configs)}"
+        )
+    missing = {group: [m for m in METHODS[group] if not hasattr(found, m)] for group in groups}
+    group = min(groups, key=lambda group: len(missing[group]))
+    if missing[group]:
+        raise UserError(f"{kind} has no method {missing[group][0]}; add it")
+    return group, _named(found, kind)
+
+
+@cache
+def _named(config: type[Config], kind: str) -> type[Config]:
+    """The config with its kind, whatever it says of that itself."""
+    fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
+    return create_model(config.__name__, __base__=config, __doc__=config.__doc__, **fields)
 
 
 def _loaded(entry_point: EntryPoint) -> type[Config]:

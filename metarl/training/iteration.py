@@ -1,71 +1,68 @@
-"""One iteration of training: play tasks, learn from them, and what to log of both."""
+"""One iteration of training: its random streams, its clock, and what is logged of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 
 from metarl.learning.few_shot import MEASURES
-from metarl.protocols import Agent, EpisodeSampler, FewShotLearner, TaskDistribution, TaskVectorEnv
 from metarl.rollout.curve import adaptation_curve
-from metarl.rollout.trial import run_trial
 from metarl.system.seeding import derive_seed, torch_generator
+from metarl.tasks import Task
 from metarl.types import Rollout, TrialShape
 
 
-def play_and_learn(
-    agent: Agent[Any],
-    env: TaskVectorEnv,
-    distribution: TaskDistribution,
-    shape: TrialShape,
-    *,
-    num_tasks: int,
-    seed: int,
-    iteration: int,
-) -> dict[str, float]:
-    """One iteration: a trial on sampled training tasks, a meta-update, and what to log of them."""
-    started = time.perf_counter()
-    task_rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
-    generator = torch_generator(derive_seed(seed, "agent", iteration), agent.device)
-    tasks = distribution.train.sample(num_tasks, task_rng)
-    trial = run_trial(
-        agent,
-        env,
-        tasks,
-        shape=shape,
-        seed=derive_seed(seed, "env", iteration),
-        generator=generator,
-    )
-    played = time.perf_counter()
-    learned = agent.meta_update(trial, generator=generator)
-    finished = time.perf_counter()
-    return {
-        **episode_metrics(
-            trial,
-            [task.env_name for task in tasks],
-            shape,
-            by_class=len(distribution.train.classes) > 1,
-        ),
-        **{f"update/{name}": value for name, value in learned.items()},
-        "timing/rollout_s": played - started,
-        "timing/update_s": finished - played,
-        "timing/env_steps_per_s": sum(r.reward.numel() for r in trial) / (finished - started),
-    }
+class Iteration:
+    """Random streams and metrics of an iteration.
+
+    Every stream follows from (seed, number), so a resumed run plays and learns bit for bit what an
+    uninterrupted one would have.
+
+    Args:
+        seed: seed of the run.
+        number: iterations that are finished.
+        device: device of the agent.
+    """
+
+    def __init__(self, seed: int, number: int, device: torch.device) -> None:
+        self.task_rng = np.random.default_rng(derive_seed(seed, "tasks", number))
+        """Draws the tasks."""
+        self.env_seed = derive_seed(seed, "env", number)
+        """Seeds the environments."""
+        self.generator = torch_generator(derive_seed(seed, "agent", number), device)
+        """Draws the agent's actions, and whatever else the agent needs to draw."""
+        self.metrics: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds that a part takes to the metric `timing/<name>_s`."""
+        started = time.perf_counter()
+        yield
+        metric = f"timing/{name}_s"
+        self.metrics[metric] = self.metrics.get(metric, 0.0) + time.perf_counter() - started
+
+    def log(self, metrics: Mapping[str, float], *, group: str | None = None) -> None:
+        """Adds metrics; `group` becomes the part of their names before the slash."""
+        self.metrics |= {f"{group}/{k}" if group else k: value for k, value in metrics.items()}
 
 
 def episode_metrics(
-    trial: list[Rollout], env_names: Sequence[str], shape: TrialShape, *, by_class: bool
+    trial: list[Rollout], tasks: Sequence[Task], shape: TrialShape, *, by_class: bool
 ) -> dict[str, float]:
-    """Return and success, of all episodes, and of the first and the last of a trial: the gap is
-    what was adapted.
+    """Mean return and success over all episodes, over the first and over the last of a trial; the
+    gap between first and last is what the agent gained by adapting.
 
     Args:
-        env_names: the class of each task.
-        by_class: also of the last episode on each class that was played.
+        trial: what was played.
+        tasks: what it was played on.
+        shape: layout of the episodes.
+        by_class: adds the last episode's means for each class that was played.
     """
+    env_names = [task.env_name for task in tasks]
     curve = adaptation_curve(trial, env_names, slots_per_task=shape.slots_per_task)
     measures = {"return": curve.scores["return"], "success": curve.scores["success_any"]}
     metrics = {f"train/{measure}": float(scores.mean()) for measure, scores in measures.items()}
@@ -78,32 +75,11 @@ def episode_metrics(
     return metrics
 
 
-def learn_from_tasks(
-    learner: FewShotLearner,
-    sampler: EpisodeSampler,
-    *,
-    num_tasks: int,
-    updates: int,
-    seed: int,
-    iteration: int,
-) -> dict[str, float]:
-    """One iteration of training: meta-updates on `num_tasks` tasks each, and the means of what to
-    log of them. All randomness follows from (seed, iteration)."""
-    started, drawing = time.perf_counter(), 0.0
-    rng = np.random.default_rng(derive_seed(seed, "tasks", iteration))
-    generator = torch_generator(derive_seed(seed, "agent", iteration), learner.device)
-    learned: list[dict[str, float]] = []
-    for _ in range(updates):
-        before = time.perf_counter()
-        batch = sampler.sample(num_tasks, rng).to(learner.device)
-        drawing += time.perf_counter() - before
-        learned.append(learner.meta_update(batch, generator=generator))
-    metrics = {name: sum(each[name] for each in learned) / updates for name in learned[0]}
+def update_metrics(learned: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the meta-updates of an iteration of few-shot learning: `train/loss` and
+    `train/accuracy` of the query, and `update/...` for all else that the learner measured."""
     return {
-        **{
-            f"{'train' if name in MEASURES else 'update'}/{name}": value
-            for name, value in metrics.items()
-        },
-        "timing/draw_s": drawing,
-        "timing/update_s": time.perf_counter() - started - drawing,
+        f"{'train' if name in MEASURES else 'update'}/{name}": sum(each[name] for each in learned)
+        / len(learned)
+        for name in learned[0]
     }

@@ -20,7 +20,7 @@ import torch
 
 from metarl.errors import UserError, note, printable
 from metarl.system.files import read_json, set_aside, written_whole
-from metarl.tasks import TaskHashes
+from metarl.tasks import ContentHashes
 
 STARTS = "env.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
@@ -109,9 +109,11 @@ def _same_threads(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f". Stop it and set OMP_NUM_THREADS={threads} for as many threads as before"
 
 
-def check_same_tasks(before: TaskHashes | None, now: TaskHashes | None, *, folder: Path) -> None:
+def check_same_content(
+    before: ContentHashes | None, now: ContentHashes | None, *, folder: Path
+) -> None:
     """Checks that a run goes on with the tasks that it was trained on; says where the code that
-    plays them changed. What was not written down before is not compared.
+    plays them, or that learns, changed. What was not written down before is not compared.
 
     Raises:
         UserError: the tasks are others.
@@ -126,6 +128,9 @@ def check_same_tasks(before: TaskHashes | None, now: TaskHashes | None, *, folde
             f"(its config, module, images or goals changed); undo the change, or train on these "
             "tasks in a new run"
         )
+    if before.agent != now.agent:
+        note(f"the file of {folder}'s algorithm changed since it was last saved: it goes on with "
+             "the new one")  # fmt: skip
     if before.module != now.module:
         note(f"the module of {folder}'s tasks changed since it was last saved; its tasks are the "
              "same, but if they play otherwise, its curve is one over both")  # fmt: skip

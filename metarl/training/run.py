@@ -31,7 +31,7 @@ from metarl.learning import optim
 from metarl.protocols import Learner
 from metarl.system.files import check_is_file, set_aside, written_whole
 from metarl.system.finite import check_weights
-from metarl.tasks import TaskHashes
+from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import (
     Meta,
     Saved,
@@ -41,7 +41,7 @@ from metarl.training.checkpoint import (
     read_meta,
     save_checkpoint,
 )
-from metarl.training.provenance import append_start, check_same_tasks
+from metarl.training.provenance import append_start, check_same_content
 from metarl.training.tensorboard import Board
 
 CONFIG = "config.yaml"
@@ -75,7 +75,7 @@ class Run:
         agent: Learner,
         *,
         unit: Literal["env_steps", "tasks"] = "env_steps",
-        task_hashes: TaskHashes | None = None,
+        task_hashes: ContentHashes | None = None,
     ) -> None:
         self.folder = folder
         self.agent = agent
@@ -190,7 +190,7 @@ class Run:
         if (meta.tasks is None) != (self.unit == "env_steps"):
             raise UserError(f"checkpoint {saved[-1]} does not count {self.unit}; its config is not "
                             "that of this run")  # fmt: skip
-        check_same_tasks(meta.task_hashes, self.task_hashes, folder=self.folder)
+        check_same_content(meta.task_hashes, self.task_hashes, folder=self.folder)
         if meta.format == 1:
             note(f"{saved[-1]} is of before checkpoints had checksums: whether it is damaged "
                  "cannot be told")  # fmt: skip

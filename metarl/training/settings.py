@@ -1,19 +1,13 @@
-"""What a run of training depends on whatever is learned, and what the training loop needs of it."""
+"""Settings of a run that do not depend on what is learned."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from metarl.config import Config, Count, Seed, Size
-from metarl.protocols import Learner
-from metarl.rollout.interface import Interface
-from metarl.tasks import TaskHashes
-from metarl.training.run import Run
 
 NAME_LENGTH = 100
 NO_NAME = re.compile(r'[/\\<>:"|?*\s]|^[.~-]|\.$')
@@ -72,28 +66,3 @@ class RunConfig(Config):
     """Where the agent lives; auto takes CUDA where there is one."""
     on_nan: Literal["stop", "skip"] = "stop"
     """A NaN or an infinity ends the run, or drops the iteration: the agent stays as it was."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What the training loop needs of an experiment, whatever is learned."""
-
-    title: str
-    agent: Learner
-    task_hashes: TaskHashes
-    """Of what it learns from and is judged on."""
-    iterate: Callable[[int], dict[str, float]]
-    """Plays and learns iteration i; returns what to log."""
-    show: Callable[[Run], None]
-    """Shows more of a finished iteration than what it logged, where that is wanted."""
-    unit: Literal["env_steps", "tasks"]
-    total: int
-    """Of these units to train on."""
-    per_iteration: int
-    shown: dict[str, str]
-    """Metrics that the progress display shows, and how they are formatted."""
-    final: list[str]
-    """Metrics that say what has come of a run, for the table of hyperparameters."""
-    close: Callable[[], None]
-    interface: Interface | None = None
-    """Between agent and environments, of what acts."""

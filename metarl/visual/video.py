@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import av
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
@@ -62,6 +61,8 @@ def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> int:
 
 
 def _encode(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
+    import av  # here, as nothing else needs it
+
     count, stream, shape = 0, None, (0, 0, 3)
     faststart = {"movflags": "+faststart"}
     with av.open(str(path), "w", format="mp4", options=faststart) as container:

@@ -1,4 +1,5 @@
-"""MAML-TRPO's update against explicit Hessians and its own promises, on the real navigation."""
+"""MAML-TRPO's update against explicit Hessians and its own promises, on the real navigation;
+conjugate gradient against sb3-contrib's solver and a direct one; line search and losses by hand."""
 
 from typing import Any
 
@@ -6,14 +7,24 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.utils import conjugate_gradient_solver
 
-from agents.maml_trpo import MAMLTRPO, KLCurvature, MAMLTRPOConfig
+from agents.maml_trpo import (
+    MAMLTRPO,
+    KLCurvature,
+    MAMLTRPOConfig,
+    conjugate_gradient,
+    inner_loss,
+    line_search,
+    surrogate,
+)
+from agents.promp import ProMP, ProMPConfig
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import NotFiniteError, UserError
 from metarl.learning.inner_loop import CHUNK_ELEMENTS, InnerLoop
-from metarl.learning.task_batch import Chunk, Experience
-from metarl.nn.distributions import kl_divergence
+from metarl.learning.task_batch import Chunk, Experience, ratio
+from metarl.nn.distributions import Categorical, kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
@@ -32,7 +43,7 @@ def new_agent(space: spaces.Space | None = None, **changes: Any) -> MAMLTRPO:
     )
 
 
-def play(agent: MAMLTRPO, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
+def play(agent: MAMLTRPO | ProMP, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
     distribution = PointConfig(horizon=HORIZON, num_train_tasks=50).build()
     return run_trial(
         agent,
@@ -58,6 +69,65 @@ def random_chunk(*, inner_steps: int, discrete: bool) -> Chunk:
     return Chunk(0, [experience(seed) for seed in range(inner_steps)], experience(9))
 
 
+# -- losses and pieces of TRPO's step --------------------------------------------------------------
+
+
+def test_the_losses_by_hand() -> None:
+    """Two tasks with two choices of probability ½ each; who acted had probability ¼ of its own."""
+    experience = Experience(
+        obs=torch.zeros(2, 2, 1),
+        action=torch.tensor([[0, 1], [1, 1]]),
+        log_prob=torch.full((2, 2), 0.25).log(),
+        advantage=torch.tensor([[1.0, 2.0], [-1.0, 4.0]]),
+    )
+    policy = Categorical(torch.zeros(2, 2, 2))
+    # −log ½ · mean A: mean advantages are 1.5 in both tasks; ratios are 2.
+    torch.testing.assert_close(inner_loss(policy, experience), 1.5 * torch.tensor([2.0, 2.0]).log())
+    torch.testing.assert_close(surrogate(policy, experience), torch.tensor([3.0, 3.0]))
+
+
+def symmetric_positive_definite(size: int) -> torch.Tensor:
+    root = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).double()
+    return root @ root.T + torch.eye(size)
+
+
+@pytest.mark.parametrize("iterations", [1, 5, 10])
+def test_conjugate_gradient_is_sb3_contribs(
+    iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix, target = symmetric_positive_definite(30), torch.arange(30.0).double() / 30
+    ours = conjugate_gradient(lambda v: matrix @ v, target, iterations=iterations)
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # theirs starts near 0, ours at 0
+    theirs = conjugate_gradient_solver(lambda v: matrix @ v, target, max_iter=iterations)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_conjugate_gradient_solves() -> None:
+    matrix, target = symmetric_positive_definite(8), torch.ones(8).double()
+    solution = conjugate_gradient(
+        lambda v: matrix @ v, target, iterations=50, tolerance=1e-24
+    )  # fmt: skip
+    torch.testing.assert_close(solution, torch.linalg.solve(matrix, target))
+    assert not conjugate_gradient(lambda v: matrix @ v, 0 * target, iterations=5).any()
+
+
+def test_line_search_takes_the_first_that_is_accepted_and_otherwise_stays() -> None:
+    start, step = torch.tensor([1.0]), torch.tensor([8.0])
+    tried: list[float] = []
+
+    def below_four(candidate: torch.Tensor) -> bool:
+        tried.append(float(candidate))
+        return float(candidate) < 4
+
+    found, count, fraction = line_search(below_four, start, step, shrink=0.5, max_tries=5)
+    assert (found.item(), count, fraction, tried) == (3.0, 3, 0.25, [9.0, 5.0, 3.0])
+    found, count, fraction = line_search(below_four, start, step, shrink=0.5, max_tries=2)
+    assert (found.item(), count, fraction) == (1.0, 2, 0.0)
+
+
+# -- the update ------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("space", [spaces.Box(-1.0, 1.0, (2,), np.float32), spaces.Discrete(2)])
 @pytest.mark.parametrize("inner_steps", [0, 1, 2])
 @pytest.mark.parametrize(
@@ -68,11 +138,11 @@ def test_the_curvature_is_the_explicit_hessian_of_the_kl(
 ) -> None:
     """All second derivatives through the gradient steps, by plain autograd, a task at a time."""
     agent = new_agent(space, hidden_sizes=(3,), initial_std=1.0, **changes)
-    loop = agent.inner_loop
-    noise = torch.randn(len(loop.meta_parameters()), generator=torch.Generator().manual_seed(1))
-    loop.set_meta_parameters(loop.meta_parameters() + 0.3 * noise)
+    loop, policies = agent.inner_loop, agent.policies
+    noise = torch.randn(len(policies.meta_parameters()), generator=torch.Generator().manual_seed(1))
+    policies.set_meta_parameters(policies.meta_parameters() + 0.3 * noise)
     chunk = random_chunk(inner_steps=inner_steps, discrete=isinstance(space, spaces.Discrete))
-    meta = loop.meta_parameters()
+    meta = policies.meta_parameters()
     curvature = KLCurvature(loop, meta, [chunk], damping=0.0)
     ours = torch.stack([curvature.product(direction) for direction in torch.eye(len(meta))])
     hessian = torch.autograd.functional.hessian(lambda m: mean_kl(loop, m, meta, chunk), meta)
@@ -82,25 +152,23 @@ def test_the_curvature_is_the_explicit_hessian_of_the_kl(
 
 def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, chunk: Chunk):
     def adapted(meta: torch.Tensor, task: int) -> torch.Tensor:
-        size = len(loop.start())
-        rate = meta[size:] if len(meta) > size else loop.step_size
+        size = len(loop.policies.start())
+        rate = meta[size:] if len(meta) > size else loop.policies.step_size
         parameters = meta[:size]
         for part in chunk.support:
-            policy = loop.distribution(parameters[None], part.obs[task : task + 1])
+            policy = loop.policies.distribution(parameters[None], part.obs[task : task + 1])
             log_prob = policy.log_prob(part.action[task : task + 1])
             loss = -(log_prob * part.advantage[task : task + 1]).mean()
             (gradient,) = torch.autograd.grad(loss, parameters, create_graph=True)
-            parameters = parameters - rate * (
-                gradient.detach() if loop.config.first_order else gradient
-            )
+            parameters = parameters - rate * (gradient.detach() if loop.first_order else gradient)
         return parameters
 
     origin = origin.clone().requires_grad_()
     total = torch.zeros(())
     for task in range(chunk.num_tasks):
         obs = chunk.query.obs[task : task + 1]
-        old = loop.distribution(adapted(origin, task).detach()[None], obs)
-        new = loop.distribution(adapted(meta, task)[None], obs)
+        old = loop.policies.distribution(adapted(origin, task).detach()[None], obs)
+        new = loop.policies.distribution(adapted(meta, task)[None], obs)
         total = total + kl_divergence(old, new).mean()
     return total / chunk.num_tasks
 
@@ -108,20 +176,18 @@ def mean_kl(loop: InnerLoop, meta: torch.Tensor, origin: torch.Tensor, chunk: Ch
 def test_a_step_improves_and_stays_in_the_trust_region() -> None:
     agent = new_agent(max_kl=1e-3)
     trial = play(agent)
-    before = agent.inner_loop.meta_parameters()
+    before = agent.policies.meta_parameters()
     metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
-    after = agent.inner_loop.meta_parameters()
+    after = agent.policies.meta_parameters()
     assert metrics["accepted"] == 1
     assert metrics["surrogate_after"] > metrics["surrogate_before"]
     # The policy that acted is the one that the update starts from, so nothing is gained there.
     assert metrics["surrogate_before"] == pytest.approx(0, abs=1e-5)
     # What it says of the KL is so, computed anew.
-    experiences = [agent.inner_loop.experience(rollout)[0] for rollout in trial]
+    experiences = [agent.experience(rollout)[0] for rollout in trial]
     (chunk,) = Chunk.of(experiences, TASKS)
     policies = [
-        agent.inner_loop.distribution(
-            agent.inner_loop.unroll_chunk(meta, chunk).adapted, chunk.query.obs
-        )
+        agent.policies.distribution(agent.inner_loop.unroll(meta, chunk).adapted, chunk.query.obs)
         for meta in (before, after)
     ]
     kl = float(kl_divergence(*policies).mean())
@@ -173,11 +239,11 @@ def test_a_kl_that_is_not_finite_is_named_and_parameters_are_as_before(
     broken: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = new_agent()
-    trial, before = play(agent), agent.inner_loop.meta_parameters()
+    trial, before = play(agent), agent.policies.meta_parameters()
     monkeypatch.setattr(agent, "_surrogate_and_kl", lambda *_: broken)
     with pytest.raises(NotFiniteError, match=r"the KL or the surrogate, .* is not finite"):
         agent.meta_update(trial, generator=torch_generator(0, CPU))
-    assert torch.equal(agent.inner_loop.meta_parameters(), before)
+    assert torch.equal(agent.policies.meta_parameters(), before)
 
 
 def test_without_any_difference_in_reward_nothing_moves() -> None:
@@ -185,10 +251,10 @@ def test_without_any_difference_in_reward_nothing_moves() -> None:
     trial = play(agent)
     for rollout in trial:
         rollout.reward.zero_()
-    before = agent.inner_loop.meta_parameters()
+    before = agent.policies.meta_parameters()
     metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
     assert metrics["gradient_norm"] == 0
-    assert torch.equal(agent.inner_loop.meta_parameters(), before)
+    assert torch.equal(agent.policies.meta_parameters(), before)
 
 
 def test_a_stride_of_the_curvature_leaves_the_gradient_as_it_is() -> None:
@@ -204,8 +270,8 @@ def test_a_stride_of_the_curvature_leaves_the_gradient_as_it_is() -> None:
 def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
     """vmap over tasks against a loop over them, through three gradient steps."""
     agent = new_agent()
-    trial, meta = play(agent, rollouts=4), agent.inner_loop.meta_parameters()
-    experiences = [agent.inner_loop.experience(rollout)[0] for rollout in trial]
+    trial, meta = play(agent, rollouts=4), agent.policies.meta_parameters()
+    experiences = [agent.experience(rollout)[0] for rollout in trial]
     direction = torch.randn(len(meta), generator=torch.Generator().manual_seed(0))
     results = []
     for size in (TASKS, 4, 1):
@@ -273,13 +339,38 @@ def test_a_broken_update_names_the_task_and_leaves_the_parameters(
     trial = play(agent)
     trial[0].log_prob[:] = 0
     trial[1].log_prob[EPISODES * 3, 2] = float("-inf")
-    before = agent.inner_loop.meta_parameters()
+    before = agent.policies.meta_parameters()
     with pytest.raises(NotFiniteError, match="the meta-gradient is not finite"):
         agent.meta_update(trial, generator=torch_generator(0, CPU))
     trial[0].action[EPISODES * 4 + 1, 5] = float("nan")
     with pytest.raises(NotFiniteError, match=r"the inner gradient is not finite \(task 4\)"):
         agent.meta_update(trial, generator=torch_generator(0, CPU))
-    assert torch.equal(agent.inner_loop.meta_parameters(), before)
+    assert torch.equal(agent.policies.meta_parameters(), before)
+
+
+@pytest.mark.parametrize("kind", [MAMLTRPOConfig, ProMPConfig])
+def test_normalized_observations_are_acted_and_learned_on_alike(
+    kind: type[MAMLTRPOConfig] | type[ProMPConfig], double_precision: None
+) -> None:
+    """What acts and what gradients are taken of is one policy: the ratio of the two is 1."""
+    agent = kind(hidden_sizes=(16,), episodes_per_step=EPISODES, normalize_obs=True).build(
+        spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        spaces.Box(-0.1, 0.1, (2,), np.float32),
+        seed=0,
+        device=CPU,
+    )
+    first = play(agent)
+    agent.meta_update(first, generator=torch_generator(0, CPU))
+    seen = torch.cat([rollout.seen.obs.flatten(0, 1) for rollout in first])
+    step = first[0].seen.map(lambda x: x[:, 3])
+    action, _, _ = agent.act(agent.begin_trial(TASKS * EPISODES), step, generator=None)
+    mean, _ = agent.policies.policy((step.obs - seen.mean(0)) / seen.std(0, correction=0))
+    torch.testing.assert_close(action, mean)
+    rollout, _ = play(agent, seed=1)
+    experience, _ = agent.experience(rollout)
+    start = agent.begin_trial(TASKS * EPISODES)
+    again = agent.policies.distribution(start, experience.obs)
+    torch.testing.assert_close(ratio(again, experience), torch.ones_like(experience.log_prob))
 
 
 def test_a_loaded_agent_acts_and_learns_as_the_saved_one() -> None:

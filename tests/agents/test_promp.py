@@ -7,11 +7,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.promp import ProMP, ProMPConfig
+from agents.promp import ProMP, ProMPConfig, clipped_surrogate, inner_loss
 from envs.navigation import PointConfig
 from metarl.learning.inner_loop import CHUNK_ELEMENTS
-from metarl.learning.task_batch import Chunk
-from metarl.nn.distributions import kl_divergence
+from metarl.learning.task_batch import Chunk, Experience
+from metarl.nn.distributions import Categorical, kl_divergence
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
@@ -44,16 +44,32 @@ def play(agent: ProMP, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
     )
 
 
+def test_the_losses_by_hand() -> None:
+    """Two choices of probability ½ each; those that acted had ¼, ½ and 1: ratios are 2, 1 and ½."""
+    experience = Experience(
+        obs=torch.zeros(1, 3, 1),
+        action=torch.tensor([[0, 1, 1]]),
+        log_prob=torch.tensor([[0.25, 0.5, 1.0]]).log(),
+        advantage=torch.tensor([[3.0, 1.0, -6.0]]),
+    )
+    policy = Categorical(torch.zeros(1, 3, 2))
+    torch.testing.assert_close(inner_loss(policy, experience), torch.tensor([-(6 + 1 - 3) / 3]))
+    surrogate, clipped = clipped_surrogate(policy, experience, clip=0.2)
+    # min(2 · 3, 1.2 · 3), 1, and min(−½ · 6, −0.8 · 6)
+    torch.testing.assert_close(surrogate, torch.tensor([(3.6 + 1 - 4.8) / 3]))
+    assert clipped.item() == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize("inner_steps", [1, 2])
 def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
     """Equation 14, with the ratio as inner surrogate (eq. 11), by plain autograd."""
     agent = new_agent(inner_kl_coef=0.7, clip=0.05)
-    loop, config = agent.inner_loop, agent.config
+    policies, config = agent.policies, agent.config
     trial = play(agent, rollouts=inner_steps + 1)
-    (chunk,) = Chunk.of([loop.experience(rollout)[0] for rollout in trial], TASKS)
+    (chunk,) = Chunk.of([agent.experience(rollout)[0] for rollout in trial], TASKS)
     acted = agent._policies_before_steps(chunk)
     # Elsewhere than where the policy acted: there the KL has no slope, and nothing is clipped.
-    origin = loop.meta_parameters()
+    origin = policies.meta_parameters()
     noise = torch.randn(len(origin), generator=torch.Generator().manual_seed(0))
     meta = (origin + 0.02 * noise).requires_grad_()
     ours, metrics = agent._gradient(meta.detach(), chunk, acted)
@@ -62,7 +78,7 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
     for task in range(TASKS):
         parameters = meta
         for step, part in enumerate(chunk.support):
-            policy = loop.distribution(parameters[None], part.obs[task : task + 1])
+            policy = policies.distribution(parameters[None], part.obs[task : task + 1])
             old = type(policy)(*(tensor[task : task + 1] for tensor in vars(acted[step]).values()))
             objective = objective - config.inner_kl_coef * kl_divergence(old, policy).mean()
             log_prob = policy.log_prob(part.action[task : task + 1])[0]
@@ -71,7 +87,7 @@ def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
             (gradient,) = torch.autograd.grad(inner, parameters, create_graph=True)
             parameters = parameters + config.inner_learning_rate * gradient
         query = chunk.query
-        policy = loop.distribution(parameters[None], query.obs[task : task + 1])
+        policy = policies.distribution(parameters[None], query.obs[task : task + 1])
         weight = (policy.log_prob(query.action[task : task + 1])[0] - query.log_prob[task]).exp()
         advantage = query.advantage[task]
         objective = (
@@ -91,7 +107,7 @@ def test_chunks_of_tasks_are_the_same_update(monkeypatch: pytest.MonkeyPatch) ->
         agent = new_agent(inner_kl_coef=0.7)
         metrics = agent.meta_update(trial, generator=torch_generator(0, CPU))
         ends.append(
-            torch.cat([agent.inner_loop.meta_parameters(), torch.tensor([*metrics.values()])])
+            torch.cat([agent.policies.meta_parameters(), torch.tensor([*metrics.values()])])
         )
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-8)
 
@@ -109,8 +125,8 @@ def test_where_the_policy_acted_the_kl_has_no_slope_and_nothing_is_clipped() -> 
     gradients = []
     for coefficient in (0.0, 100.0):
         agent = new_agent(inner_kl_coef=coefficient)
-        (chunk,) = Chunk.of([agent.inner_loop.experience(r)[0] for r in trial], TASKS)
-        meta = agent.inner_loop.meta_parameters()
+        (chunk,) = Chunk.of([agent.experience(r)[0] for r in trial], TASKS)
+        meta = agent.policies.meta_parameters()
         gradient, metrics = agent._gradient(meta, chunk, agent._policies_before_steps(chunk))
         gradients.append(gradient)
         assert metrics["clipped"] == 0

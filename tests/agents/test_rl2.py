@@ -8,7 +8,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.rl2 import RL2, Chunks, RL2Config, cut
+from agents.rl2 import (
+    RL2,
+    Chunks,
+    RL2Config,
+    clipped_surrogate,
+    cut,
+    kl_from_acting,
+    normalized,
+    value_error,
+)
 from envs.navigation import PointConfig
 from metarl.errors import UserError
 from metarl.rollout.trial import run_trial
@@ -116,6 +125,17 @@ def chunks_of(agent: RL2, rollout: Rollout, advantage: torch.Tensor, length: int
     )
 
 
+def test_the_losses_by_hand() -> None:
+    ratio, advantage = torch.tensor([[2.0, 1.0, 0.5]]), torch.tensor([[3.0, 1.0, -6.0]])
+    # min(2 · 3, 1.2 · 3), 1, and min(−½ · 6, −0.8 · 6)
+    found = clipped_surrogate(ratio, advantage, clip=0.2)
+    torch.testing.assert_close(found, torch.tensor((3.6 + 1 - 4.8) / 3))
+    assert value_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])).item() == 1.0
+    # Actions that acted with ½ each have ¼ and ¾ now; KL = ½ log (½ / ¼) + ½ log (½ / ¾).
+    estimate = kl_from_acting(torch.tensor([[0.5, 1.5]]).log())
+    torch.testing.assert_close(estimate, 0.5 * torch.tensor(2.0 * 2 / 3).log())
+
+
 def test_the_first_gradient_is_the_policy_gradient() -> None:
     """Where all ratios are 1, the clipped surrogate's gradient is the policy gradient's, and a
     chunk as long as the trial gives that of the whole sequence."""
@@ -165,9 +185,9 @@ def test_advantages_are_divided_by_the_standard_deviation() -> None:
 
 def test_advantages_of_a_trial_can_count_as_much_as_those_of_any_other() -> None:
     advantage = torch.tensor([[1.0, 2.0, 3.0], [100.0, 200.0, 300.0]])
-    each = new_agent(normalize_advantages="trial")._normalized(advantage)
+    each = normalized(advantage, each_trial=True)
     torch.testing.assert_close(each, torch.tensor([[-1.0, 0.0, 1.0]] * 2))
-    together = new_agent()._normalized(advantage)
+    together = normalized(advantage, each_trial=False)
     assert together[0].std().item() == pytest.approx(0.01 * together[1].std().item(), rel=1e-4)
 
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.vec_env import VecVideoRecorder
 import envs  # noqa: F401 - registers the names
 from envs.locomotion.distributions import LocomotionConfig
 from envs.metaworld import MetaWorld
-from envs.slots import SlotEnv
 from envs.stable_baselines3 import SB3VecEnv
 from metarl.errors import UserError
+from metarl.rollout.slots import SlotEnv
 from metarl.visual.rendering.backends import find_backend
 from metarl.visual.rendering.renderer import OffscreenRenderer
 

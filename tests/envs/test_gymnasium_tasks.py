@@ -17,9 +17,9 @@ from gymnasium.wrappers import FlattenObservation
 from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks, check
 from envs.worker import process
 from envs.worker import tasks as tasks_of_users
-from envs.worker.player import FlatSpaces
 from metarl.errors import EnvironmentFailedError, UserError
 from metarl.protocols import TaskDistribution
+from metarl.rollout.player import FlatSpaces
 from metarl.system.seeding import slot_generators
 from tests.envs.user_modules import WALK, write
 

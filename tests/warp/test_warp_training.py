@@ -12,9 +12,9 @@ pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make te
 from agents.maml_trpo import MAMLTRPOConfig
 from agents.rl2 import RL2Config
 from envs.metaworld import MetaWorld
-from metarl.rollout.trial import collect, first_step
+from metarl.rollout.trial import collect, first_step, run_trial
 from metarl.system.seeding import torch_generator
-from metarl.training.iteration import play_and_learn
+from metarl.training.iteration import Iteration, episode_metrics
 from tests.warp.host import forbidden_on_host
 
 HORIZON, TASKS = 20, 4
@@ -41,8 +41,12 @@ def test_an_agent_plays_and_learns(kind):
     spaces = env.single_observation_space, env.single_action_space
     agent = AGENTS[kind].build(*spaces, seed=1, device=env.device)
     before = {name: tensor.clone() for name, tensor in agent.state_dict().items()}
-    metrics = play_and_learn(agent, env, benchmark, shape, num_tasks=TASKS, seed=1, iteration=1)
-    assert all(np.isfinite(value) for value in metrics.values())
+    step = Iteration(1, 1, agent.device)
+    tasks = benchmark.train.sample(TASKS, step.task_rng)
+    trial = run_trial(agent, env, tasks, shape=shape, seed=step.env_seed, generator=step.generator)
+    step.log(episode_metrics(trial, tasks, shape, by_class=False))
+    step.log(agent.meta_update(trial, generator=step.generator), group="update")
+    assert all(np.isfinite(value) for value in step.metrics.values())
     after = agent.state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     play_without_host(agent, env)

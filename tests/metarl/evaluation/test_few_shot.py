@@ -20,7 +20,7 @@ from metarl.evaluation.few_shot import (
 )
 from metarl.learning.few_shot import task_accuracies, task_losses
 from metarl.nn.encoders import BatchNorm, Conv4Config, ConvBlock, Encoder, MLPConfig
-from metarl.training.iteration import learn_from_tasks
+from metarl.training.iteration import Iteration, update_metrics
 from metarl.types import FewShotBatch, FewShotCurve
 
 CPU = torch.device("cpu")
@@ -100,10 +100,12 @@ def test_an_iteration_follows_from_seed_and_number() -> None:
 
     def play(iteration: int) -> dict[str, float]:
         maml = MAMLConfig().build(distribution.shape, seed=0, device=CPU)
-        metrics = learn_from_tasks(
-            maml, distribution.train, num_tasks=4, updates=3, seed=1, iteration=iteration
-        )
-        return {k: v for k, v in metrics.items() if not k.startswith("timing/")}
+        step = Iteration(1, iteration, CPU)
+        learned = [
+            maml.meta_update(distribution.train.sample(4, step.task_rng), generator=step.generator)
+            for _ in range(3)
+        ]
+        return update_metrics(learned)
 
     assert play(2) == play(2) != play(3)
     assert set(play(0)) == {"train/loss", "update/gradient_norm"}

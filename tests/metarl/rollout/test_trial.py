@@ -10,8 +10,8 @@ from gymnasium import spaces
 from agents.rl2 import RL2Config
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig, PointTask
-from envs.slots import SlotEnv
 from metarl.errors import NotFiniteError
+from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import run_trial
 from metarl.types import Rollout, TrialShape
 from tests.spy import SpyAgent

@@ -8,11 +8,11 @@ import pytest
 import evaluate
 import train
 from envs.gymnasium_tasks import GymnasiumConfig
-from envs.worker.user_module import UserModule
-from evaluate import adapt
 from metarl.errors import UserError
+from metarl.evaluation.adapt import adapt
 from metarl.rollout.interface import FILE as INTERFACE
-from metarl.training.trust import check_trusted
+from metarl.system.user_module import UserModule
+from metarl.training.trust import check_trusted, code_of
 from tests.envs.user_modules import WALK, write
 from tests.runs import fails
 
@@ -79,7 +79,8 @@ def test_own_modules_are_never_asked_about(tmp_path: Path, monkeypatch, capsys) 
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file" / "below"))
     evaluate.main([str(tmp_path / "run"), "--trust"])
     assert "add --trust" in fails(capsys, evaluate, [str(tmp_path / "run")])
-    check_trusted(GymnasiumConfig(module="this"), tmp_path, allowed=True)  # which is not imported
+    code = code_of(GymnasiumConfig(module="this"))  # which is not imported
+    check_trusted(code, tmp_path, allowed=True)
     with pytest.raises(UserError, match="would execute the module this, "):
-        check_trusted(GymnasiumConfig(module="this"), tmp_path, allowed=False)
+        check_trusted(code, tmp_path, allowed=False)
     assert "--trust is for --resume" in fails(capsys, train, ["--trust"])

@@ -1,0 +1,53 @@
+"""Trials of a few-shot learner: the learner of a checkpoint on the tasks of a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metarl.evaluation.few_shot import SHOTS, SHOTS_OF_FUNCTIONS, judge
+from metarl.evaluation.few_shot_record import FewShotEvaluation
+from metarl.evaluation.options import EvaluationOptions
+from metarl.evaluation.trials import note_changed_tasks
+from metarl.training.experiment import (
+    FewShotExperiment,
+    build_learner,
+)
+from metarl.training.provenance import environment
+from metarl.training.run import load_agent
+
+FEW_SHOT_TASKS = 600
+
+
+def measure_few_shot(
+    experiment: FewShotExperiment, checkpoint: Path, config: EvaluationOptions
+) -> FewShotEvaluation:
+    """Judges the learner of a checkpoint on the tasks of a split."""
+    experiment = experiment.model_copy(update={"device": config.device})
+    distribution = experiment.env.as_judged().build()
+    shape = distribution.shape
+    learner = build_learner(experiment, shape)
+    note_changed_tasks(load_agent(learner, checkpoint), distribution.train.content_hash)
+    sampler = distribution.test if config.split == "test" else distribution.train
+    usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
+    judged = judge(
+        learner,
+        sampler,
+        shape,
+        shots=config.shots or (*usual, distribution.shots),
+        episodes=config.episodes or FEW_SHOT_TASKS,
+        seed=config.seed,
+    )
+    return FewShotEvaluation(
+        experiment=experiment.name,
+        agent=experiment.agent.kind,
+        seed=experiment.seed,
+        tasks=int(checkpoint.name),
+        distribution=distribution.name,
+        split=config.split,
+        split_hash=sampler.content_hash,
+        num_ways=shape.num_outputs if shape.classification else None,
+        batch_norm=experiment.agent.encoder.batch_norm,
+        options=config.result_options(few_shot=True),
+        environment=environment(),
+        **judged._asdict(),
+    )
