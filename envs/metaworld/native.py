@@ -34,6 +34,8 @@ from metarl.rollout.scene import Scene
 
 NUM_SUBSTEPS = 5
 ACTION_SIZE = 4
+OUTCOME_NAMES = ("unscaled_reward", *Outcome._fields[1:])
+"""Names of a step's scalars in `info`; the first is the reward."""
 
 
 @inner
@@ -113,7 +115,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         super().__init__(
             tasks,
             batch=batch,
-            outcome=("unscaled_reward", *Outcome._fields[1:]),
+            outcome=OUTCOME_NAMES,
             horizon=horizon,
             observation_space=observation_space(),
             action_space=ACTION_SPACE,
