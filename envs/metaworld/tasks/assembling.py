@@ -185,7 +185,7 @@ def peg_unplug_side(now: Now, start: Start) -> Outcome:
 
 WRENCH = Object(site_pos("RoundNut-8"), body_quat("RoundNut"))
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="assembly-v3",
         reward=assembly,

@@ -117,7 +117,7 @@ def button_press_topdown_wall(now: Now, start: Start) -> Outcome:
     return _press_down(now, start, gripper=now.opened)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="button-press-topdown-v3",
         reward=button_press_topdown,

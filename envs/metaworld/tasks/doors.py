@@ -133,7 +133,7 @@ def door_unlock(now: Now, start: Start) -> Outcome:
     return _turned(hint=ready, near=ready, to_lock=shoulder_to_lock, lock_to_target=lock_to_target)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="door-close-v3",
         reward=door_close,

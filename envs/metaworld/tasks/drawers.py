@@ -63,7 +63,7 @@ def drawer_close(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="drawer-close-v3",
         reward=drawer_close,

@@ -46,7 +46,7 @@ def faucet_close(now: Now, start: Start) -> Outcome:
     return _turn(now, start, handle=now.obj)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="faucet-close-v3",
         reward=faucet_close,

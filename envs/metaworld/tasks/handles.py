@@ -123,7 +123,7 @@ def handle_pull_side(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="handle-press-side-v3",
         reward=handle_press,

@@ -297,7 +297,7 @@ def hand_insert(now: Now, start: Start) -> Outcome:
 
 PUCK = Object(body_pos("obj"), body_quat("obj"))
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="pick-place-v3",
         reward=pick_place,

@@ -167,7 +167,7 @@ def box_close(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="shelf-place-v3",
         reward=shelf_place,

@@ -208,7 +208,7 @@ def soccer(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="push-v3",
         reward=push,

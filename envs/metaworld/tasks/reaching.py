@@ -45,7 +45,7 @@ def reach_wall(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="reach-v3",
         reward=reach,

@@ -74,7 +74,7 @@ def plate_slide_other(now: Now, start: Start) -> Outcome:
 
 PLATE = (Object(geom_pos("puck"), geom_matrix("puck")),)
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(env_name="plate-slide-v3", reward=plate_slide, objects=PLATE),
     TaskCode(env_name="plate-slide-side-v3", reward=plate_slide_other, objects=PLATE),
     TaskCode(env_name="plate-slide-back-v3", reward=plate_slide_other, objects=PLATE),

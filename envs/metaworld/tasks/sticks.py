@@ -144,7 +144,7 @@ def stick_pull(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="stick-push-v3",
         reward=stick_push,

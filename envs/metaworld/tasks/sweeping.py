@@ -56,7 +56,7 @@ def sweep_into(now: Now, start: Start) -> Outcome:
     return _swept(now, start, target=target, object_grasped=object_grasped)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="sweep-v3",
         reward=sweep,

@@ -129,7 +129,7 @@ def dial_turn(now: Now, start: Start) -> Outcome:
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="hammer-v3",
         reward=hammer,

@@ -49,7 +49,7 @@ def window_close(now: Now, start: Start) -> Outcome:
     return _slid(now, start, init_x=start.extra[0], reach=reach, tcp_to_obj=tcp_to_obj)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="window-close-v3",
         reward=window_close,
