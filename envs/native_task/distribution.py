@@ -7,8 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from envs.engine.batch import Batch
-from envs.engine.batch import Scene as EngineScene
+from envs.engine.batch import Batch, SharedModel
 from envs.engine.env import EngineEnv
 from envs.metaworld.native import ACTION_SIZE, OUTCOME_NAMES, compiled_act
 from envs.metaworld.official import ACTION_SPACE, observation_space
@@ -147,7 +146,7 @@ class NativeTaskEnv(EngineEnv[GymnasiumTask]):
             dt=self._starts.dt,
         )
 
-    def _engine_scene(self, task: GymnasiumTask) -> EngineScene:
+    def _shared_model(self, task: GymnasiumTask) -> SharedModel:
         del task
         return self._starts.scene
 

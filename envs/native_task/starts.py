@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numba.core.dispatcher import Dispatcher
 from numba.core.errors import NumbaError
 
-from envs.engine.batch import Batch, Scene, Snapshot
+from envs.engine.batch import Batch, SharedModel, Snapshot
 from envs.metaworld.native import ACTION_SIZE, compiled_act
 from envs.metaworld.snapshots import MOCAP_QUAT
 from envs.metaworld.tasks.interface import (
@@ -129,7 +129,7 @@ class Starts:
         except (ValueError, KeyError) as error:
             advice = "; give bodies with joints an <inertial>" if "inertia" in str(error) else ""
             raise self._mistake(f"the scene: {_message(error)}{advice}") from error
-        self.scene = Scene(model, EDITED, readings)
+        self.scene = SharedModel(model, EDITED, readings)
         try:
             self.observe = compile_observe(code)
         except NumbaError as error:

@@ -228,7 +228,8 @@ def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> 
     with written_whole(folder / "fidelity.md") as partial:
         partial.write_text(
             f"{table(ordered, known_successes(folder))}\n\n"
-            f"{len(ordered)} of {len(TASK_CLASSES)} tasks, on {about['warp_device']}; native and Warp: "
+            f"{len(ordered)} of {len(TASK_CLASSES)} tasks, on {about['warp_device']}; "
+            "native and Warp: "
             f"MuJoCo {about['versions']['mujoco']}, MuJoCo Warp {about['mujoco_warp']}, "
             f"Warp {wp.config.version}\n"
         )
