@@ -13,7 +13,7 @@ from tests.runs import fails
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/your_own_native_task.md").read_text()
 MODULE = (ROOT / "docs/examples/touch_pole.py").read_text()
-SHORT = ["--train.env-steps", "8000", "--train.tasks-per-trial", "4", "--env.horizon", "20"]
+SHORT = ["--train.env-steps", "8000", "--train.meta-batch-size", "4", "--env.horizon", "20"]
 
 
 def blocks(language: str) -> list[str]:
