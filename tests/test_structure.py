@@ -26,6 +26,7 @@ FLOORS = (
     ("learning", "rollout"),
     ("gradient_steps", "visual"),
     ("doctor", "training"),
+    ("check_agent",),
     ("evaluation",),
     ("report",),
 )

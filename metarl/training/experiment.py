@@ -165,6 +165,16 @@ def files_named(values: Mapping[str, Any]) -> list[str]:
     return [str(UserModule(match["file"]).path) for match in found if match]
 
 
+def config_of(kind: str, group: str) -> type[Any]:
+    """The config that a kind names.
+
+    Raises:
+        UserError: it names none of this group.
+    """
+    _, config = _kind({"agent": {"kind": kind}}, "agent", [group], source=kind)
+    return config
+
+
 def kinds(group: str) -> dict[str, type[Config]]:
     """The configs of a group of entry points by their kind."""
     return {entry_point.name: _loaded(entry_point) for entry_point in entry_points(group=group)}
