@@ -158,7 +158,7 @@ def evaluate_few_shot(
         try:
             print_few_shot(evaluation, console)
         finally:  # also where the output cannot be written
-            with or_what_is_safe("of this evaluation there is what was printed"):
+            with or_what_is_safe("the evaluation is printed above, but not stored"):
                 evaluation.write(path)
         with or_without_picture():
             plot_few_shot(evaluation, path.with_suffix(".png"))

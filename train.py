@@ -225,16 +225,16 @@ def main(arguments: list[str]) -> None:
     if resume is not None:
         folder = Path(resume)
         if positional or options or run_dir is not None:
-            raise UserError("--resume goes on with the run as it was; give it alone")
+            raise UserError("--resume continues the run unchanged; give it alone")
         start(load_run(folder, trusted=trusted), folder, new=False)
         return
     if trusted:
-        raise UserError("--trust is for --resume: who trains with a config has chosen its module")
+        raise UserError("--trust is for --resume; a config that you train with is trusted anyway")
     experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
         print(
             __doc__,
-            "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: where the run goes.\n",
+            "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: the run's folder.\n",
         )
         tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[type(experiment)]],
                  default=experiment, args=["--help"],

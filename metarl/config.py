@@ -137,7 +137,7 @@ def split_command_line(
         for outer in options:
             if key.startswith(f"{outer}."):
                 raise UserError(
-                    f"{flag(outer)} and {flag(key)} are given both; put all of it into one of them"
+                    f"{flag(outer)} and {flag(key)} are given both; put all values into one of them"
                 )
     return positional, options
 

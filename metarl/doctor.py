@@ -85,7 +85,7 @@ def packages() -> Finding:
     if wrong:
         return Finding("packages", Verdict.FAILS, f"{'; '.join(wrong)}; try: pip install -e .")
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
-    return Finding("packages", Verdict.WORKS, f"all {len(needed)} as asked for: {shown}")
+    return Finding("packages", Verdict.WORKS, f"all {len(needed)} as required: {shown}")
 
 
 def tools() -> Finding:
@@ -95,7 +95,7 @@ def tools() -> Finding:
     if wrong:
         text = f"{'; '.join(wrong)}; to run the tests: pip install -e '.[dev]'"
         return Finding("tools", Verdict.OPTIONAL, text)
-    return Finding("tools", Verdict.WORKS, f"all {len(needed)} that the tests want")
+    return Finding("tools", Verdict.WORKS, f"all {len(needed)} as required")
 
 
 def _requirements(extra: str) -> list[Requirement]:

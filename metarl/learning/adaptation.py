@@ -82,7 +82,7 @@ class AdaptationConfig(Config):
         """
         if shape.slots_per_task * horizon < 2:
             raise UserError(
-                "a task's experience of 1 step has no spread to compare it with; raise "
+                "advantages cannot be normalised over the 1 step of a task; raise "
                 "agent.episodes_per_step"
             )
         if shape.rollouts < 2:

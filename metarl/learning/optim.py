@@ -57,7 +57,7 @@ def load_state_dict(
         key, _, name = key_and_name.partition(".")
         if key not in MOMENTS or name not in parameters:
             known = printable(PREFIX + key_and_name, limit=200)
-            raise UserError(f"it has a tensor {known}, which is of no parameter here")
+            raise UserError(f"it has a tensor {known}, which belongs to no parameter here")
         like = torch.zeros(()) if key == "step" else parameters[name]
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise UserError(

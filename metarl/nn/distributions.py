@@ -99,7 +99,7 @@ class Categorical:
         """
         flat = self.logits.softmax(-1).flatten(0, -2)
         if not is_finite(flat):
-            raise NotFiniteError("what the policy chooses from")
+            raise NotFiniteError("a probability of the policy's actions")
         return torch.multinomial(flat, 1, generator=generator).view(self.logits.shape[:-1])
 
     def mode(self) -> Int[Tensor, "*batch"]:

@@ -99,7 +99,7 @@ class BatchNorm(nn.Module):
         """
         if len(x) == 1:
             raise UserError(
-                "BatchNorm has one number of each channel and cannot scale it; give more shots, "
+                "BatchNorm cannot normalise the single value of each channel; give more shots, "
                 "larger images or fewer layers, or agent.encoder.batch_norm none"
             )
         if reference == len(x):

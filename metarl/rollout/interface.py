@@ -76,7 +76,7 @@ class Interface(BaseModel):
         if len(interface.low) != len(interface.high) or bool(interface.low) == bool(
             interface.choices
         ):
-            raise UserError(f"cannot read {folder / FILE}: its actions are of no kind")
+            raise UserError(f"cannot read {folder / FILE}: its action bounds are inconsistent")
         return interface
 
     def check(self, folder: Path) -> None:
@@ -90,8 +90,9 @@ class Interface(BaseModel):
             begun._action_kind == self._action_kind and begun._as_bounded(self)
         ):
             raise UserError(
-                f"{folder} was begun with actions {begun._action_kind} within {begun._bounds}, "
-                f"which are {self._action_kind} within {self._bounds} now; train anew, or undo that"
+                f"{folder} was started with actions {begun._action_kind} within {begun._bounds}; "
+                f"now they are {self._action_kind} within {self._bounds}; undo the change, or "
+                "start a new run"
             )
 
     def keep(self, folder: Path) -> None:

@@ -224,7 +224,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         if mask.all():
             return everyone
         if not self._started:
-            raise NotResetError("some slots can be reset once all have been: call reset() first")
+            raise NotResetError("some slots can be reset only after all: call reset() first")
         if why := self._why_together():
             raise ValueError(f"slots cannot be reset one by one {why}; reset all of them")
         return np.flatnonzero(mask)
@@ -333,8 +333,8 @@ class SlotEnv(VectorEnv, Generic[T]):
 
     def _refuse(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{name!r} is not a slot's: slots are parts of one {type(self).__name__}, and only "
-            f"'task' is their own. Use the attributes and methods of the whole, env.unwrapped"
+            f"slots have no {name!r} of their own, only 'task': they are parts of one "
+            f"{type(self).__name__}. Use the attributes and methods of the whole, env.unwrapped"
         )
 
     def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:

@@ -45,7 +45,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
         if sys.stdout.closed:  # by the user's code
-            _end(f"{program}: somebody closed the output, perhaps an environment", code=2)
+            _end(f"{program}: the output was closed, perhaps by an environment", code=2)
         if isinstance(error, UnicodeError):
             _end(f"{program}: a name or a text is not UTF-8; write it as UTF-8 ({error})", code=2)
         if _is_lack_of_memory(error):

@@ -26,7 +26,7 @@ def check_is_file(path: Path) -> None:
         UserError: the path is not a regular file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise UserError(f"cannot read {path}: it is no file")
+        raise UserError(f"cannot read {path}: it is not a regular file")
 
 
 def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:

@@ -44,7 +44,7 @@ def check_memory(needed: int, what: str) -> None:
     if total is not None and needed > total:
         raise UserError(
             f"{what} would take {needed / 1e9:,.0f} GB of memory or more, and there are "
-            f"{total / 1e9:,.0f}; choose less"
+            f"{total / 1e9:,.0f}; choose smaller numbers"
         )
 
 
