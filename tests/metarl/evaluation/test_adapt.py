@@ -300,7 +300,7 @@ def test_bounds_are_those_of_training_whatever_the_module_has_become(
     module.write_text(wide)
     assert refused in fails(capsys, evaluate, [run, "--episodes", "1"])
     message = fails(capsys, train, ["--resume", run])
-    assert "was begun with actions of shape (2,) within [-1, 1], which are" in message
+    assert "was started with actions of shape (2,) within [-1, 1]; now they are" in message
 
 
 def test_mistakes(runs: Path, env: gymnasium.Env) -> None:
