@@ -194,7 +194,7 @@ class Run:
                             "that of this run")  # fmt: skip
         check_same_content(meta.task_hashes, self.task_hashes, folder=self.folder)
         if meta.format == 1:
-            note(f"{saved[-1]} is of before checkpoints had checksums: whether it is damaged "
+            note(f"{saved[-1]} predates checksums: whether it is damaged "
                  "cannot be told")  # fmt: skip
         self.iteration, self.env_steps = meta.iteration, meta.trained_for
         self.skipped = meta.skipped
