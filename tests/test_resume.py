@@ -107,7 +107,7 @@ def test_a_run_of_before_checksums_and_hashes_goes_on(run: Path, tiny: Path, cap
     save_file(load_file(newest / TENSORS), newest / TENSORS)  # without the format
     (newest / META).write_text('{"format": 1, "iteration": 2, "env_steps": 200, "skipped": 0}')
     (newest / SUMS).unlink()
-    assert "200 is of before checkpoints had checksums" in resumed(run, capsys)
+    assert "200 predates checksums" in resumed(run, capsys)
     assert final_bytes(run) == final_bytes(Path("whole"))
 
 
