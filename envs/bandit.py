@@ -5,14 +5,14 @@ An episode is one pull, so a trial of K episodes is a bandit of K pulls.
 bernoulli    an arm pays 1 or 0; means from U[0, 1]. Duan et al. 2016, "RL²", arXiv:1611.02779,
              section 3.1.
 gaussian     an arm pays its mean and noise from N(0, 1); means from N(0, 1).
-dependent    two Bernoulli arms of means p and 1 - p, p from U[0, 1]: what one pays tells of both.
+dependent    two Bernoulli arms of means p and 1 - p, p from U[0, 1]: each reward informs on both.
              Wang et al. 2016, "Learning to reinforcement learn", arXiv:1611.05763, section 3.1,
              "uniform dependent".
-informative  nothing is random. Of the arms but the last, a target pays well and each other 1.1; the
-             last pays the target's number (from 1) over how many it might be: of 11 arms .1 to 1,
-             less than any other, but it tells which is the target. Wang et al., section 3.1. Their
-             target pays 5, which makes ten bandits in all and leaves none to hold out; here it pays
-             an amount from U[4, 6].
+informative  deterministic. One arm, the target, pays well. The last arm identifies it by paying the
+             target's number (from 1) divided by the number of candidates: 0.1 to 1 with 11 arms,
+             less than any other arm. All others pay 1.1.
+             Wang et al., section 3.1. Their target pays 5, which gives only ten bandits and leaves
+             none to hold out; here it pays an amount from U[4, 6].
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from metarl.tasks import TaskSet
 Arms = Literal["bernoulli", "gaussian", "dependent", "informative"]
 
 OTHERS_PAY = 1.1
-"""Of informative bandits: what arms pay that are neither the target nor the one that tells it."""
+"""Reward of an informative bandit's other arms: neither the target nor the informative arm."""
 TARGET_PAYS = (4.0, 6.0)
-"""Of informative bandits: the least and the most that a target pays."""
+"""Lowest and highest reward of an informative bandit's target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class BanditTask:
 
     arm_means: Float[np.ndarray, " A"]
     arms: Arms = "bernoulli"
-    """How the arms pay around their means, and how their means depend on each other."""
+    """Distribution of the rewards and of the arm means; see the module's docstring."""
 
     @property
     def env_name(self) -> str:
@@ -63,22 +63,22 @@ class BanditConfig(Config):
 
     choices: ClassVar = {
         "arms=bernoulli": "arms pay 1 or 0; independent means from U[0, 1]",
-        "arms=gaussian": "arms pay mean and noise; independent means from N(0, 1)",
+        "arms=gaussian": "arms pay their mean plus noise; independent means from N(0, 1)",
         "arms=dependent": "two arms that pay 1 or 0, with means p and 1 - p",
-        "arms=informative": "the last arm pays little and tells which other pays best",
+        "arms=informative": "the last arm pays little but identifies the best arm",
     }
 
     kind: Literal["bandit"] = "bandit"
     arms: Arms = "bernoulli"
-    """How means are drawn and arms pay: envs/bandit.py tells."""
+    """Distribution of the arm means and rewards."""
     num_arms: Annotated[int, Field(ge=2, le=10_000, validate_default=True)] = 5
-    """Arms of every bandit: 2 where they are dependent, at least 3 where one is informative."""
+    """Number of arms of every bandit: 2 if they are dependent, at least 3 if one is informative."""
     num_train_tasks: Size = 10_000
-    """Bandits to learn on."""
+    """Number of training bandits."""
     num_test_tasks: Size = 1_000
-    """Bandits held out."""
+    """Number of held-out bandits."""
     seed: Seed = 0
-    """Draws the arm means of all tasks."""
+    """Seed of the arm means of all tasks."""
 
     @field_validator("num_arms")
     @classmethod
@@ -125,7 +125,7 @@ class Bandits:
         self.test = TaskSet(tasks[config.num_train_tasks :])
 
     def make_env(self, num_slots: int) -> BanditEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
+        """Slots that play training tasks until `set_tasks` is called."""
         return BanditEnv(self.train.sample(num_slots, np.random.default_rng(0)))
 
 
@@ -148,9 +148,9 @@ def draw_arm_means(
 
 
 class BanditEnv(SlotEnv[BanditTask]):
-    """One bandit per slot, all of one class. The observation is always 0: there is none.
+    """One bandit per slot, all of one class. The observation is always 0.
 
-    Success means that the best arm was pulled.
+    A pull of the best arm is a success.
     """
 
     _BLOCK = 128  # Random numbers that a slot draws from its stream at once.

@@ -1,4 +1,4 @@
-"""Slots that can be drawn: pictures of what they show now, for Gymnasium's and other recorders."""
+"""Slots that render pictures of their current state, for Gymnasium's and other recorders."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ T = TypeVar("T", bound=Task)
 
 
 class DrawnEnv(SlotEnv[T]):
-    """A vector environment of slots that can be drawn, where it is made with a `render_mode`.
+    """A vector environment that renders its slots if it is made with a `render_mode`.
 
-    Each scene has worker processes of its own to draw it, which start with its first picture. They
-    draw fast rather than finely: a picture of every slot is asked for in every step.
+    Each scene is drawn by its own worker processes, which start with its first picture. They favour
+    speed over quality, because recorders ask for a picture of every slot at every step.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class DrawnEnv(SlotEnv[T]):
 
     @abstractmethod
     def scene(self, task: T) -> Scene:
-        """What a task is played in."""
+        """The scene that a task is played in."""
 
     @abstractmethod
     def _shared_model(self, task: T) -> batch.SharedModel:
-        """The scene that a task shares with others, but for what is edited of it."""
+        """The model that a task shares with others, before the task's edits."""
 
     @abstractmethod
     def _drawn(self, slot: int) -> Float64[np.ndarray, " R"]:
-        """What can be drawn of a slot's present, then what is edited of its scene."""
+        """The slot's current drawable state, followed by the edited arrays of its model (R,)."""
 
     def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
-        """A picture of each slot as it is now: of a new episode where one has just ended.
+        """A picture of each slot's current state; after the end of an episode, of the next start.
 
         Raises:
             ValueError: the environment was made without `render_mode`.
             ResetNeeded: before the first `reset`.
-            UserError: nothing on this machine can draw.
+            UserError: this machine has no working renderer.
         """
         if self.render_mode is None:
             return super().render()
@@ -89,7 +89,7 @@ class DrawnEnv(SlotEnv[T]):
         return tuple(pictures[slot] for slot in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Ends the processes that draw."""
+        """Ends the rendering processes."""
         del kwargs
         for renderer, _ in self._renderers.values():
             renderer.close()

@@ -1,4 +1,4 @@
-"""2-D navigation to a hidden goal: a point that must find out where it is wanted.
+"""2-D navigation of a point to a hidden goal.
 
 As in MAML (Finn et al. 2017, arXiv:1703.03400, section 5.3): the goal is uniform in a square, the
 observation is the point's position, an action is a velocity within ±0.1, and the reward is the
@@ -21,9 +21,9 @@ from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 STEP_LENGTH = 0.1
-"""Largest move per step along each axis."""
+"""Largest displacement per step along each axis."""
 SUCCESS_RADIUS = 0.05
-"""Closer than this to the goal is a success."""
+"""Distance to the goal below which a step is a success."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +44,15 @@ class PointConfig(Config):
 
     kind: Literal["point"] = "point"
     horizon: Size = 100
-    """Steps of an episode."""
+    """Steps per episode."""
     half_side: Positive = 0.5
-    """Goals are uniform in [-half_side, half_side]²."""
+    """Half the side of the square of goals, which are uniform in [-half_side, half_side]²."""
     num_train_tasks: Size = 10_000
-    """Goals to learn on."""
+    """Number of training goals."""
     num_test_tasks: Size = 200
-    """Goals held out."""
+    """Number of held-out goals."""
     seed: Seed = 0
-    """Draws the goals of all tasks."""
+    """Seed of the goals of all tasks."""
 
     def build(self) -> Points:
         """The distribution."""
@@ -74,13 +74,13 @@ class Points:
         self.test = TaskSet(tasks[config.num_train_tasks :])
 
     def make_env(self, num_slots: int) -> PointEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
+        """Slots that play training tasks until `set_tasks` is called."""
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         return PointEnv(tasks, horizon=self.horizon)
 
 
 class PointEnv(SlotEnv[PointTask]):
-    """One goal per slot; every episode starts at the origin. Nothing here is random."""
+    """One goal per slot; every episode starts at the origin. The environment is deterministic."""
 
     def __init__(self, tasks: Sequence[PointTask], *, horizon: int) -> None:
         super().__init__(
@@ -96,7 +96,7 @@ class PointEnv(SlotEnv[PointTask]):
     def _restart(
         self, slots: Int[np.ndarray, " n"], tasks: Sequence[PointTask]
     ) -> Float[np.ndarray, "N 2"]:
-        """Puts points at the origin."""
+        """Moves points to the origin."""
         self._goals[slots] = [tasks[slot].goal for slot in slots]
         self._positions[slots] = 0.0
         self._steps[slots] = 0

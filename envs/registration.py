@@ -1,4 +1,4 @@
-"""The benchmarks under Gymnasium's names.
+"""Registration of the benchmarks with Gymnasium.
 
 After `import envs`:
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from gymnasium.envs.registration import register
 
-if TYPE_CHECKING:  # they load torch, which importing `envs` does not
+if TYPE_CHECKING:  # these modules load torch; `import envs` should not
     from envs.single import SingleEnv
     from metarl.rollout.slots import SlotEnv
 
@@ -38,29 +38,29 @@ def make_meta_world(
 ) -> SlotEnv:
     """A vector environment whose slots play tasks of one split of a Meta-World benchmark.
 
-    The tasks are drawn once, the same number from every class or one more, and each slot keeps its
-    own from episode to episode. To play others, sample them from
+    Tasks are drawn once; the numbers of tasks of two classes differ by one at most. Each slot keeps
+    its task from episode to episode. To play others, sample them from
     `envs.metaworld.MetaWorld(...).train` or `.test` and pass them to `set_tasks` of the unwrapped
-    environment; they are played from the next `reset` on.
+    environment; they take effect at the next `reset`.
 
     Args:
-        num_envs: how many slots; any number from 1.
-        benchmark, split: what the registered name says.
-        env_name: the class, such as `reach-v3`; for ML1, and needed there.
-        seed: draws the goals of the benchmark, as officially, and then the tasks of the slots.
+        num_envs: number of slots, at least 1.
+        benchmark, split: the benchmark and split in the registered name.
+        env_name: the class, such as `reach-v3`; required for ML1, refused for other benchmarks.
+        seed: seed of the benchmark's goals, as in the official package, and of the slots' tasks.
         engine: `native` is the fast one, `reference` steps the official objects, `warp` takes and
-            gives torch tensors on a GPU.
-        num_threads: of the native engine; None for one per processor.
-        horizon: steps of an episode, at most 500.
-        num_goals: per class, at most 50.
-        reward_version: of the official reward functions; `v1` needs the reference engine.
-        render_mode: `rgb_array` to have pictures, which the warp engine does not.
+            returns torch tensors on a GPU.
+        num_threads: threads of the native engine; None for one per processor.
+        horizon: steps per episode, at most 500.
+        num_goals: goals per class, at most 50.
+        reward_version: version of the official rewards; `v1` needs the reference engine.
+        render_mode: `rgb_array` for pictures; the warp engine has none.
 
     Raises:
         UserError: unknown class, engine or render mode, or a number out of range.
         ValueError: no slot, or no thread.
     """
-    # Here, so that importing `envs` loads neither Meta-World nor MuJoCo.
+    # Imported here so that `import envs` loads neither Meta-World nor MuJoCo.
     from envs.metaworld import MetaWorld
     from metarl.errors import UserError
 
@@ -97,11 +97,13 @@ def make_single(
     reward_version: Literal["v1", "v2"] = "v2",
     render_mode: str | None = None,
 ) -> SingleEnv:
-    """A `gymnasium.Env` that plays a task of one split, drawn by the seed: `make_meta_world` of one
-    slot. For many at once, `gymnasium.make_vec` is many times as fast.
+    """A `gymnasium.Env` that plays one task of a split, drawn with the seed.
+
+    It is the slot of `make_meta_world` with `num_envs=1`. To step several environments,
+    `gymnasium.make_vec` is many times faster.
 
     Raises:
-        UserError: as there; the warp engine, which has many slots or none.
+        UserError: as in `make_meta_world`; or the warp engine, which is for many slots.
     """
     from envs.single import SingleEnv
     from metarl.errors import UserError
@@ -125,8 +127,8 @@ def make_single(
 
 for _benchmark in BENCHMARKS:
     for _split in SPLITS:
-        # What a name means is stored with it as plain values: a function made in this loop would
-        # look its variables up when called, and every name would get the last benchmark and split.
+        # Benchmark and split are stored as values. A closure made in this loop would look them up
+        # when called, and every name would get the last benchmark and split.
         register(
             id=f"metarl/{_benchmark}-{_split}-v0",
             entry_point="envs.registration:make_single",

@@ -1,4 +1,4 @@
-"""A slot as a `gymnasium.Env`: what `gymnasium.make` gives for the benchmarks' names."""
+"""A single slot as a `gymnasium.Env`; `gymnasium.make` returns it for the benchmarks' names."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class SingleEnv(gymnasium.Env, Generic[T]):
-    """The one slot of a slot environment. An episode that has ended is followed by a `reset`.
+    """The single slot of a slot environment. Call `reset` after the end of an episode.
 
-    `info` is a number for every entry of the slot environment's, `success` among them.
+    `info` has the same keys as the slot environment's, with one number each, `success` included.
 
     Args:
-        slots: an environment of one slot; closed with this one.
+        slots: a vector environment with one slot; `close` closes it too.
     """
 
     def __init__(self, slots: SlotEnv[T]) -> None:
@@ -33,17 +33,17 @@ class SingleEnv(gymnasium.Env, Generic[T]):
 
     @property
     def horizon(self) -> int:
-        """Steps of an episode."""
+        """Steps per episode."""
         return self.slots.horizon
 
     def set_task(self, task: T) -> None:
-        """Gives the environment another task; takes effect at the next `reset`."""
+        """Sets the task; takes effect at the next `reset`."""
         self.slots.set_tasks([task])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Shaped[np.ndarray, " O"], dict[str, Any]]:
-        """Starts an episode; a seed restarts the random streams. There are no options."""
+        """Starts an episode; a seed restarts the random streams. Takes no options."""
         super().reset(seed=seed)
         if options:
             raise ValueError(f"reset knows no option {next(iter(options))!r}; it has none")
@@ -54,11 +54,11 @@ class SingleEnv(gymnasium.Env, Generic[T]):
     def step(
         self, action: Any
     ) -> tuple[Shaped[np.ndarray, " O"], float, bool, bool, dict[str, Any]]:
-        """One step; the last one of an episode is truncated.
+        """Takes one step; the last step of an episode is truncated.
 
         Raises:
             ResetNeeded: before the first `reset`, and after the last step of an episode.
-            ValueError: an action of another shape or kind, or that is not finite.
+            ValueError: the action has the wrong shape or dtype, or is not finite.
         """
         if self._ended:
             raise ResetNeeded("the episode has ended; call reset()")
@@ -73,7 +73,7 @@ class SingleEnv(gymnasium.Env, Generic[T]):
         return last, float(reward[0]), bool(terminated[0]), bool(truncated[0]), numbers
 
     def render(self) -> UInt8[np.ndarray, "H W 3"]:  # pyright: ignore
-        """A picture of the present; of the next start where an episode has just ended."""
+        """A picture of the current state; after the end of an episode, of the next start."""
         return self.slots.render()[0]
 
     def close(self) -> None:

@@ -21,24 +21,24 @@ from metarl.rollout.slots import SlotEnv
 
 
 class SB3VecEnv(VecEnv):
-    """A slot environment as Stable-Baselines3 wants it.
+    """A slot environment as a Stable-Baselines3 `VecEnv`.
 
-    Observations and rewards are passed on as they come. The `infos` of a slot are empty but where
-    an episode has just ended; there they are
+    Observations and rewards are passed on unchanged. The `infos` of a slot are empty except at the
+    end of an episode, where they hold
 
     - `terminal_observation` (O,), the true last observation;
-    - `TimeLimit.truncated`, True where the horizon ended it, so that algorithms bootstrap;
-    - `episode`, its return `r` and length `l`, as Stable-Baselines3's `Monitor` gives them;
-    - `is_success`, whether any step of it was a success, which is Meta-World's measure.
+    - `TimeLimit.truncated`, True if the horizon ended the episode, so that algorithms bootstrap;
+    - `episode`, its return `r` and length `l`, as in Stable-Baselines3's `Monitor`;
+    - `is_success`, True if any of its steps was a success, which is Meta-World's measure.
 
-    All slots belong to one environment object, so attributes and methods are that object's; only
-    tasks are a slot's own. `reset` is of all slots and has no options.
+    All slots share one environment object, so attributes and methods are those of that object; only
+    tasks differ by slot. `reset` restarts all slots and takes no options.
 
     Args:
-        env: the environment to adapt; closed with the adapter.
+        env: the environment to wrap; `close` closes it too.
 
     Raises:
-        UserError: the environment takes tensors on a device.
+        UserError: the environment uses tensors on a device.
     """
 
     def __init__(self, env: SlotEnv[Any]) -> None:
@@ -53,10 +53,10 @@ class SB3VecEnv(VecEnv):
             self.metadata["render_fps"] = env.metadata["render_fps"]
 
     def reset(self) -> Float[np.ndarray, "N O"]:
-        """Starts a first episode in every slot, with the seed given to `seed` since the last.
+        """Starts an episode in every slot, with the seed passed to `seed` since the last reset.
 
         Raises:
-            ValueError: options were given to `set_options`.
+            ValueError: `set_options` was called with options.
         """
         if any(self._options):
             self._reset_options()
@@ -67,7 +67,7 @@ class SB3VecEnv(VecEnv):
         return obs
 
     def step_async(self, actions: Shaped[np.ndarray, "N ..."]) -> None:
-        """Keeps the actions for `step_wait`."""
+        """Stores the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(
@@ -78,7 +78,7 @@ class SB3VecEnv(VecEnv):
         Bool[np.ndarray, " N"],
         list[dict[str, Any]],
     ]:
-        """Steps every slot: observations, rewards, ends of episodes, `infos`."""
+        """Steps every slot; returns observations, rewards, episode ends and `infos`."""
         obs, rewards, terminated, truncated, info = self.env.step(self._actions)
         ended = terminated | truncated
         self._returns += rewards
@@ -110,19 +110,19 @@ class SB3VecEnv(VecEnv):
         return self._seeds
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of the wrapped environment, for every index: `SlotEnv.get_attr`."""
+        """An attribute of the wrapped environment for each index; see `SlotEnv.get_attr`."""
         values = self.env.get_attr(attr_name)
         return [values[slot] for slot in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[UInt8[np.ndarray, "H W 3"]]:
-        """A picture of each slot, where the environment was made with `render_mode="rgb_array"`."""
+        """A picture of each slot, if the environment was made with `render_mode="rgb_array"`."""
         return self.env.render()
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of the wrapped environment, for all slots.
+        """Sets an attribute of the wrapped environment for all slots.
 
         Raises:
-            ValueError: for some slots only.
+            ValueError: `indices` selects some slots only.
         """
         self._check_all(indices)
         setattr(self.env, attr_name, value)
@@ -134,10 +134,10 @@ class SB3VecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Calls a method of the wrapped environment once, and gives its result for every slot.
+        """Calls a method of the wrapped environment once and repeats its result for every slot.
 
         Raises:
-            ValueError: for some slots only.
+            ValueError: `indices` selects some slots only.
         """
         self._check_all(indices)
         return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
@@ -145,7 +145,7 @@ class SB3VecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """False: no slot has a wrapper of its own."""
+        """False for each index, because no slot has a wrapper of its own."""
         del wrapper_class
         return [False for _ in self._get_indices(indices)]
 

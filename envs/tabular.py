@@ -1,4 +1,4 @@
-"""Random tabular MDPs, in which an agent must explore over several episodes.
+"""Random tabular MDPs that require exploration over several episodes.
 
 As in the RL² paper (Duan et al. 2016, arXiv:1611.02779, section 3.2, after Osband et al. 2013): 10
 states, 5 actions, episodes of 10 steps from state 0. Transition probabilities are drawn from a flat
@@ -22,7 +22,7 @@ from metarl.system.memory import TASK_BYTES, check_memory
 from metarl.tasks import TaskSet
 
 REWARD_MEAN, REWARD_STD = 1.0, 1.0
-"""Of the mean rewards of an MDP; their spread around the mean is 1 as well."""
+"""Mean and standard deviation of an MDP's mean rewards; rewards have standard deviation 1 too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class TabularTask:
     """An MDP of S states and A actions."""
 
     transitions: Float[np.ndarray, "S A S"]
-    """Probability of each next state."""
+    """Probability of each next state, given state and action."""
     mean_rewards: Float[np.ndarray, "S A"]
     env_name: str = "tabular-mdp"
 
@@ -45,17 +45,17 @@ class TabularConfig(Config):
 
     kind: Literal["tabular"] = "tabular"
     num_states: Annotated[int, Field(ge=2, le=10_000)] = 10
-    """States of every MDP."""
+    """Number of states of every MDP."""
     num_actions: Annotated[int, Field(ge=2, le=10_000)] = 5
-    """Actions of every MDP."""
+    """Number of actions of every MDP."""
     horizon: Size = 10
-    """Steps of an episode."""
+    """Steps per episode."""
     num_train_tasks: Size = 10_000
-    """MDPs to learn on."""
+    """Number of training MDPs."""
     num_test_tasks: Size = 1_000
-    """MDPs held out."""
+    """Number of held-out MDPs."""
     seed: Seed = 0
-    """Draws all MDPs."""
+    """Seed of all MDPs."""
 
     def build(self) -> TabularMDPs:
         """The distribution."""
@@ -82,7 +82,7 @@ class TabularMDPs:
         self.test = TaskSet(tasks[config.num_train_tasks :])
 
     def make_env(self, num_slots: int) -> TabularEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
+        """Slots that play training tasks until `set_tasks` is called."""
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         return TabularEnv(tasks, horizon=self.horizon)
 
@@ -90,7 +90,7 @@ class TabularMDPs:
 class TabularEnv(SlotEnv[TabularTask]):
     """One MDP per slot. The observation is the state, one-hot; every episode starts in state 0.
 
-    Success means that the action was one of an optimal policy.
+    A step is a success if its action is optimal.
     """
 
     _BLOCK = 128  # Steps whose random numbers a slot draws from its stream at once.
@@ -159,9 +159,9 @@ def action_values(
     *,
     horizon: int,
 ) -> Float[np.ndarray, "N T S A"]:
-    """Optimal expected return from each step, state and action on, by value iteration.
+    """Optimal expected return after each step, state and action, by backward induction.
 
-    The oracle of an MDP is the largest of its first row for state 0.
+    The oracle's return on MDP n is `values[n, 0, 0].max()`.
     """
     values = np.zeros((len(mean_rewards), horizon, *mean_rewards.shape[1:]))
     following = np.zeros(mean_rewards.shape[:2])
@@ -176,8 +176,8 @@ def posterior_sampling(
 ) -> Float[np.ndarray, "N K"]:
     """Returns of PSRL in each episode (Osband et al. 2013, arXiv:1306.0940, algorithm 1).
 
-    In each episode it acts optimally in an MDP drawn from its posterior; its priors are those that
-    the MDPs are drawn from.
+    In each episode it acts optimally in an MDP drawn from its posterior. Its prior is the
+    distribution that the MDPs are drawn from.
     """
     rng = np.random.default_rng(seed)
     env = TabularEnv(tasks, horizon=horizon)

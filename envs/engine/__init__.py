@@ -1,1 +1,1 @@
-"""MuJoCo's C library stepped in batches, in threads, by compiled code."""
+"""Batched, multi-threaded stepping of MuJoCo's C library in compiled code."""

@@ -1,22 +1,23 @@
-"""MuJoCo scenes stepped in batches, in threads, by compiled code that calls MuJoCo's C library.
+"""Batches of MuJoCo scenes, stepped in threads by compiled code that calls MuJoCo's C library.
 
 A slot holds its own `mjData` and a shallow copy of its scene's `mjModel`: the C struct alone
-(5 kB), with the few arrays that tasks edit redirected to memory of its own. All between actions and
-observations happens in one compiled function without the GIL; threads take slots as they go.
+(5 kB), in which the few arrays that tasks edit point to the slot's own memory. One compiled
+function, without the GIL, does everything between actions and observations. Threads take slots one
+by one, so that a slow slot delays only its own thread.
 
-This module knows nothing of Meta-World. Two C callbacks say what a step means for a slot:
+This module is independent of Meta-World. Two C callbacks define what a step means for a slot:
 
 - `act(action float32*, constants float64*, mocap_pos float64*, ctrl float64*)` writes the controls;
 - `observe(readings float64*, constants float64*, action float32*, memory float64*, obs float64*,
-  outcome float64*)` turns what was read from `mjData` into an observation and scalars, of which the
-  first is the reward. `memory` is what it carries from one step to the next.
+  outcome float64*)` turns readings from `mjData` into an observation and scalars, the first of
+  which is the reward. `memory` holds what it carries from one step to the next.
 
-An episode starts from a snapshot: always in the same moment, with the observation that the snapshot
-holds, or in a state that is drawn anew each time and observed then.
+An episode starts from a snapshot: either always at the same moment, with the snapshot's
+observation, or in a state that is drawn for each episode and then observed.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 import ctypes
 import threading
@@ -37,7 +38,7 @@ from metarl.system.hardware import num_processors
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION.value
 MEAN_INERTIA = "stat.meaninertia"
-"""The one number in the C struct itself that tasks may edit: tolerances scale by it."""
+"""The only number inside the C struct that tasks may edit; the solver scales tolerances by it."""
 Finish = Literal["forward", "contact forces", "nothing"]
 FINISH: dict[Finish, int] = {
     "forward": stepping.FORWARD,
@@ -47,7 +48,7 @@ FINISH: dict[Finish, int] = {
 
 
 class Reading(NamedTuple):
-    """Numbers read from `mjData` after each step: `size` float64 of `array` from `start` on."""
+    """Numbers read from `mjData` after each step: `size` float64 of `array`, from index `start`."""
 
     array: str
     start: int
@@ -60,10 +61,10 @@ class Reading(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """One number read after each step: how hard two geoms touch, in newtons.
+    """Contact force between two geoms (N), one number read after each step.
 
-    The sum, over their contacts, of the force of the contact's first constraint: the pressure for
-    elliptic friction cones, one edge of the pyramid for pyramidal ones.
+    It sums, over their contacts, the force of the contact's first constraint: the normal force for
+    elliptic friction cones, one edge of the pyramid for pyramidal cones.
     """
 
     geom: int
@@ -71,21 +72,21 @@ class Touch(NamedTuple):
     size: int = 1
 
     def sources(self, simulation: mujoco.MjData) -> np.ndarray:
-        """No address, as contacts have none that lasts: minus one number for both geoms."""
+        """Minus a number that encodes both geoms, because contacts have no lasting address."""
         return np.array([-(self.geom * stepping.TOUCH_BASE + self.other)])
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment that a slot can be set back to, and what is fixed from then on.
+    """A moment to which a slot can be reset, and the values that are fixed from then on.
 
     Attributes:
         state: (S,) full integration state, `mjSTATE_INTEGRATION`. It is read at every start of an
-            episode: who writes another one there changes the starts that follow.
-        edits: (E,) the scene's edited model arrays, one after the other.
+            episode; writing to it changes the starts that follow.
+        edits: (E,) the scene's edited model arrays, concatenated.
         constants: (C,) numbers for `act` and `observe`.
-        memory: (M,) what `observe` carries from step to step, as it is at this moment.
-        obs: (O,) the observation of this moment, or None to have `state` observed at every start:
+        memory: (M,) values that `observe` carries from step to step, as of this moment.
+        obs: (O,) the observation of this moment, or None to observe `state` at every start:
             `mj_resetData`, then one `mj_forward`.
     """
 
@@ -97,13 +98,13 @@ class Snapshot:
 
 
 class SharedModel:
-    """A compiled MuJoCo model that many slots share, and what is read from it.
+    """A compiled MuJoCo model that many slots share, and its readings.
 
     Args:
         model: the compiled model; kept, never changed.
-        edited: names of the float64 model arrays that snapshots set for their slot, MEAN_INERTIA
-            among them where it changes.
-        readings: what `observe` gets, in this order.
+        edited: names of the float64 model arrays that snapshots set for their slot, with
+            MEAN_INERTIA if tasks change it.
+        readings: the numbers passed to `observe`, in this order.
     """
 
     def __init__(
@@ -126,12 +127,12 @@ class SharedModel:
                 raise RuntimeError(f"mjModel.{name} is not where mujoco.introspect says it is")
 
     def edits(self, model: mujoco.MjModel) -> np.ndarray:
-        """(E,) what is edited, as it is in a model of this scene."""
+        """Values of the edited arrays in a model of this scene (E,)."""
         parts = [np.ravel(attrgetter(name)(model)) for name in self.edited]
         return np.concatenate(parts) if parts else np.empty(0)
 
     def edited_model(self, edits: np.ndarray) -> mujoco.MjModel:
-        """A whole model of its own with these edits (E,); 21 MB of a Meta-World scene."""
+        """A full copy of the model with these edits (E,); 21 MB for a Meta-World scene."""
         model = self.model.__copy__()
         place = 0
         for name in self.edited:
@@ -152,7 +153,7 @@ class SharedModel:
         memory: np.ndarray,
         obs: np.ndarray,
     ) -> Snapshot:
-        """The present of `simulation` and `model` (a model of this scene, edited)."""
+        """Snapshot of the current `simulation` and `model` (an edited model of this scene)."""
         state = np.empty(self.state_size)
         mujoco.mj_getState(model, simulation, state, STATE)
         return Snapshot(
@@ -165,38 +166,38 @@ class SharedModel:
 
 
 class Batch:
-    """N slots stepped together by `num_threads` threads, the caller's among them.
+    """N slots stepped together by `num_threads` threads, including the caller's.
 
-    A slot's result depends on its own snapshot and actions only: neither on the number of threads
-    nor on its neighbours. A slot whose episode ends is set back to its snapshot at once.
+    A slot's result depends only on its own snapshot and actions, not on the number of threads or on
+    other slots. A slot is reset to its snapshot as soon as its episode ends.
 
     Args:
         num_slots: N.
         action_size, obs_size, outcome_size: A, O and the number of scalars that `observe` writes.
-        num_substeps: calls of `mj_step` in a step.
-        finish: what follows them: a whole `mj_forward`, or `mj_rnePostConstraint` for the forces of
-            contacts on bodies, or nothing.
-        over: which of the scalars, not the first, puts a slot to rest when it is above 0; None for
-            none of them.
-        horizon: steps in an episode.
-        num_threads: None for one per processor that this process may use; one per slot at most.
+        num_substeps: calls of `mj_step` per step.
+        finish: computation after the substeps: a whole `mj_forward`, `mj_rnePostConstraint` for the
+            contact forces on bodies, or nothing.
+        over: index of the scalar (not the first) that puts a slot to rest when it is above 0; None
+            for no such scalar.
+        horizon: steps per episode.
+        num_threads: at most one per slot; None for one per processor that this process may use.
 
     Raises:
-        ValueError: no slot, no step, or no thread.
-        TypeError: their number is no whole number.
+        ValueError: num_slots, horizon or num_threads is below 1.
+        TypeError: one of them is not an integer.
 
     Attributes:
-        obs: (N, O) what an agent acts on next: of the new episode where one has just ended.
+        obs: (N, O) the observation to act on next; after the end of an episode, that of the next.
         final_obs: (N, O) the true next observation of every slot.
         outcome: (N, outcome_size); the first is the reward.
         episode_end: (N,) bool.
         elapsed: (N,) steps taken in the episode.
         unstable_at: (N,) the step of the episode at which MuJoCo warned of instability, or 0. The
             slot rests from that step on.
-        resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
-            its episode ends.
-        record: (N, horizon + 1, R) what can be drawn (`metarl.rollout.scene.DRAWN_STATE`) of
-            the episode that is played, or None; see `keep_record`.
+        resting: (N,) bool; a resting slot keeps its last observation, with an outcome of zeros,
+            until its episode ends.
+        record: (N, horizon + 1, R) drawable states (`metarl.rollout.scene.DRAWN_STATE`) of the
+            current episode, or None; see `keep_record`.
     """
 
     def __init__(
@@ -229,7 +230,7 @@ class Batch:
         self.resting = np.zeros(num_slots, dtype=np.bool_)
         self.record: np.ndarray | None = None
         self._actions = np.zeros((num_slots, action_size), dtype=np.float32)
-        self._start_outcome = np.zeros((num_slots, outcome_size))  # of starts; nobody looks at it
+        self._start_outcome = np.zeros((num_slots, outcome_size))  # written at starts, never read
         self._readings = np.zeros((num_slots, readings_size))
         self._sources = np.zeros((num_slots, readings_size), dtype=np.int64)
         self._table = np.zeros((num_slots, stepping.NUM_COLUMNS), dtype=np.int64)
@@ -255,7 +256,7 @@ class Batch:
         )
         for column, array in addressed:
             self._work[column] = array.ctypes.data
-        # A thread may wake up late, when nobody else holds the batch any more.
+        # A thread may wake up late, when the batch is no longer referenced elsewhere.
         self._memory = (self._work, addressed, self._slots, self._spare)
         for column, size in (
             (stepping.NUM_SLOTS, num_slots),
@@ -278,20 +279,20 @@ class Batch:
     def place(
         self, slot: int, scene: SharedModel, snapshot: Snapshot, act: CFunc, observe: CFunc
     ) -> None:
-        """Give a slot a scene, a snapshot and callbacks; `restart` then starts its episode."""
+        """Set a slot's scene, snapshot and callbacks; `restart` then starts its episode."""
         held = self._slots[slot]
         if held is None or held.scene is not scene:
             if held is not None:
                 self._spare.setdefault(held.scene, []).append(held)
             spare = self._spare.get(scene)
             held = self._slots[slot] = spare.pop() if spare else _Slot(scene)
-            # what lies beyond the scene's readings: a place that can be read; nobody looks at it
+            # Columns beyond the scene's readings need a readable address; their values are unused.
             self._sources[slot] = held.sources[0]
             self._sources[slot, : scene.num_readings] = held.sources
         held.fill(self._table[slot], snapshot, act, observe)
 
     def keep_record(self, wanted: bool) -> None:
-        """Write down every state in `record` from the next `restart` on, or no longer."""
+        """Start storing every state in `record` at the next `restart`, or stop."""
         if wanted:
             scenes = {held.scene for held in self._slots if held is not None}
             size = max(mujoco.mj_stateSize(s.model, stepping.DRAWN_STATE) for s in scenes)
@@ -305,12 +306,12 @@ class Batch:
             self.record = None
 
     def restart(self, slots: np.ndarray | None = None) -> None:
-        """Start a new episode in these slots (n,), or in all: `obs` becomes that of snapshots."""
+        """Start a new episode in these slots (n,), or in all; `obs` is then that of the start."""
         chosen = np.arange(self.num_slots) if slots is None else slots.astype(np.int64)
         self._restart(self._work.ctypes.data, chosen.ctypes.data, len(chosen))
 
     def drawn(self, slot: int) -> np.ndarray:
-        """What can be drawn of a slot's present, then what is edited of its model."""
+        """The slot's current drawable state, followed by the edited arrays of its model (R,)."""
         held = self._slots[slot]
         assert held is not None
         state = np.empty(mujoco.mj_stateSize(held.scene.model, stepping.DRAWN_STATE))
@@ -318,7 +319,7 @@ class Batch:
         return np.concatenate([state, held.edits])
 
     def step(self, actions: np.ndarray) -> None:
-        """Step every slot with its row of actions (N, A). Results stand in the attributes."""
+        """Step every slot with its row of `actions` (N, A). The attributes hold the results."""
         self._actions[:] = actions
         if self.num_threads > 1 and not self._threads:
             self._start_threads()
@@ -327,7 +328,7 @@ class Batch:
         self._run(self._work.ctypes.data, True)
 
     def close(self) -> None:
-        """Stop the threads. The batch can still be stepped: it starts them again."""
+        """Stop the threads. The next `step` starts them again."""
         _dismiss(self._wake, self._threads)
         for thread in self._threads:
             thread.join()
@@ -343,13 +344,13 @@ class Batch:
 
 
 def _help(wake: SimpleQueue, run, memory: tuple[np.ndarray, *tuple[object, ...]]) -> None:
-    """A thread's life: whenever woken, take slots until none is left."""
+    """Thread body: on each wake-up, take slots until none is left."""
     while wake.get():
         run(memory[0].ctypes.data, False)
 
 
 def _dismiss(wake: SimpleQueue, threads: list[threading.Thread]) -> None:
-    """Let the threads end; they hold the memory until they have."""
+    """Tell the threads to end; they keep the memory alive until then."""
     for _ in threads:
         wake.put(False)
 
@@ -381,8 +382,8 @@ class _Slot:
         self._row[stepping.CTRL] = self.simulation.ctrl.ctypes.data
 
     def fill(self, row: np.ndarray, snapshot: Snapshot, act: CFunc, observe: CFunc) -> None:
-        """Write the slot's row of the table, and the snapshot's edits into its model."""
-        self._kept_alive = snapshot, act, observe  # compiled code knows only their addresses
+        """Write the slot's row of the table, and apply the snapshot's edits to its model."""
+        self._kept_alive = snapshot, act, observe  # compiled code holds only their addresses
         self._memory = snapshot.memory.copy()
         self.edits[:] = snapshot.edits
         if self._mean_inertia_at is not None:

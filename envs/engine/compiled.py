@@ -1,13 +1,13 @@
-"""Compiled code that knows its sources: C callbacks with a disk cache, and raw memory access.
+"""C callbacks compiled by Numba, with a disk cache keyed by their sources; raw memory access.
 
-Numba's own disk cache looks only at the file that a function is written in, so editing a helper
-in another file leaves stale machine code behind. Here every callback names all the files that its
-code comes from, and their content is the stamp of its cache entry.
+Numba's own disk cache checks only the file that defines a function, so editing a helper in another
+file leaves stale machine code behind. Here every callback names all files that its code comes from,
+and a hash of their content is part of its cache key.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
 # pyright: reportCallIssue=false
-# Numba's type hints know neither its cache's interface nor all of njit's options.
+# Numba's type hints lack its cache's interface and some options of njit.
 
 import hashlib
 import inspect
@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable)
 
 
 def content_stamp(sources: Sequence[str]) -> str:
-    """A hash of the content of the files and of the compiler's version."""
+    """Hash of the files' content and the compiler's version."""
     digest = hashlib.sha256()
     for part in (numba.__version__, llvmlite.__version__, sys.version):
         digest.update(part.encode())
@@ -50,7 +50,7 @@ def _file_hash(path: str) -> bytes:
 
 
 class _Locator:
-    """Where the compiled code of one callback lies."""
+    """Location of one callback's compiled code."""
 
     def __init__(self, folder: Path, py_file: str):
         self._folder = str(folder)
@@ -85,14 +85,14 @@ class _CallbackCache(FunctionCache):
         self.enable()
 
     def _index_key(self, sig, codegen):
-        # the stamp stands for the code; what is left is the signature and the processor
+        # The stamp covers the code; signature and processor remain.
         return sig, codegen.magic_tuple()
 
 
 def compile_callback(
     function: Callable, signature: Signature, *, name: str, sources: Sequence[str]
 ) -> CFunc:
-    """`function` compiled to a C function, taken from the disk cache where it can be.
+    """`function` compiled to a C function, loaded from the disk cache if it is there.
 
     Args:
         function: code in Numba's nopython subset.
@@ -101,7 +101,7 @@ def compile_callback(
         sources: every file that the function's code comes from.
 
     Returns:
-        The callback; its `address` is the C function. Keep it alive as long as the address is used.
+        The callback; its `address` is the C function. Keep it alive while the address is in use.
     """
     stamp = content_stamp(sources)
     function = renamed(inspect.unwrap(function), f"{name}_{stamp[:16]}")
@@ -109,36 +109,36 @@ def compile_callback(
     callback._cache = _CallbackCache(function, name=name, stamp=stamp)
     try:
         callback.compile()
-    except Exception:  # damaged, or not to be read or written: a cache must stop nobody
+    except Exception:  # A damaged, unreadable or read-only cache must not stop a run.
         with suppress(OSError):
-            callback._cache.flush()  # so that the next process finds nothing, and writes it
+            callback._cache.flush()  # so that the next process writes it again
         callback._cache.disable()
         callback.compile()
     return callback
 
 
 def renamed(function: Callable, name: str) -> Callable:
-    """The function under a name of its own, for functions that are made rather than written.
+    """The function under a unique name, for functions that are generated at run time.
 
-    Numba's symbols are a function's name and a number that counts from 1 in every process. Two
-    functions of one name, one compiled here and one that another process compiled and cached, can
-    so have the same symbol; the linker then takes either for both, and says nothing.
+    Numba builds a symbol from a function's name and a counter that starts at 1 in every process. So
+    two functions of the same name, one compiled here and one cached by another process, can have
+    the same symbol; the linker then silently uses one for both.
     """
     function.__qualname__ = name
     return function
 
 
 def inner(function: F) -> F:
-    """`njit` for functions that only compiled code calls: half the time to compile.
+    """`njit` for functions called only from compiled code; halves the compile time.
 
-    What a type checker at run time has wrapped around the function is left out.
+    The wrapper of a run-time type checker is removed.
     """
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
 
 
 @intrinsic
 def pointer(typing_context, address, kind):
-    """An address (int64) as a pointer to numbers of a kind, such as `types.float64`."""
+    """An address (int64) as a pointer to numbers of type `kind`, such as `types.float64`."""
 
     def build(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
@@ -148,7 +148,7 @@ def pointer(typing_context, address, kind):
 
 @intrinsic
 def fetch_add(typing_context, address, value):
-    """Add to the int64 at an address, for all threads at once; what was there before."""
+    """Add atomically to the int64 at an address; returns the previous value."""
 
     def build(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
@@ -159,7 +159,7 @@ def fetch_add(typing_context, address, value):
 
 @intrinsic
 def exchange(typing_context, address, value):
-    """Set the int64 at an address, for all threads at once; what was there before."""
+    """Set the int64 at an address atomically; returns the previous value."""
 
     def build(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())

@@ -1,4 +1,4 @@
-"""A batch of the native engine as a vector environment."""
+"""A vector environment that steps a batch of the native engine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ T = TypeVar("T", bound=Task)
 
 
 class EngineEnv(DrawnEnv[T]):
-    """A vector environment whose slots are those of a `Batch`. What a task is, subclasses say.
+    """A vector environment whose slots are those of a `Batch`. Subclasses define the tasks.
 
-    `info` of every step has, as arrays over the slots: `final_obs` (N, O), the true next
-    observation; `success` (N,), bool; and the outcome's scalars by their names (N,), float64.
+    The `info` of every step holds arrays over the slots: `final_obs` (N, O), the true next
+    observation; `success` (N,), bool; and the outcome's scalars by name (N,), float64.
 
     Args:
         tasks: one for each slot, in any mixture.
-        batch: what steps them.
-        outcome: the names of the batch's scalars; the first is the reward, one is `success`.
-        dt: seconds in a step.
-        random: whether starts of episodes are drawn.
-        render_mode: `rgb_array` for `render`.
+        batch: the batch that steps the slots.
+        outcome: names of the batch's scalars; the first is the reward, one is `success`.
+        dt: duration of a step (s).
+        random: True if the starts of episodes are drawn.
+        render_mode: `rgb_array` to enable `render`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class EngineEnv(DrawnEnv[T]):
 
     @property
     def horizon(self) -> int:  # pyright: ignore
-        """Steps of an episode; the batch counts them, so it stays as it is.
+        """Steps per episode; fixed, because the batch counts them.
 
         Raises:
             AttributeError: it is set to another number.
@@ -79,19 +79,19 @@ class EngineEnv(DrawnEnv[T]):
 
     @property
     def num_threads(self) -> int:
-        """How many threads step the slots, the caller's among them."""
+        """Number of threads that step the slots, including the caller's."""
         return self._batch.num_threads
 
     @abstractmethod
     def _place(self, slots: Sequence[int], tasks: Sequence[T]) -> None:
-        """Gives each of these slots of the batch a task."""
+        """Sets the task of each of these slots of the batch."""
 
     def record(self, sink: Sink | None) -> None:
-        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        """Passes every whole episode to `sink`, starting at the next `reset`; None stops it."""
         self._sink = sink
 
     def _draw_starts(self, slots: Shaped[np.ndarray, " n"]) -> None:
-        """Draws the start of the next episode of these slots, where it is random."""
+        """Draws the start of these slots' next episode, if starts are random."""
         del slots
 
     def _why_together(self) -> str:
@@ -103,7 +103,7 @@ class EngineEnv(DrawnEnv[T]):
         new = [k for k in slots.tolist() if self._placed[k] is not tasks[k]]
         if new:
             for slot in new:
-                self._placed[slot] = None  # until all of it has happened
+                self._placed[slot] = None  # in case placing is interrupted
             self._place(new, [tasks[slot] for slot in new])
             for slot in new:
                 self._placed[slot] = tasks[slot]
@@ -134,10 +134,10 @@ class EngineEnv(DrawnEnv[T]):
         return batch.obs.copy(), scalars[0].copy(), ended, info
 
     def _checked(self, actions: Any) -> Float[np.ndarray, "N A"]:
-        """As float32, in which the official environments take them."""
+        """The actions in float32, as the official environments take them."""
         actions = np.asarray(actions)
         if np.issubdtype(actions.dtype, np.floating):
-            with np.errstate(over="ignore"):  # infinity is refused
+            with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
                 actions = actions.astype(np.float32, copy=False)
         return super()._checked(actions)
 
@@ -157,13 +157,13 @@ class EngineEnv(DrawnEnv[T]):
                 RuntimeWarning,
                 stacklevel=4,
             )
-        self._known_unstable[:] = unstable & ~self._batch.episode_end  # told anew in the next
+        self._known_unstable[:] = unstable & ~self._batch.episode_end  # the next one warns again
 
     def _where(self, slot: int) -> str:
         step = self._batch.elapsed[slot] + 1
         return f"{super()._where(slot)}, step {step}"
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stops the threads, and what draws."""
+        """Stops the threads and the renderers."""
         super().close_extras()
         self._batch.close()

@@ -1,4 +1,4 @@
-"""The memory layout of MuJoCo's C structs, from MuJoCo's own description of them."""
+"""Memory layout of MuJoCo's C structs, from MuJoCo's own description of them."""
 
 import ctypes
 from functools import cache

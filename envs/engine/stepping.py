@@ -1,11 +1,12 @@
-"""The compiled half of `envs.engine.batch`: what a thread does with the slots of a batch.
+"""Compiled half of `envs.engine.batch`: the code that a thread runs on the slots of a batch.
 
-Compiled code sees a batch as one row of int64, the addresses and sizes that `Batch` writes: `work`.
-Slots it knows by the rows of a table. Both have their columns named here.
+Compiled code sees a batch as `work`, one row of int64 with the addresses and sizes that `Batch`
+writes, and a slot as a row of a table. This module names the columns of both.
 """
 
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
-# Type checkers see the typing context of intrinsics as an argument, and nothing of mujoco's C code.
+# Type checkers take the typing context of intrinsics for an argument, and cannot see mujoco's C
+# code.
 
 import ctypes
 import sys
@@ -72,14 +73,14 @@ from metarl.rollout import scene as drawing
     NUM_COLUMNS,
 ) = range(14)
 
-# What follows the substeps: nothing, what costs a whole `mj_forward`, or contact forces alone.
+# Computation after the substeps: nothing, a whole `mj_forward`, or contact forces alone.
 NOTHING, FORWARD, CONTACT_FORCES = range(3)
 
 FLOAT64, FLOAT32, INT64 = 8, 4, 8  # bytes
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION.value)
 DRAWN_STATE = drawing.DRAWN_STATE
 
-# `mjData.warning` is an array of {int lastinfo; int number;}; its address here is that of the
+# `mjData.warning` is an array of {int lastinfo; int number;}; the address below is that of the
 # first `number`.
 WARNING_INTS = 2
 BAD_QPOS = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQPOS)
@@ -87,12 +88,12 @@ BAD_QVEL = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQVEL)
 BAD_QACC = WARNING_INTS * int(mujoco.mjtWarning.mjWARN_BADQACC)
 NUM_WARNING_INTS = WARNING_INTS * int(mujoco.mjtWarning.mjNWARNING) - 1
 
-# Where `mjData` and its contacts hold what a touch is made of.
+# Offsets, in `mjData` and its contacts, of the fields that make up a touch.
 _data, _contact = layout.struct_layout("mjData"), layout.struct_layout("mjContact")
 NUM_CONTACTS, CONTACTS, FORCES = _data.ncon.offset, _data.contact.offset, _data.efc_force.offset
 CONTACT_GEOMS, CONTACT_FORCE = _contact.geom.offset, _contact.efc_address.offset
 CONTACT_BYTES = ctypes.sizeof(_contact)
-TOUCH_BASE = 2**31  # a touch is known by `geom * TOUCH_BASE + other`
+TOUCH_BASE = 2**31  # `geom * TOUCH_BASE + other` identifies a touch
 
 LIBRARIES = {"win32": "mujoco.dll", "darwin": f"libmujoco.{mujoco.__version__}.dylib"}
 LIBRARY = LIBRARIES.get(sys.platform, f"libmujoco.so.{mujoco.__version__}")
@@ -116,7 +117,7 @@ give_way = types.ExternalFunction(
 
 @inner
 def simulate_slot(work, row, slot):
-    """Act, then let time pass. Whether MuJoCo stayed stable."""
+    """Write the controls and run the substeps; True if MuJoCo stayed stable."""
     action = work[ACTIONS] + slot * work[ACTION_SIZE] * FLOAT32
     call4(row[ACT], action, row[CONSTANTS], row[MOCAP_POS], row[CTRL])
     for _ in range(work[NUM_SUBSTEPS]):
@@ -131,7 +132,7 @@ def simulate_slot(work, row, slot):
 
 @inner
 def touch_force(simulation, touch):
-    """The sum of `efc_force[contact.efc_address]` over the contacts of two geoms."""
+    """Sum of `efc_force[contact.efc_address]` over the contacts of two geoms."""
     geom, other = touch // TOUCH_BASE, touch % TOUCH_BASE
     contact = carray(pointer(simulation + CONTACTS, types.int64), 1)[0]
     forces = carray(pointer(simulation + FORCES, types.int64), 1)[0]
@@ -140,7 +141,7 @@ def touch_force(simulation, touch):
         pair = carray(pointer(contact + CONTACT_GEOMS, types.int32), 2)
         if (pair[0] == geom and pair[1] == other) or (pair[0] == other and pair[1] == geom):
             at = carray(pointer(contact + CONTACT_FORCE, types.int32), 1)[0]
-            if at >= 0:  # else it is not among the constraints: it exerts no force
+            if at >= 0:  # a contact without a constraint exerts no force
                 total += carray(pointer(forces + at * FLOAT64, types.float64), 1)[0]
         contact += CONTACT_BYTES
     return total
@@ -148,7 +149,7 @@ def touch_force(simulation, touch):
 
 @inner
 def observe_slot(work, row, slot, obs_at, outcome_at):
-    """Read what the scene lists, and turn it into an observation and an outcome."""
+    """Read the scene's readings and turn them into an observation and an outcome."""
     size = work[READINGS_SIZE]
     sources = carray(pointer(work[SOURCES], types.int64), (work[NUM_SLOTS], size))[slot]
     readings = carray(pointer(work[READINGS], types.float64), (work[NUM_SLOTS], size))[slot]
@@ -170,11 +171,11 @@ def observe_slot(work, row, slot, obs_at, outcome_at):
 
 @inner
 def restart_slot(work, slot):
-    """Set a slot back to its snapshot: physics, memory, observation, counters."""
+    """Reset a slot to its snapshot: physics, memory, observation, counters."""
     table = carray(pointer(work[TABLE], types.int64), (work[NUM_SLOTS], NUM_COLUMNS))
     row = table[slot]
     if row[START_OBS] == 0:
-        mj_reset(row[MODEL], row[SIMULATION])  # else forces of the last episode stay
+        mj_reset(row[MODEL], row[SIMULATION])  # clears the last episode's forces
     mj_set_state(row[MODEL], row[SIMULATION], row[START_STATE], STATE)
     memory_copy(row[MEMORY], row[START_MEMORY], row[MEMORY_BYTES])
     obs_bytes = FLOAT64 * work[OBS_SIZE]
@@ -191,7 +192,7 @@ def restart_slot(work, slot):
 
 @inner
 def record_slot(work, row, slot, elapsed):
-    """Write down what can be drawn; of a slot at rest, that nothing moved."""
+    """Store the drawable state; for a resting slot, repeat the last one."""
     size = work[RECORD_SIZE] * FLOAT64
     here = work[RECORD] + (slot * (work[HORIZON] + 1) + elapsed) * size
     if carray(pointer(work[RESTING], types.uint8), work[NUM_SLOTS])[slot] == 0:
@@ -202,7 +203,7 @@ def record_slot(work, row, slot, elapsed):
 
 @inner
 def step_slot(work, slot):
-    """One step of one slot, and the start of its next episode where this one ends."""
+    """Step one slot, and start its next episode if this one ends."""
     num_slots = work[NUM_SLOTS]
     row = carray(pointer(work[TABLE], types.int64), (num_slots, NUM_COLUMNS))[slot]
     elapsed = carray(pointer(work[ELAPSED], types.int64), num_slots)
@@ -229,7 +230,7 @@ def step_slot(work, slot):
         observe_slot(work, row, slot, final_obs, outcome_at)
         if work[OVER] > 0 and outcome[work[OVER]] > 0:
             resting[slot] = 1  # from the next step on
-    else:  # with the last observation that there was
+    else:  # keep the last observation
         for k in range(size):
             outcome[k] = 0.0
     memory_copy(obs, final_obs, obs_bytes)
@@ -242,8 +243,8 @@ def step_slot(work, slot):
 def _step(work_address, leads):
     """Take slots until none is left.
 
-    The thread that leads opens the work, and returns only when all slots have been stepped, so that
-    no interrupt can fall in between. Helpers that come early or late find nothing to take.
+    The leading thread opens the work and returns only when all slots have been stepped, so that no
+    interrupt can fall in between. Helpers that arrive early or late find no slot to take.
     """
     work = carray(pointer(work_address, types.int64), WORK_SIZE)
     if leads:
@@ -260,7 +261,7 @@ def _step(work_address, leads):
 
 
 def _restart(work_address, slots_address, count):
-    """Set some slots back to their snapshots."""
+    """Reset some slots to their snapshots."""
     work = carray(pointer(work_address, types.int64), WORK_SIZE)
     slots = carray(pointer(slots_address, types.int64), count)
     for k in range(count):
@@ -269,7 +270,7 @@ def _restart(work_address, slots_address, count):
 
 @cache
 def compiled_step() -> CFunc:
-    """The C function `void step(int64 work, bool leads)`: one thread leads, any number helps."""
+    """The C function `void step(int64 work, bool leads)`: one thread leads, others help."""
     signature = types.void(types.int64, types.boolean)
     return _compiled(_step, signature, name="step")
 
@@ -282,7 +283,7 @@ def compiled_restart() -> CFunc:
 
 
 def _compiled(function: Callable, signature: Signature, *, name: str) -> CFunc:
-    """Code of this module; offsets and constants of this version of MuJoCo are part of it."""
+    """A compiled function of this module; it contains offsets of this version of MuJoCo."""
     sources = [__file__, layout.__file__, drawing.__file__]
     return compile_callback(
         function, signature, name=f"{name}_{mujoco.__version__}", sources=sources

@@ -1,4 +1,4 @@
-"""Few-shot tasks: functions and images of which only a few labelled examples are shown."""
+"""Few-shot tasks: functions and images of which the learner sees a few labelled examples."""
 
 from envs.few_shot.digits import DigitsConfig
 from envs.few_shot.folders import FoldersConfig

@@ -1,8 +1,8 @@
-"""Handwritten digits that come with scikit-learn: 8×8 images, 180 of each; always there.
+"""Handwritten digits from scikit-learn: 8×8 images, 180 of each digit; no download.
 
-Some digits are held out. The others alone are too few classes to learn to learn from: a network
-knows them by heart before it knows what digits have in common. So glyphs of the same size are
-learned from too, which `num_glyphs: 0` leaves out.
+Some digits are held out. The others are too few classes for meta-learning: a network memorises them
+before it learns what digits have in common. So the training set also has glyphs of the same size;
+`num_glyphs: 0` leaves them out.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ class DigitsConfig(EpisodeConfig):
 
     kind: Literal["digits"] = "digits"
     test_digits: tuple[Digit, ...] = (5, 6, 7, 8, 9)
-    """Held out; the others are learned from."""
+    """Held-out digits; the others are for training."""
     num_glyphs: Annotated[int, Field(ge=0, le=1_000_000)] = 400
-    """Drawn characters to learn from beside the other digits."""
+    """Number of drawn characters added to the training digits."""
     jitter: Annotated[float, Field(ge=0, lt=10)] = 0.08
-    """How far the points of a glyph's strokes move from image to image."""
+    """Standard deviation of the noise of a glyph's stroke points, where an image spans -1 to 1."""
     symmetries: Symmetries = 1
-    """Of training classes: 4 turns, or those and their mirror images (8), are classes too."""
+    """Symmetries of a square that make new training classes: 1 none, 4 the rotations, 8 also mirror
+    images."""
     seed: Seed = 0
-    """Draws the glyphs."""
+    """Seed of the glyphs."""
 
     def build(self) -> ImageDistribution:
         """The distribution.
 
         Raises:
-            UserError: too few digits are left.
+            UserError: no digit is left to train on, or none is held out.
         """
-        # Imported late: it takes a second that other distributions need not wait for.
+        # Imported here because it takes a second, which other distributions need not spend.
         from sklearn.datasets import load_digits
 
         pixels, label = load_digits(return_X_y=True)  # 0 … 16
@@ -67,7 +68,7 @@ class DigitsConfig(EpisodeConfig):
 def draw_small_glyphs(
     count: int, rng: np.random.Generator, *, jitter: float
 ) -> dict[str, UInt8[np.ndarray, ...]]:
-    """Glyphs made as the digits were: they fill 32×32 pixels, and the ink of 4×4 is counted."""
+    """Glyphs made like the digits: drawn on 32×32 pixels, then averaged over blocks of 4×4."""
     large = draw_glyphs(
         count, 20, strokes=4, rng=rng, size=32, thickness=0.14, jitter=jitter, fill=True,
         connected=True,

@@ -1,8 +1,8 @@
-"""Images in folders, a folder for each class: `<root>/…/<class>/<image>`.
+"""Images in one folder per class: `<root>/…/<class>/<image>`.
 
-Which classes are held out is what a file says (a class per line, by its path below the root), or
-what subfolders of the root say, `train/` and `test/`; and if there is neither, a share of the
-classes, drawn by a seed.
+The held-out classes are those listed in a file (one per line, as a path below the root), or those
+in the subfolder `test/` beside `train/`. Without either, a share of the classes, drawn with a seed,
+is held out.
 """
 
 from __future__ import annotations
@@ -29,42 +29,43 @@ from metarl.errors import UserError, nearest, note, printable
 from metarl.system.files import read_text
 
 HIDDEN = (".", "__MACOSX", "Thumbs.db", "desktop.ini")
-"""Names that begin so are what systems and archivers leave behind."""
+"""Prefixes of the names of files and folders that systems and archivers leave behind."""
 
 SPLITS = {
     "train": "train(ing)?|images background",
     "val": "val|valid(ation)?",
     "test": "test(ing)?|eval(uation)?|held ?out|hold ?out",
 }
-"""What folders of each split are called, with or without AROUND: `meta-test`, `Training Set`."""
+"""Folder names of each split, with or without AROUND: `meta-test`, `Training Set`."""
 AROUND = "(meta|images?)? ?({}) ?(images?|set|data|split)? ?((19|20)[0-9]{{2}})?"
 
 
 class FoldersConfig(EpisodeConfig):
-    """Few-shot classification of your own images, a folder for each class."""
+    """Few-shot classification of your own images, one folder per class."""
 
     kind: Literal["folders"] = "folders"
     root: Path
-    """The folder whose subfolders are classes, or `train/` and `test/` with classes in them."""
+    """Folder whose subfolders are classes, or `train/` and `test/` with classes in them."""
     test_classes: Path | None = None
-    """A file that names the held-out classes, one a line; the others are learned from."""
+    """File that lists the held-out classes, one per line; the others are for training."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Held out of all classes where neither a file nor the folders say which."""
+    """Share of the classes to hold out if neither a file nor the folders define the split."""
     size: Few = 28
-    """Images are scaled to so many pixels squared."""
+    """Side of the scaled square images (pixels)."""
     color: bool = False
-    """Keep three channels, or make them grey."""
+    """Keep three colour channels instead of converting to grey."""
     symmetries: Symmetries = 1
-    """4 turns, or those and their mirror images (8), are classes too, in both splits."""
+    """Symmetries of a square that make new classes in both splits: 1 none, 4 the rotations, 8 also
+    mirror images."""
     seed: Seed = 0
-    """Draws the held-out classes."""
+    """Seed of the random split."""
 
     def build(self) -> ImageDistribution:
         """The distribution.
 
         Raises:
-            UserError: a folder or file is missing, is no image, or classes have too few of them; or
-                a class that is held out is learned from.
+            UserError: a folder or file is missing, a file is no image, a class has too few images,
+                or a held-out class is also a training class.
         """
         files = files_by_class(self.root)
         train, test = self._split(list(files))
@@ -102,18 +103,18 @@ class FoldersConfig(EpisodeConfig):
 
 
 def split_called(folder: str) -> str | None:
-    """`train`, `val` or `test` where that is what a folder's name says."""
+    """Split that a folder's name stands for: `train`, `val` or `test`; None for other names."""
     name = re.sub("[-_. ]+", " ", folder.casefold())
     said = (split for split, words in SPLITS.items() if re.fullmatch(AROUND.format(words), name))
     return next(said, None)
 
 
 def split_by_folders(names: list[str], *, root: Path) -> tuple[list[str], list[str]] | None:
-    """Classes to learn from and those held out, where folders above them are called so; None where
-    none is. Without a test folder the one for validation is held out.
+    """Training and held-out classes, from the names of the folders above them; None if no folder is
+    named after a split. Without a test folder, the validation folder is held out.
 
     Raises:
-        UserError: the folders do not say clearly which classes are which.
+        UserError: the folder names are ambiguous.
     """
     paths = [name.split("/") for name in names]
     levels = zip(*(path[:-1] for path in paths), strict=False)
@@ -155,10 +156,10 @@ def split_by_folders(names: list[str], *, root: Path) -> tuple[list[str], list[s
 
 
 def check_apart(train: list[str], test: list[str], *, root: Path) -> None:
-    """Checks that no class is there twice, as `train/cat` and `test/cat` are.
+    """Checks that no class is in both splits, as with `train/cat` and `test/cat`.
 
     Raises:
-        UserError: one is; names both folders.
+        UserError: a class is in both; the message names both folders.
     """
     first: dict[tuple[str, ...], str] = {}
     for name in [*train, *test]:
@@ -168,10 +169,9 @@ def check_apart(train: list[str], test: list[str], *, root: Path) -> None:
         other = first.setdefault(plain, name)
         if other != name and (len(kept) < len(parts) or any(map(split_called, other.split("/")))):
             raise UserError(
-                f"{other} and {name} in {root} are the same class, but held-out classes must be "
-                "ones that are not learned from: keep each class with all its images in one place, "
-                "in train or in test; or put all classes side by side, and env.test_share of them "
-                "are held out"
+                f"{other} and {name} in {root} are the same class, but held-out classes must not "
+                "be training classes: keep all images of a class in one folder, in train or in "
+                "test; or put all classes side by side, and env.test_share of them are held out"
             )
 
 
@@ -179,10 +179,10 @@ def check_apart(train: list[str], test: list[str], *, root: Path) -> None:
 
 
 def files_by_class(root: Path) -> dict[str, list[Path]]:
-    """The files of each folder that holds some, by its path below the root; all in order.
+    """Files of each folder that holds any, by its path below the root; folders and files sorted.
 
     Raises:
-        UserError: there is no such folder, no file in it, or something that is no file.
+        UserError: the folder is missing or holds no files, or an entry is no regular file.
     """
     try:
         if not root.is_dir():
@@ -193,7 +193,7 @@ def files_by_class(root: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for path in sorted(found):
         name = path.parent.relative_to(root).as_posix()
-        # Names need not be UTF-8; as text they have to be.
+        # File names may be no UTF-8, but text must be.
         name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
         files.setdefault(name, []).append(path)
     if not files:
@@ -202,7 +202,7 @@ def files_by_class(root: Path) -> dict[str, list[Path]]:
 
 
 def _files_below(root: Path) -> list[Path]:
-    """Every file in folders below `root`; links are followed, and each folder is there once."""
+    """Every file in folders below `root`; follows links and visits each folder once."""
     found: list[Path] = []
     seen: dict[tuple[int, int], Path] = {}
     waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(root, frozenset())]
@@ -211,7 +211,7 @@ def _files_below(root: Path) -> list[Path]:
         status = folder.stat()
         place = (status.st_dev, status.st_ino)
         if place in above:
-            continue  # A link back up would never end.
+            continue  # Following a link to a parent would never end.
         if place in seen:
             raise UserError(f"{seen[place]} and {folder} are the same folder; remove one of them")
         seen[place] = folder
@@ -222,7 +222,7 @@ def _files_below(root: Path) -> list[Path]:
             if path.is_dir():
                 waiting.append((path, above | {place}))
             elif folder == root:
-                continue  # Beside the classes, such as the file that names the split.
+                continue  # A file beside the class folders, such as the list of the split.
             elif path.is_file():
                 found.append(path)
             else:
@@ -232,14 +232,13 @@ def _files_below(root: Path) -> list[Path]:
 
 
 def read_class_names(path: Path, known: list[str]) -> list[str]:
-    """The classes that a file names, one a line; empty lines and those that begin with # say
-    nothing.
+    """Classes that a file lists, one per line; skips empty lines and lines that begin with #.
 
     Raises:
-        UserError: no such file, or it names a class that there is not, none, or all.
+        UserError: the file is missing, lists an unknown class, or lists none or all classes.
     """
     try:
-        text = read_text(path).removeprefix("\ufeff")  # Windows marks UTF-8 so.
+        text = read_text(path).removeprefix("\ufeff")  # Windows marks UTF-8 with it.
     except FileNotFoundError:
         raise UserError(f"no file {path} that names the held-out classes") from None
     names: dict[str, None] = {}

@@ -1,8 +1,8 @@
-"""Glyphs: characters of alphabets that nobody wrote, drawn by a procedure; always there.
+"""Glyphs: invented characters, drawn procedurally; no download.
 
-A class is a few strokes, each a quadratic Bézier curve between random points. Each of its images
-draws them anew as another hand would: points moved a little, and the whole turned, slanted, scaled
-and shifted. Images are 28×28, as Omniglot's in most papers.
+A class is a few strokes, each a quadratic Bézier curve between random points. Each image redraws
+them as another hand would: it displaces the points a little, and rotates, slants, scales and shifts
+the whole. Images are 28×28 pixels, as Omniglot's in most papers.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class GlyphsConfig(EpisodeConfig):
 
     kind: Literal["glyphs"] = "glyphs"
     num_train_classes: Size = 400
-    """Characters to learn from."""
+    """Number of training characters."""
     num_test_classes: Size = 100
-    """Characters held out."""
+    """Number of held-out characters."""
     images_per_class: Size = 20
-    """As Omniglot has."""
+    """Images of each character; Omniglot has 20."""
     strokes: Few = 3
-    """Of each character."""
+    """Strokes of each character."""
     seed: Seed = 0
-    """Draws characters and images."""
+    """Seed of characters and images."""
 
     def build(self) -> ImageDistribution:
         """The distribution."""
@@ -63,15 +63,15 @@ def draw_glyphs(
     """Images of random characters, ink as high values.
 
     Args:
-        num_classes: characters.
-        images_per_class: of each.
-        strokes: of each.
-        rng: draws everything.
-        size: pixels along each side.
-        thickness: of the pen, where an image goes from -1 to 1; some pens are thicker than others.
-        jitter: how far the points of a stroke move from image to image.
-        fill: scale each image so that it is as tall or as wide as there is room.
-        connected: a stroke begins where the one before ended.
+        num_classes: number of characters.
+        images_per_class: images of each character.
+        strokes: strokes of each character.
+        rng: source of all randomness.
+        size: side of an image (pixels).
+        thickness: mean thickness of the pen, in units where an image spans -1 to 1; pens vary.
+        jitter: standard deviation of the noise of stroke points, in the same units.
+        fill: scale each glyph to the full height or width of its image.
+        connected: start each stroke at the end of the one before.
     """
     check_memory(
         num_classes * images_per_class * (size**2 + 16 * strokes * POINTS_ON_STROKE),
@@ -100,7 +100,7 @@ def draw_glyphs(
 
 
 def _another_hand(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "L I 2 2"]:
-    """Small turns, slants and changes of size."""
+    """Matrices of small rotations, slants and changes of scale."""
     angle, slant = rng.normal(0, 0.2, shape), rng.normal(0, 0.15, shape)
     width, height = rng.normal(0.68, 0.06, (2, *shape))
     turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1)
@@ -111,7 +111,7 @@ def _another_hand(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.
 def _ink(
     dots: Float[np.ndarray, "I P 2"], thickness: Float[np.ndarray, " I"], size: int
 ) -> Float[np.ndarray, "I Y X"]:
-    """1 on the dots, falling off with the distance to the nearest."""
+    """Ink of each pixel: 1 on the dots, decreasing with the distance to the nearest dot."""
     axis = np.linspace(-1, 1, size)
     x = (axis - dots[..., 0, None]) ** 2  # I P X
     y = (axis - dots[..., 1, None]) ** 2

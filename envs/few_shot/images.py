@@ -1,7 +1,7 @@
-"""N-way K-shot episodes of images: classes that were never seen, told apart from K examples each.
+"""N-way K-shot episodes of images: unseen classes, to be told apart from K examples each.
 
-Images are decoded once and kept as bytes. A whole meta-batch is drawn at once; nothing here loops
-over images.
+Images are decoded once and kept as bytes. A whole meta-batch is drawn at once, without a loop over
+images.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ Symmetries = Literal[1, 4, 8]
 
 
 class EpisodeConfig(Config):
-    """How episodes are drawn, whatever the images."""
+    """Options of N-way K-shot episodes, for any images."""
 
     ways: Size = 5
-    """Classes of an episode (W)."""
+    """Classes per episode (W)."""
     train_ways: Size | None = None
-    """Classes of an episode in training, where it has more: Prototypical and Matching Networks
-    learn more from harder episodes (Snell et al. 2017, section 2.6)."""
+    """Classes per training episode if more than `ways`: Prototypical and Matching Networks learn
+    more from harder episodes (Snell et al. 2017, section 2.6)."""
     shots: Size = 1
-    """Support images of each class (K)."""
+    """Support images per class (K)."""
     queries: Size = 15
-    """Query images of each class in training."""
+    """Query images per class in training."""
     test_queries: Size = 15
-    """Query images of each class in held-out episodes."""
+    """Query images per class in held-out episodes."""
 
     def as_judged(self) -> EpisodeConfig:
-        """The config for evaluation: training classes too have the ways of held-out episodes."""
+        """The config for evaluation: training classes also use the held-out episodes' ways."""
         return self.model_copy(update={"train_ways": None})
 
 
 @dataclass(frozen=True)
 class ImageClasses:
-    """Images of several classes, those of a class in a row."""
+    """Images of L classes; the images of a class are consecutive rows."""
 
     names: list[str]
     images: UInt8[np.ndarray, "M C Y X"]
     counts: Int[np.ndarray, " L"]
-    """Images of each of the L classes."""
+    """Number of images of each class."""
 
     @staticmethod
     def of(by_class: dict[str, UInt8[np.ndarray, "I C Y X"]]) -> ImageClasses:
-        """From the images of each class."""
+        """Concatenates the images of each class."""
         counts = np.array([len(images) for images in by_class.values()])
         return ImageClasses(list(by_class), np.concatenate(list(by_class.values())), counts)
 
     @property
     def starts(self) -> Int[np.ndarray, " L"]:
-        """The first row of each class."""
+        """First row of each class."""
         return np.cumsum(self.counts) - self.counts
 
     def only(self, names: Sequence[str]) -> ImageClasses:
-        """The classes of these names, in this order."""
+        """The classes with these names, in this order."""
         place = {name: number for number, name in enumerate(self.names)}
         chosen = [place[name] for name in names]
         rows = [np.arange(self.starts[n], self.starts[n] + self.counts[n]) for n in chosen]
@@ -82,14 +82,14 @@ class ImageClasses:
 def room_for_images(
     count: int, shape: tuple[int, int, int], *, lower: str
 ) -> UInt8[np.ndarray, "M C Y X"]:
-    """Memory for images, before any is made.
+    """An uninitialised array for images, allocated before any is made.
 
     Raises:
-        UserError: there is not so much; `lower` names the options that decide.
+        UserError: memory is too small; the message names the options in `lower`.
     """
     try:
         return np.empty((count, *shape), np.uint8)
-    except (MemoryError, ValueError):  # the latter for what no machine could hold
+    except (MemoryError, ValueError):  # ValueError: a size beyond any machine
         size = "×".join(map(str, shape))
         raise UserError(
             f"{count:,} images of {size} do not fit into memory; lower {lower}"
@@ -97,7 +97,7 @@ def room_for_images(
 
 
 class ImageDistribution:
-    """Few-shot classification of images: classes to learn from, and classes held out."""
+    """Few-shot classification of images, with training and held-out classes."""
 
     def __init__(
         self,
@@ -132,16 +132,16 @@ class ImageDistribution:
 
 
 class ImageSampler:
-    """One split: draws classes, numbers them anew in each episode, and draws images of each.
+    """One split: draws an episode's classes, numbers them at random, and draws images of each.
 
     Args:
-        classes: of the split.
+        classes: the split's classes.
         episodes: ways, shots and queries.
-        symmetries: of a square that make new classes: 1, the 4 turns, or those and their mirror
-            images (8). A class turned is a class of its own.
+        symmetries: symmetries of a square that make new classes: 1 none, 4 the rotations, 8 also
+            mirror images. A rotated class is a class of its own.
 
     Raises:
-        UserError: there are too few classes, or too few images of one.
+        UserError: there are too few classes, or a class has too few images.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class ImageSampler:
 
     @property
     def num_classes(self) -> int:
-        """Classes to draw from, those that are others turned or mirrored too."""
+        """Number of classes to draw from, including rotated and mirrored ones."""
         return len(self.classes.names) * self.symmetries
 
     def sample(
@@ -174,7 +174,7 @@ class ImageSampler:
         """Episodes; support and query of each class are different images.
 
         Raises:
-            UserError: a class has too few images for so many shots.
+            UserError: a class has too few images for this number of shots.
         """
         shots = shots or self.shots
         self._check_enough(shots)
@@ -182,7 +182,7 @@ class ImageSampler:
             4 * num_tasks * self.ways * (shots + self.queries) * self.classes.images[0].size,
             f"{self.ways:,} ways of {shots + self.queries:,} images in {num_tasks:,} tasks",
         )
-        # the first W of a random order of all classes: distinct, and numbered at random
+        # The first W of a random permutation of all classes: distinct, and numbered at random.
         order = rng.random((num_tasks, self.num_classes)).argsort(1)[:, : self.ways]
         symmetry, which = np.divmod(order, len(self.classes.names))
         images = self.classes.images[self._draw_rows(which, shots + self.queries, rng)]
@@ -204,7 +204,7 @@ class ImageSampler:
         """Rows of `count` different images of each class."""
         counts = self.classes.counts[which][..., None]
         chance = rng.random((*which.shape, int(self.classes.counts.max())))
-        chance[np.arange(chance.shape[-1]) >= counts] = 2.0  # no such image: never among the first
+        chance[np.arange(chance.shape[-1]) >= counts] = 2.0  # no such image: sorts last
         return self.classes.starts[which][..., None] + chance.argsort(-1)[..., :count]
 
     def _check_enough(self, shots: int) -> None:
@@ -220,7 +220,7 @@ class ImageSampler:
 def _transformed(
     images: UInt8[np.ndarray, "B K C Y X"], number: int
 ) -> UInt8[np.ndarray, "B K C Y X"]:
-    """Turned by `number` quarters, and from 4 on mirrored first."""
+    """Images rotated by `number` quarter turns; from 4 on they are mirrored first."""
     if number >= 4:
         images = images[..., ::-1]
     return np.rot90(images, number % 4, axes=(-2, -1))

@@ -1,8 +1,8 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, 20 images each.
 
 Lake et al. 2015, "Human-level concept learning through probabilistic program induction". Nothing is
-downloaded: the folder is to hold `images_background.zip` and `images_evaluation.zip` as published
-(github.com/brendenlake/omniglot), or what they unpack to.
+downloaded: the folder must hold `images_background.zip` and `images_evaluation.zip` as published
+(github.com/brendenlake/omniglot), or the folders that they unpack to.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ PARTS = ("images_background", "images_evaluation")
 SIZE = 28
 
 ARCHIVE_LIMIT, ENTRY_LIMIT, TOTAL_LIMIT = 128 * 2**20, 16 * 2**20, 1024 * 2**20
-"""Bytes of a zip file, of a file in it, and of all files in it. The official ones have 10 MB, and
-their images a few hundred bytes each."""
+"""Largest sizes (bytes) of a zip file, of a file in it, and of all files in it. The official zip
+files have 10 MB, and their images a few hundred bytes each."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""Of compression; zipfile reads others into memory whole, whatever size they claim to have."""
+"""Accepted compression methods; zipfile reads others whole into memory, whatever their claimed
+size."""
 ENCRYPTED = 0x1
-"""The flag of an entry that needs a password."""
+"""Flag of an entry that needs a password."""
 NOT_OFFICIAL = "put the official file there, or unpack it beside"
 
 
@@ -38,26 +39,27 @@ class OmniglotConfig(EpisodeConfig):
 
     kind: Literal["omniglot"] = "omniglot"
     root: Path = Path("data/omniglot")
-    """The folder with images_background and images_evaluation: zip files, or unpacked."""
+    """Folder with images_background and images_evaluation, as zip files or unpacked."""
     split: Literal["random", "background"] = "random"
-    """What is held out: all but `num_train_classes` characters of both parts, drawn by the seed
-    (Santoro et al. 2016, and MAML, Reptile and Prototypical Networks after them), or the part that
-    is called evaluation (20 alphabets that were never seen)."""
+    """Held-out characters: `random` draws all but `num_train_classes` of both parts with the seed
+    (Santoro et al. 2016; MAML, Reptile and Prototypical Networks follow them); `background` takes
+    images_evaluation (20 unseen alphabets)."""
     num_train_classes: Size = 1200
-    """Characters to learn from, of a random split."""
+    """Number of training characters of a random split."""
     test_classes: Path | None = None
-    """A file that names the held-out characters in place of a split, one a line, as
-    images_evaluation/Atlantean/character01."""
+    """File that lists the held-out characters, one per line, such as
+    images_evaluation/Atlantean/character01; replaces `split`."""
     symmetries: Symmetries = 4
-    """4: each character turned by 90, 180 and 270 degrees is a class of its own, in both splits."""
+    """Symmetries of a square that make new classes in both splits: 1 none, 4 the rotations, 8 also
+    mirror images."""
     seed: Seed = 0
-    """Draws the random split."""
+    """Seed of the random split."""
 
     def build(self) -> ImageDistribution:
         """The distribution.
 
         Raises:
-            UserError: the files are not there, or damaged; or there are too few characters.
+            UserError: the files are missing or damaged, or there are too few characters.
         """
         classes = read_omniglot(self.root)
         train, test = self._split(classes.names)
@@ -84,10 +86,10 @@ class OmniglotConfig(EpisodeConfig):
 
 
 def read_omniglot(root: Path) -> ImageClasses:
-    """All characters, ink as high values, by their path: part, alphabet, character.
+    """All characters, named by their path (part/alphabet/character); ink has high values.
 
     Raises:
-        UserError: a part is missing, truncated, or holds what is no image.
+        UserError: a part is missing or truncated, or holds a file that is no image.
     """
     by_class, file_names = {}, []
     for part in PARTS:
@@ -105,7 +107,7 @@ def read_omniglot(root: Path) -> ImageClasses:
                 "or name another folder: --env.root"
             )
         for name, images in files.items():
-            by_class[name] = 255 - decode(images, size=SIZE, color=False)  # written dark on light
+            by_class[name] = 255 - decode(images, size=SIZE, color=False)  # the files' ink is dark
             file_names += [file for file, _ in images]
     classes = ImageClasses.of(by_class)
     note_blank(classes.images, file_names)
@@ -116,7 +118,7 @@ def _files_in(archive: Path, part: str) -> dict[str, list[tuple[str, bytes]]]:
     """Names and contents of the files of each folder in a zip file.
 
     Raises:
-        UserError: it is no zip file, damaged, or of another kind than the official ones; names it.
+        UserError: it is no zip file, is damaged, or differs from the official ones in kind.
     """
     files: dict[str, list[tuple[str, bytes]]] = {}
     try:
@@ -126,12 +128,12 @@ def _files_in(archive: Path, part: str) -> dict[str, list[tuple[str, bytes]]]:
             for name, entry in _entries(archive, opened).items():
                 below = name.rpartition("/")[0]
                 below = below if below.startswith(f"{part}/") else f"{part}/{below}"
-                with opened.open(entry) as file:  # Without a limit it would unpack 2 GB at once.
+                with opened.open(entry) as file:  # without a limit it may unpack 2 GB at once
                     content = file.read(ENTRY_LIMIT)
                 files.setdefault(below, []).append((f"{archive}/{name}", content))
     except UserError:
         raise
-    except Exception as error:  # What damaged files make zipfile raise is of every kind.
+    except Exception as error:  # Damaged files make zipfile raise any kind of exception.
         raise UserError(
             f"{archive} is truncated or no zip file ({printable(error)}); copy it again"
         ) from None
@@ -141,14 +143,14 @@ def _files_in(archive: Path, part: str) -> dict[str, list[tuple[str, bytes]]]:
 
 
 def _entries(archive: Path, opened: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """The files in a zip file by their names, in order.
+    """Files in a zip file by name, sorted.
 
     Raises:
-        UserError: one cannot be read here, or all together are too large.
+        UserError: a file cannot be read safely, or all together are too large.
     """
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in sorted(opened.infolist(), key=lambda entry: entry.filename):
-        name = entry.filename.replace("\\", "/")  # of archives that were made on Windows
+        name = entry.filename.replace("\\", "/")  # Archives made on Windows may have backslashes.
         steps = name.split("/")
         if name.endswith("/") or any(step.startswith(HIDDEN) for step in steps if step != ".."):
             continue

@@ -1,4 +1,4 @@
-"""Pictures as bytes, as a person sees them: upright, on white paper, from black to white."""
+"""Decoding of pictures to bytes as a viewer shows them: upright, on white, from black to white."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image, ImageOps
 from metarl.errors import UserError, note, printable
 
 FILE_LIMIT = 256 * 2**20
-"""Bytes of a picture's file; photographs have a twentieth of it."""
+"""Largest picture file (bytes); photographs have a twentieth of that."""
 FAINT = 16
-"""Shades of 256; where a picture's darkest and lightest are not so far apart, one sees nothing."""
+"""Smallest visible difference between a picture's darkest and lightest pixel, in shades of 256."""
 
 
 def contents(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
-    """The name and content of each file.
+    """Name and content of each file.
 
     Raises:
-        UserError: it cannot be read, or is too large for a picture.
+        UserError: a file cannot be read, or is too large for a picture.
     """
     for path in files:
         try:
@@ -40,15 +40,15 @@ def contents(files: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
 def decode(
     files: Iterable[tuple[str, bytes]], *, size: int, color: bool
 ) -> UInt8[np.ndarray, "I C Y X"]:
-    """Images, given by name and content, as bytes, scaled to `size` pixels squared.
+    """Pixels of images, given by name and content, scaled to `size` × `size`.
 
     Raises:
-        UserError: a file is no image, or a damaged one; names it.
+        UserError: a file is no image, or is damaged; the message names it.
     """
     decoded = []
     for name, content in files:
         try:
-            with warnings.catch_warnings(action="ignore"):  # of what decoders make good
+            with warnings.catch_warnings(action="ignore"):  # decoders warn of flaws they repair
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(content)) as image:
                     image = as_seen(image).convert("RGB" if color else "L")
@@ -59,7 +59,7 @@ def decode(
             raise UserError(
                 f"{name} has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller"
             ) from None
-        except Exception as error:  # What damaged files make decoders raise is of every kind.
+        except Exception as error:  # Damaged files make decoders raise any kind of exception.
             raise UserError(
                 f"{name} is no image that can be read ({type(error).__name__}); remove it"
             ) from None
@@ -68,15 +68,15 @@ def decode(
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """The picture (of an animation the first one) as viewers show it: turned as its camera was
-    held, what is transparent on white, and more than 8 bits brought to 8.
+    """The picture (an animation's first frame) as viewers show it: upright by its EXIF data,
+    transparent parts on white, and depths beyond 8 bits reduced to 8.
 
     Raises:
-        ValueError: it is a program that draws (PostScript), which is not run.
+        ValueError: the file is a PostScript program, which is not run.
     """
     if image.format == "EPS":
         raise ValueError("PostScript")
-    with suppress(Exception):  # Viewers show pictures whose EXIF data is damaged, too.
+    with suppress(Exception):  # Viewers also show pictures with damaged EXIF data.
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(image))
@@ -87,11 +87,11 @@ def as_seen(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> UInt8[np.ndarray, "Y X"]:
-    """Grey of 16 or 32 bits, or of floats.
+    """8-bit grey from a grey image of 16 or 32 bits, or of floats.
 
-    Formats of 16 bits say what white is. Where none does, it is the least of 1 (floats), 255 and
-    65535 that no value exceeds; values beyond all these go from the darkest to the lightest, as
-    viewers of measurements show them. NaN is black.
+    16-bit formats define white. Elsewhere white is the smallest of 1 (floats only), 255 and 65535
+    that no value exceeds; values beyond all of these are scaled from the darkest to the lightest,
+    as viewers of measurements do. NaN is black.
     """
     values = np.asarray(image).astype(np.float64)
     known = np.isfinite(values)
@@ -111,8 +111,10 @@ def _eight_bits(image: Image.Image) -> UInt8[np.ndarray, "Y X"]:
 
 
 def note_blank(images: UInt8[np.ndarray, "M C Y X"], names: Iterable[str]) -> None:
-    """Notes on which images nothing is to be seen, such as white ink on nothing; `names` are those
-    of their files, in the same order."""
+    """Prints a note about images that show nothing, such as white ink on a transparent ground.
+
+    `names` are the names of the images' files, in the same order.
+    """
     pixels = images.reshape(*images.shape[:2], -1)
     blank = (pixels.max(-1) - pixels.min(-1)).max(-1) < FAINT
     if blank.any():
@@ -120,6 +122,6 @@ def note_blank(images: UInt8[np.ndarray, "M C Y X"], names: Iterable[str]) -> No
         first = next(name for name, empty in zip(names, blank, strict=True) if empty)
         which = f"{count} of {total} images are" if count > 1 else f"1 of {total} images is"
         note(
-            f"{which} of one shade or nearly so, the first {printable(first)}: nothing is to be "
-            "seen on white ink without paper, nor on values that use little of the range"
+            f"{which} of one shade or nearly so, the first {printable(first)}: white ink on a "
+            "transparent ground and values that span little of the range show nothing"
         )

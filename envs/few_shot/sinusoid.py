@@ -1,8 +1,8 @@
 """Regression of sinusoids from a few points.
 
 Finn et al. 2017, arXiv:1703.03400, section 5.1: y = a sin(x − φ) with an amplitude a in [0.1, 5], a
-phase φ in [0, π] and x in [−5, 5]. The harder variant draws a frequency ω too, y = a sin(ω x − φ),
-with φ in [0, 2π].
+phase φ in [0, π] and x in [−5, 5]. The harder variant also draws a frequency ω in [0.5, 2]:
+y = a sin(ω x − φ), with φ in [0, 2π].
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from metarl.system.memory import check_memory
 from metarl.types import FewShotBatch, FewShotShape
 
 HALF_RANGE = 5.0
-"""Points are uniform in [−HALF_RANGE, HALF_RANGE]."""
+"""Half the range of x, which is uniform in [−HALF_RANGE, HALF_RANGE]."""
 RANGES = {
     "maml": ((0.1, 5.0), (0.0, math.pi), (1.0, 1.0)),
     "harder": ((0.1, 5.0), (0.0, 2 * math.pi), (0.5, 2.0)),
 }
-"""Of amplitude, phase and frequency."""
+"""Ranges of amplitude, phase (rad) and frequency (rad per unit of x), by variant."""
 
 
 class SinusoidConfig(Config):
@@ -34,19 +34,19 @@ class SinusoidConfig(Config):
 
     kind: Literal["sinusoid"] = "sinusoid"
     variant: Literal["maml", "harder"] = "maml"
-    """What differs between tasks."""
+    """Parameters that differ between tasks."""
     shots: Size = 10
-    """Support points of a task."""
+    """Support points per task."""
     queries: Size = 10
-    """Query points of a task in training."""
+    """Query points per training task."""
     test_queries: Size = 100
-    """Query points of a held-out task."""
+    """Query points per held-out task."""
     num_train_tasks: Size = 100_000
-    """Sinusoids to learn from."""
+    """Number of training sinusoids."""
     num_test_tasks: Size = 1_000
-    """Sinusoids held out."""
+    """Number of held-out sinusoids."""
     seed: Seed = 0
-    """Draws the sinusoids."""
+    """Seed of the sinusoids."""
 
     choices: ClassVar[Mapping[str, str]] = {
         "variant=maml": "amplitude and phase",
@@ -54,7 +54,7 @@ class SinusoidConfig(Config):
     }
 
     def as_judged(self) -> SinusoidConfig:
-        """The config for evaluation: the same."""
+        """The config for evaluation, which is the same."""
         return self
 
     def build(self) -> Sinusoids:
@@ -80,7 +80,7 @@ class Sinusoids:
 
 
 class SinusoidSampler:
-    """One split: draws its sinusoids, and points of them."""
+    """One split: draws sinusoids, and points on them."""
 
     def __init__(self, parameters: Float[np.ndarray, "M 3"], *, shots: int, queries: int) -> None:
         self.parameters = parameters
@@ -91,7 +91,7 @@ class SinusoidSampler:
     def sample(
         self, num_tasks: int, rng: np.random.Generator, *, shots: int | None = None
     ) -> FewShotBatch:
-        """Sinusoids, none twice as far as there are enough, and points of them."""
+        """Draws sinusoids, without repetition if there are enough, and points on them."""
         shots = shots or self.shots
         check_memory(
             8 * num_tasks * (shots + self.queries), f"{shots:,} shots of {num_tasks:,} tasks"

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment whose task can be set, as a task distribution."""
+"""Task distributions over any Gymnasium environment whose task can be set."""
 
 from envs.gymnasium_tasks.checker import check
 from envs.gymnasium_tasks.tasks import GymnasiumConfig, GymnasiumEnv, GymnasiumTasks

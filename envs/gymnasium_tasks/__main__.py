@@ -1,4 +1,4 @@
-"""Says in words what is wrong with a module of tasks; see `envs.gymnasium_tasks.checker`."""
+"""Command line that checks a module of tasks; see `envs.gymnasium_tasks.checker`."""
 
 import sys
 

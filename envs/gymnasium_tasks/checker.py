@@ -1,7 +1,7 @@
-"""Says in words what is wrong with tasks and environments of a user.
+"""Checker of a user's tasks and environments; it reports each fault in words.
 
 python train.py --check MODULE              one line per finding; exit code 0 or 2
-python -m envs.gymnasium_tasks MODULE       the same, but no agent learns from it
+python -m envs.gymnasium_tasks MODULE       the same, without agents that learn
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from metarl.tasks import TaskSet
 from metarl.training.iteration import Iteration
 
 NOTE = "note: "
-"""What a finding begins with that stops nobody."""
+"""Prefix of a finding that is no error."""
 SEED = 1
 TASKS_TRIED = 5
-"""So many tasks that play alike, and the task makes no difference."""
+"""Number of tasks to compare; if all play alike, the task makes no difference."""
 TASKS_LEARNED, EPISODES, SHORT = 2, 4, 5
-"""An agent learns from so many tasks, episodes of each, and steps of those."""
+"""Tasks, episodes per task and steps per episode that each agent learns from."""
 PATIENCE = 120.0
-"""Seconds that an environment may take for anything that it is asked to do."""
+"""Time limit of each call of an environment (s)."""
 
 
 def check(
@@ -48,14 +48,14 @@ def check(
     agents: Sequence[Any] = (),
     note: MutableSequence[int] | None = None,
 ) -> list[str]:
-    """What is wrong with a distribution, or with a module (a path, or a name to import).
+    """Findings about a distribution, or about a module (a path, or a name to import).
 
     Plays a few episodes of random actions. A finding is one line; one that begins with "note: " is
-    worth knowing and no mistake.
+    no error.
 
     Args:
-        agents: configs of agents; each plays and learns for a moment, once all else is right.
-        note: where to count what the environments are asked to do.
+        agents: configs of agents; each plays and learns briefly if there are no other errors.
+        note: counters of the calls of environments.
     """
     note = [0, 0] if note is None else note
     if isinstance(tasks, GymnasiumTasks):
@@ -101,7 +101,7 @@ def _is_wrong(findings: Sequence[str]) -> bool:
 def _let_learn(
     tasks: GymnasiumTasks, agents: Sequence[Any], note: MutableSequence[int]
 ) -> list[str]:
-    """What keeps agents from learning: each plays two short trials and learns from them."""
+    """Findings about learning: each agent plays two short trials and learns from them."""
     findings = []
     short = GymnasiumTasks(
         tasks.make_single,
@@ -156,7 +156,7 @@ def _check_all(
 def _check_environment(
     make_env: MakeEnv, tasks: Sequence[GymnasiumTask], horizon: int, note: MutableSequence[int]
 ) -> list[str]:
-    """Plays the first tasks and compares what happened."""
+    """Plays the first tasks and compares their episodes."""
     trial = _Trial(make_env, horizon, note)
     try:
         trial.compare(tasks[0].value, [task.value for task in tasks[1:TASKS_TRIED]])
@@ -168,7 +168,7 @@ def _check_environment(
 
 @dataclass
 class _Episode:
-    """What was seen: observations (flat) and rewards."""
+    """Observations (flat) and rewards of an episode."""
 
     obs: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -183,7 +183,7 @@ class _Episode:
 
 
 class _Trial:
-    """Episodes of the same actions from the same seed; keeps one finding of each sort."""
+    """Episodes with the same actions and seed; keeps one finding of each kind."""
 
     def __init__(self, make_env: MakeEnv, horizon: int, note: MutableSequence[int]) -> None:
         self.found: dict[str, str] = {}
@@ -196,16 +196,16 @@ class _Trial:
 
     @property
     def doing(self) -> str:
-        """What the environment is asked to do at the moment."""
+        """Current call of the environment, in words."""
         return self._doing
 
     @doing.setter
     def doing(self, what: str) -> None:
         self._doing = what
-        self._note[1] += 1  # It is still alive.
+        self._note[1] += 1  # a sign of life
 
     def compare(self, task: Any, others: Sequence[Any]) -> None:
-        """Plays a task and others, again, and in other ways; stops at what breaks the contract."""
+        """Plays a task and others, again and in other orders; stops at a breach of the contract."""
         env = make(self._make_env, task)
         self.doing = "spaces"
         FlatSpaces.of(env)
@@ -219,8 +219,8 @@ class _Trial:
                 return
             if self._play(env, None) != episodes[-1]:
                 self.found["reset"] = (
-                    "the task does not survive a reset, or something else does: a second episode "
-                    "is another, from the same seed with the same actions"
+                    "a second episode differs from the first, with the same seed and actions: "
+                    "reset forgets the task, or keeps something else"
                     if self._play(make(self._make_env, each), each) == episodes[-1]
                     else "not reproducible: the same task, seed and actions lead elsewhere; draw "
                     "all random numbers from self.np_random, after super().reset(seed=seed)"
@@ -262,11 +262,11 @@ class _Trial:
         )
 
     def _of(self, task: Any, env: gymnasium.Env) -> gymnasium.Env:
-        """An environment that can play the task: the one there is, if it can be given another."""
+        """An environment for the task: `env` if its task can be set, else a new one."""
         return make(self._make_env, task) if takes_task(self._make_env) else env
 
     def _play(self, env: gymnasium.Env, task: Any, *, late: bool = False) -> _Episode:
-        """One episode; a task of None is the one that the environment has."""
+        """Plays one episode; a task of None leaves the environment's task as it is."""
         set_task = None
         if task is not None and not takes_task(self._make_env):
             set_task = env.get_wrapper_attr("set_task")
@@ -302,7 +302,7 @@ class _Trial:
         return seen
 
     def _look(self, env: gymnasium.Env, obs: Any, seen: _Episode) -> None:
-        """Judges an observation by the observation space."""
+        """Checks an observation against the observation space."""
         space = env.observation_space
         if isinstance(space, spaces.Box):
             values = np.asarray(obs)
@@ -336,7 +336,7 @@ class _Trial:
         return any(not text.startswith(NOTE) for text in self.found.values())
 
     def _ask_gymnasium(self, task: Any) -> None:
-        """What Gymnasium's own checker objects to."""
+        """Runs Gymnasium's own checker and keeps its objection."""
         env = make(self._make_env, task)
         if not takes_task(self._make_env):
             env.get_wrapper_attr("set_task")(task)
@@ -349,7 +349,7 @@ class _Trial:
 
 
 class _Checking:
-    """What a worker process does for the command line; see `Worker`."""
+    """Server of a worker process for the command line; see `Worker`."""
 
     def __init__(
         self, source: UserModule, *, horizon: int, first_slot: int, note: MutableSequence[int]
@@ -358,15 +358,15 @@ class _Checking:
         self._source, self._note = source.source, note
 
     def check(self, agents: Sequence[Any]) -> list[str]:
-        """What is wrong with the module."""
+        """Findings about the module."""
         return check(self._source, agents=agents, note=self._note)
 
     def close(self) -> None:
-        """Nothing: all is closed already."""
+        """Does nothing; `check` has closed everything."""
 
 
 def check_apart(module: str, agents: Sequence[Any] = ()) -> list[str]:
-    """The same as `check` of a module, in a process that may hang or die."""
+    """Findings of `check` about a module, run in a process that may hang or die."""
     worker = Worker(UserModule(module), horizon=1, first_slot=0, serves=_Checking)
     try:
         worker.ask("check", agents)
@@ -379,7 +379,7 @@ def check_apart(module: str, agents: Sequence[Any] = ()) -> list[str]:
 
 
 def tell(module: str, findings: Sequence[str]) -> None:
-    """Prints what was found; ends with exit code 2 if something is wrong."""
+    """Prints the findings; exits with code 2 if one is an error."""
     for text in findings:
         print(printable(text, limit=MESSAGE_LIMIT))
     if _is_wrong(findings):
@@ -388,7 +388,7 @@ def tell(module: str, findings: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command line."""
+    """Runs the command line."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m envs.gymnasium_tasks MODULE", file=sys.stderr)
         raise SystemExit(2)

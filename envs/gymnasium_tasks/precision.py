@@ -1,4 +1,4 @@
-"""Whether single precision, in which agents see everything, shows what an environment says."""
+"""Check for observations and rewards that single precision, which agents use, cannot resolve."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import numpy as np
 from jaxtyping import Float
 
 STEPS = 100
-"""What varies by fewer steps of single precision than this is hardly seen."""
+"""Number of single-precision steps below which a variation is hardly visible."""
 NOTHING = 1e-6
-"""What varies by less than this does not vary: it is rounding of the environment's own."""
+"""Variation below which a number counts as constant: it is the environment's own rounding."""
 
 
 class Seen:
-    """How far the numbers of an episode went, in the environment's own precision; each slot by
-    itself, as tasks may lie far apart."""
+    """Range of each number over an episode, in the environment's own precision; slots are kept
+    apart, because tasks may lie far from each other."""
 
     def __init__(self) -> None:
         self._low: Float[np.ndarray, "N F"] | None = None
         self._high: Float[np.ndarray, "N F"] | None = None
 
     def add(self, numbers: Float[np.ndarray, "N F"]) -> None:
-        """Takes in the numbers of a moment."""
+        """Updates the ranges with the numbers of one step."""
         if self._low is None or self._high is None:
             self._low = self._high = numbers
         self._low, self._high = np.minimum(numbers, self._low), np.maximum(numbers, self._high)
 
     def blurred(self, what: str) -> str | None:
-        """In words, which of them an agent hardly sees change; None where it sees all."""
+        """Sentence that names the numbers whose changes an agent hardly sees; None without any."""
         if self._low is None or self._high is None:
             return None
         largest = np.maximum(np.abs(self._low), np.abs(self._high))
-        with np.errstate(all="ignore"):  # what is not finite is an error elsewhere
+        with np.errstate(all="ignore"):  # other code reports numbers that are not finite
             step = np.spacing(largest.astype(np.float32)).astype(float)
             spread = self._high - self._low
             share = np.where(spread > NOTHING, step / spread, 0.0)

@@ -1,13 +1,13 @@
-"""Tasks from a module of yours, or from Python, and the environment that plays them in slots.
+"""Tasks from your own module, or from Python, and the environment that plays them in slots.
 
-A module of yours says what the tasks are:
+Your module defines the tasks:
 
     train_tasks = [...]      a task is a number, an array of numbers, or a mapping to those
     test_tasks = [...]       held out
     horizon = 100            steps of an episode
     def make_env(): ...      a gymnasium.Env that has set_task(task); or make_env(task)
 
-`python -m envs.gymnasium_tasks MODULE` says in words what is wrong with it. In Python the same is
+`python -m envs.gymnasium_tasks MODULE` checks it. The same in Python:
 `GymnasiumTasks(make_env, train_tasks=[...], test_tasks=[...], horizon=100)`.
 """
 
@@ -44,32 +44,33 @@ from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 LOST_TRIALS = 5
-"""So many lost in a row, and restarting does not help."""
+"""Number of trials lost in a row after which a run stops, because restarts do not help."""
 RESET_SECONDS = 60.0
-"""A reset may take this long, or ten times as long as a step: it may load a model."""
+"""Time limit of a reset (s) if it exceeds ten times that of a step: a reset may load a model."""
 SHOWN_PARAMETERS = 20
-"""Of a task that something happened to."""
+"""Number of a failed task's parameters that a message shows."""
 
 
 class GymnasiumConfig(Config):
-    """Tasks and environments from a Python module of yours."""
+    """Tasks and environments from your own Python module."""
 
     kind: Literal["gymnasium"] = "gymnasium"
     module: str
-    """A .py file, or a name that can be imported: train_tasks, test_tasks, horizon, make_env."""
+    """Python file, or importable name, with train_tasks, test_tasks, horizon and make_env."""
     horizon: Size | None = None
-    """Steps of an episode, in place of what the module says."""
+    """Steps per episode; overrides the module's."""
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Processes that share the slots; one per processor where not given, 0 plays in this one."""
+    """Worker processes that share the slots; by default one per processor, and 0 plays in the main
+    process."""
     on_failure: Literal["stop", "restart"] = "stop"
-    """An environment that raises, hangs or dies ends the run, or costs a trial and is started
-    again."""
+    """Reaction to an environment that raises, hangs or dies: `stop` ends the run, `restart` drops
+    the trial and starts the environment again."""
     step_timeout: Positive = 60.0
-    """Seconds after which a worker's environment that does not finish a step is killed."""
+    """Time limit of a worker's step (s); an environment that exceeds it is killed."""
 
     @property
     def code(self) -> str:
-        """The code that `build` executes: a file with its whole path, or the name of a module."""
+        """Name of the code that `build` executes: a file with its full path, or a module."""
         module = UserModule(self.module)
         if module.is_file:
             return str(Path(module.source).resolve())
@@ -79,7 +80,7 @@ class GymnasiumConfig(Config):
         """The distribution.
 
         Raises:
-            UserError: the module cannot be used; says why.
+            UserError: the module cannot be used; the message gives the reason.
         """
         module = UserModule(self.module)
         try:
@@ -103,21 +104,21 @@ class GymnasiumConfig(Config):
 
 
 class GymnasiumTasks:
-    """The distribution over the tasks of a user.
+    """The distribution over a user's tasks.
 
     Args:
-        make_env: makes a `gymnasium.Env` that has `set_task(task)`, or, if it takes an argument,
-            one that plays the task that it is given. A module's is loaded by each worker.
+        make_env: returns a `gymnasium.Env` that has `set_task(task)`, or, if it takes an argument,
+            one that plays the task passed to it. Each worker loads that of a module itself.
         train_tasks, test_tasks: numbers, arrays of numbers, or mappings from names to those.
-        horizon: steps of an episode. An environment that ends one earlier rests until then.
-        num_workers: 0 plays in this process, None takes a worker for each processor.
-        on_failure: whether an environment that raises, hangs or dies ends everything, or costs a
-            trial.
-        step_timeout: seconds that a step may take in a worker.
+        horizon: steps per episode. An environment that ends an episode earlier rests until then.
+        num_workers: 0 plays in this process, None starts a worker per processor.
+        on_failure: reaction to an environment that raises, hangs or dies: `stop` raises an error,
+            `restart` drops the trial.
+        step_timeout: time limit of a step in a worker (s).
 
     Raises:
-        UserError: a task is not made of numbers, or is in both sets, or there is none; or the
-            horizon is no positive whole number.
+        UserError: a task is not made of numbers or is in both sets, a set is empty, or the horizon
+            is no positive integer.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class GymnasiumTasks:
                 f"{shared[0].value!r} is in train_tasks and in test_tasks; keep it in one of them"
             )
         self.module_hash = make_env.content_hash if isinstance(make_env, UserModule) else None
-        """SHA-256 of the module's file, where tasks come from one."""
+        """SHA-256 of the module's file, if tasks come from one."""
         self._make_env = make_env
         self._num_workers = num_processors() if num_workers is None else num_workers
         self._on_failure: Literal["stop", "restart"] = on_failure
@@ -155,10 +156,10 @@ class GymnasiumTasks:
 
     @cached_property
     def kind(self) -> Kind:
-        """What an environment is like; it is made where the slots are played, and closed again.
+        """Spaces and other properties of an environment, made where slots are played, then closed.
 
         Raises:
-            UserError: there is no environment to be had, or agents have no use for its spaces.
+            UserError: no environment can be made, or agents cannot use its spaces.
         """
         try:
             return ask_once(
@@ -169,8 +170,8 @@ class GymnasiumTasks:
             raise UserError(f"{self.name}: {error}") from error
 
     def make_env(self, num_slots: int) -> GymnasiumEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise; a `Recorder` where the
-        environment has physics of MuJoCo."""
+        """Slots that play training tasks until `set_tasks` is called; a `Recorder` if the
+        environment has MuJoCo physics."""
         return (RecordedEnv if self.kind.has_physics else GymnasiumEnv)(
             self.train.sample(num_slots, np.random.default_rng(0)),
             horizon=self.horizon,
@@ -183,11 +184,11 @@ class GymnasiumTasks:
 
 
 class GymnasiumEnv(SlotEnv[GymnasiumTask]):
-    """One environment of the user per slot, played in this process or in workers.
+    """One of the user's environments per slot, played in this process or in workers.
 
-    Workers start at the first `reset`. If one fails there is an `EnvironmentFailedError`, or with
-    `on_failure` "restart" a `TrialLostError` until `LOST_TRIALS` were lost in a row; either way the
-    next `reset` starts anew what failed.
+    Workers start at the first `reset`. A failure raises an `EnvironmentFailedError`, or, with
+    `on_failure` "restart", a `TrialLostError` until `LOST_TRIALS` trials were lost in a row. Either
+    way the next `reset` restarts the workers that failed.
     """
 
     def __init__(
@@ -218,7 +219,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         self._playing = False
         self._waiting = False
         self._lost_in_a_row = 0
-        self._seen: tuple[Seen, Seen] | None = (Seen(), Seen())  # until an episode was played
+        self._seen: tuple[Seen, Seen] | None = (Seen(), Seen())  # for the first episode only
         self._sink: Sink | None = None
         self._recording = False
 
@@ -233,11 +234,11 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         Raises:
             EnvironmentFailedError: an environment failed.
         """
-        del slots  # they are all
+        del slots  # always all
         seeds = [int(rng.integers(2**31)) for rng in self._rngs]
         if self._playing:
             self._lost_in_a_row = 0
-        if self._waiting:  # An interrupt left answers behind that nobody asks for any more.
+        if self._waiting:  # An interrupt left answers that nobody will read.
             self._end_workers()
         for number in range(len(self._slices)):
             self._worker(number)
@@ -257,7 +258,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         """Steps every slot.
 
         Raises:
-            EnvironmentFailedError: an environment failed; there is no trial to go on with then.
+            EnvironmentFailedError: an environment failed, which ends the trial.
         """
         last = (self._steps + 1) % self.horizon == 0
         obs, reward, success, final_obs = self._ask(
@@ -275,7 +276,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
     def _judge_precision(
         self, obs: Float[np.ndarray, "N O"], reward: Float[np.ndarray, " N"], *, last: bool
     ) -> None:
-        """Warns after the first episode of what agents hardly see."""
+        """Warns, after the first episode, of changes that agents hardly see."""
         assert self._seen is not None
         seen_obs, seen_reward = self._seen
         seen_obs.add(obs)
@@ -287,7 +288,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
                     warnings.warn(f"{self._tasks[0].env_name}: {text}", stacklevel=3)
 
     def _worker(self, number: int) -> Worker | Here:
-        """A worker, which is started if it is not there."""
+        """The worker with this number; starts it if it is not running."""
         worker = self._workers[number]
         if worker is None:
             kind = Worker if self._in_processes else Here
@@ -298,7 +299,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         return worker
 
     def _hand_over(self) -> None:
-        """Gives the sink the episode that has just ended, its states as rows of one length."""
+        """Passes the episode that has just ended to the sink, its states padded to one length."""
         shares = self._answers("recorded", [() for _ in self._slices], resets=False)
         episodes = [episode for share in shares for episode in share]
         size = max(episode.shape[1] for episode in episodes)
@@ -315,14 +316,14 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
     def _ask(
         self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
     ) -> list[np.ndarray]:
-        """What all workers answer, slot after slot."""
+        """Answers of all workers, concatenated over slots."""
         answers = self._answers(name, arguments, resets=resets)
         return [np.concatenate(rows) for rows in zip(*answers, strict=True)]
 
     def _answers(
         self, name: str, arguments: Sequence[tuple[Any, ...]], *, resets: bool
     ) -> list[Any]:
-        """Has all workers do the same at once, resets among it or not; what each answers."""
+        """Answer of each worker to the same call, made in parallel; resets get more time."""
         patience = reset_patience(self._step_timeout) if resets else self._step_timeout
         workers = [worker for worker in self._workers if worker is not None]
         self._waiting = True
@@ -336,7 +337,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         return answers
 
     def _failed(self, failures: Mapping[int, Failure]) -> EnvironmentFailedError:
-        """Ends what failed, and tells of the first."""
+        """Ends the workers that failed; returns the error that describes the first failure."""
         self._end_workers(failures)
         self._playing = self._started = False
         self._lost_in_a_row += 1
@@ -357,7 +358,7 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
         )
 
     def _end_workers(self, numbers: Iterable[int] | None = None) -> None:
-        """Ends these workers, or all; together they have `CLOSE_SECONDS` to do so."""
+        """Ends these workers, or all, within `CLOSE_SECONDS` in total."""
         numbers = list(range(len(self._workers)) if numbers is None else numbers)
         workers = [worker for n in numbers if (worker := self._workers[n]) is not None]
         for worker in workers:
@@ -371,14 +372,14 @@ class GymnasiumEnv(SlotEnv[GymnasiumTask]):
 
 
 class RecordedEnv(GymnasiumEnv):
-    """The same, of environments with physics of MuJoCo, which can be written down."""
+    """A `GymnasiumEnv` of environments with MuJoCo physics, which it can record."""
 
     def record(self, sink: Sink | None) -> None:
-        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        """Passes every whole episode to `sink`, starting at the next `reset`; None stops it."""
         self._sink = sink
 
     def scene(self, task: GymnasiumTask) -> Scene:
-        """The model of a task as a reset leaves it.
+        """The scene of a task, with the model as a reset leaves it.
 
         Raises:
             UserError: the environment fails.
@@ -394,5 +395,5 @@ class RecordedEnv(GymnasiumEnv):
 
 
 def reset_patience(step_timeout: float) -> float:
-    """Seconds that may pass where an environment is made or reset, if a step may take so long."""
+    """Time limit of making or resetting an environment (s), given that of a step (s)."""
     return max(RESET_SECONDS, 10 * step_timeout)

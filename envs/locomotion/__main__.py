@@ -1,4 +1,4 @@
-"""Prints the table of variants: what they are, and what is known of their returns.
+"""Printed table of the locomotion variants and of bounds on their returns.
 
 python -m envs.locomotion
 """
@@ -21,7 +21,7 @@ TITLES = (
     "random", "without adapting ≤", "any ≤",
 )  # fmt: skip
 EPISODES = 200
-"""Of random actions."""
+"""Number of episodes of random actions."""
 
 
 def reward(variant: Variant) -> str:
@@ -38,7 +38,7 @@ def reward(variant: Variant) -> str:
 
 
 def row(name: str) -> list[str]:
-    """What the table says of a variant, but for what has to be played."""
+    """Cells of a variant's row that need no rollouts."""
     variant = VARIANTS[name]
     distribution = LocomotionConfig(variant=name).build()
     bounds = (distribution.best_without_adapting(), distribution.oracle())
@@ -53,7 +53,7 @@ def row(name: str) -> list[str]:
 
 
 def random_floor(distribution: Locomotion) -> tuple[float, float]:
-    """Mean return of uniform random actions on held-out tasks, and its standard error."""
+    """Mean return of uniform random actions on held-out tasks, with its standard error."""
     env = distribution.make_env(EPISODES)
     env.set_tasks(distribution.test.sample(EPISODES, np.random.default_rng(0)))
     env.reset(seed=0)

@@ -1,4 +1,4 @@
-"""Locomotion variants as task distributions, with what is known of their best returns."""
+"""Locomotion variants as task distributions, with known bounds on their returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class LocomotionConfig(Config):
-    """MuJoCo robots that run: HalfCheetah, Ant, Humanoid, Walker2d, Hopper, Swimmer."""
+    """Locomotion of MuJoCo robots: HalfCheetah, Ant, Humanoid, Walker2d, Hopper, Swimmer."""
 
     choices: ClassVar = {
         f"variant={name}": f"{variant.wanted.summary}; {variant.horizon} steps, as {variant.source}"
@@ -29,26 +29,26 @@ class LocomotionConfig(Config):
 
     kind: Literal["locomotion"] = "locomotion"
     variant: str = "HalfCheetah-vel-maml"
-    """Robot, what its tasks differ in, and where the definition comes from."""
+    """Variant, named after its robot, the parameter that differs between tasks, and its source."""
     horizon: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Steps of an episode; the variant's own where not given."""
+    """Steps per episode; by default the variant's."""
     num_train_tasks: Count | None = None
-    """Tasks to learn on; as many as the variant says where not given."""
+    """Number of training tasks; by default the variant's."""
     num_test_tasks: Count | None = None
-    """Tasks held out; as many as the variant says where not given."""
+    """Number of held-out tasks; by default the variant's."""
     seed: Seed = 0
-    """Draws the tasks."""
+    """Seed of the tasks."""
     engine: Literal["native", "warp"] = "native"
-    """`native` calls MuJoCo from compiled threads; `warp` is MuJoCo Warp, for thousands of slots on
-    a GPU."""
+    """Physics engine: `native` calls MuJoCo from compiled threads; `warp` is MuJoCo Warp, for
+    thousands of slots on a GPU."""
     num_threads: Few | None = None
-    """Threads of the native engine; one per processor where not given."""
+    """Threads of the native engine; by default one per processor."""
 
     def build(self) -> Locomotion:
         """The distribution.
 
         Raises:
-            UserError: no such variant, or a number of tasks that it cannot have.
+            UserError: the variant is unknown, or its number of tasks is fixed to another one.
         """
         return Locomotion(self)
 
@@ -68,7 +68,7 @@ class Locomotion:
         self.engine = config.engine
         self.num_threads = config.num_threads
         self.train = self._draw(config.num_train_tasks or self.variant.num_train, config.seed)
-        # a stream of its own: how many tasks are learned on does not change what is held out
+        # A separate stream, so that the number of training tasks does not change the held-out ones.
         test_seed = derive_seed(config.seed, "test")
         self.test = self._draw(config.num_test_tasks or self.variant.num_test, test_seed)
 
@@ -81,20 +81,20 @@ class Locomotion:
     def make_env(
         self, num_slots: int, *, render_mode: str | None = None
     ) -> SlotEnv[LocomotionTask]:
-        """Slots that play training tasks until `set_tasks` says otherwise.
+        """Slots that play training tasks until `set_tasks` is called.
 
         Args:
-            render_mode: `rgb_array` for `render`, which the native engine has.
+            render_mode: `rgb_array` to enable `render`; native engine only.
 
         Raises:
-            UserError: the engine lacks packages, or draws nothing.
+            UserError: the engine's packages are missing, or it cannot render.
         """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         if self.engine == "warp":
             refuse_to_draw(render_mode)
             device = default_device()
             check_installed(device)
-            # here, as all else does without Warp
+            # Imported here because everything else works without Warp.
             from envs.locomotion.warp import WarpLocomotionEnv
 
             return WarpLocomotionEnv(self.name, tasks, horizon=self.horizon, device=device)
@@ -107,17 +107,17 @@ class Locomotion:
         )
 
     def oracle(self) -> float | None:
-        """A return that no policy exceeds on any task; None where no bound is known.
+        """Upper bound on the return of any policy on any task; None if no bound is known.
 
-        Speeds and places can at best be as wanted, all the time and at no cost.
+        For speeds and places it is the return of meeting the target at every step, at no cost.
         """
         if self.variant.wanted.term == Term.RUN:
             return None
         return self.horizon * self.variant.reward.alive
 
     def best_without_adapting(self) -> float | None:
-        """A mean return over the held-out tasks that no policy exceeds which cannot tell tasks
-        apart, as it remembers neither rewards nor earlier episodes; None where none is known."""
+        """Upper bound on the mean return over held-out tasks of policies that cannot tell tasks
+        apart because they remember neither rewards nor earlier episodes; None if unknown."""
         tasks = np.stack([task.parameters for task in self.test])
         term = self.variant.wanted.best_blind_term(tasks)
         if term is None:

@@ -1,7 +1,7 @@
-"""Locomotion on the native engine: Gymnasium's physics and observations, our compiled reward."""
+"""Locomotion on the native engine: Gymnasium's physics and observations, a compiled reward."""
 
 # pyright: reportCallIssue=false
-# Type checkers see the typing context of intrinsics as an argument.
+# Type checkers take the typing context of intrinsics for an argument.
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from metarl.rollout.scene import Scene
 CAMERA = "track"
 OUTCOME = ("reward", "success", "fallen", "x_velocity", "y_velocity", "reward_term")
 
-# Where the constants of a slot stand. A check is four numbers: from where to where in the readings,
-# and the range. The weights of the points follow.
+# Indices of a slot's constants. A check is four numbers: start and stop among the readings, low and
+# high. The weights of the points follow.
 MAX_CHECKS = 4
 (
     NUM_OBS,
@@ -65,7 +65,7 @@ RUN, SPEED = int(Term.RUN), int(Term.SPEED)
 
 
 def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]:
-    """What `act` and `observe` need to know of a task."""
+    """Constants of a task for `act` and `observe`."""
     here, reward, wanted = body(variant.robot), variant.reward, variant.wanted
     forces = here.slices.get("cfrc_ext", slice(0, 0))
     clipped, limit = here.clip
@@ -81,17 +81,17 @@ def constants(variant: Variant, task: LocomotionTask) -> Float[np.ndarray, " C"]
 
 
 def task_scene(task: LocomotionTask) -> Scene:
-    """The robot with the masses and sizes of a task, seen by the camera that follows it."""
+    """Scene of the robot with a task's body parameters, seen by the tracking camera."""
     robot = VARIANTS[task.env_name].robot
     model = body(robot).scene.edited_model(edits(robot, multipliers(task)))
     return Scene(model=model, camera=CAMERA, dt=body(robot).dt)
 
 
 def check_task(variant: str, slot: int, task: LocomotionTask) -> None:
-    """Does nothing if a slot's task is one of the variant's.
+    """Checks that a slot's task belongs to the variant.
 
     Raises:
-        ValueError: it is not, or not finite.
+        ValueError: it does not, or its parameters are not finite.
     """
     expected = num_parameters(variant)
     if task.env_name != variant or task.parameters.shape != (expected,):
@@ -105,20 +105,20 @@ def check_task(variant: str, slot: int, task: LocomotionTask) -> None:
 
 @cache
 def num_parameters(variant: str) -> int:
-    """How many numbers tell the tasks of a variant apart."""
+    """Number of parameters of a variant's tasks."""
     return VARIANTS[variant].wanted.draw(1, np.random.default_rng(0)).shape[1]
 
 
 @inner
 def act(action, constants, mocap_pos, ctrl):
-    """The action is the controls."""
+    """Copies the action to the controls."""
     for k in range(int(constants[NUM_ACTIONS])):
         ctrl[k] = np.float64(action[k])
 
 
 @inner
 def observe(readings, known, action, memory, obs, outcome):
-    """Observation, reward, and whether the robot has fallen. The memory is where it was."""
+    """Writes observation, reward and fall. The memory holds the last position."""
     num_obs, num_points = int(known[NUM_OBS]), int(known[NUM_POINTS])
     dimensions = int(known[DIMENSIONS])
 
@@ -203,31 +203,30 @@ def compiled_act() -> CFunc:
 def compiled_observe() -> CFunc:
     """The `observe` callback of `envs.engine.batch`."""
     signature = types.void(*[types.int64] * 6)
-    sources = [__file__, variants.__file__]  # the terms' numbers are part of the code
+    sources = [__file__, variants.__file__]  # the code contains the numbers of `Term`
     return compile_callback(_observe, signature, name="observe_locomotion", sources=sources)
 
 
 class LocomotionEnv(EngineEnv[LocomotionTask]):
     """A vector environment with one task of a variant in each slot.
 
-    Episodes start from noise, each slot's from a stream of its own. `info` has `success` (what is
-    wanted is happening), `fallen`, `x_velocity`, `y_velocity` in m/s, and `reward_term`, the term
-    of the reward that tasks differ in. A fallen robot of a variant whose falls end episodes rests:
-    it keeps its last observation, without reward, until the horizon. Controls are clipped by
-    MuJoCo; the control cost is of the action as it is given, as in Gymnasium. Without a seed all
-    environments start alike, from that of 0.
+    Episodes start with noise from the slot's own random stream. `info` has `success` (the target is
+    met), `fallen`, `x_velocity`, `y_velocity` (m/s), and `reward_term`, the reward term that
+    depends on the task. In a variant whose episodes end with a fall, a fallen robot rests: it keeps
+    its last observation, with reward 0, until the horizon. MuJoCo clips the controls; the control
+    cost uses the unclipped action, as in Gymnasium. Without a seed, `reset` uses seed 0.
 
     Args:
-        variant: its name, a key of `VARIANTS`.
-        tasks: of the variant, one for each slot. `reset` raises a ValueError for any other.
-        horizon: steps in an episode.
+        variant: name of the variant, a key of `VARIANTS`.
+        tasks: one task of the variant for each slot. `reset` raises a ValueError for any other.
+        horizon: steps per episode.
         num_threads: None for one per processor that this process may use.
-        render_mode: `rgb_array` for `render`.
+        render_mode: `rgb_array` to enable `render`.
 
     Raises:
-        KeyError: no such variant.
-        ValueError: no task, or a number out of range.
-        UserError: an unknown render mode.
+        KeyError: the variant is unknown.
+        ValueError: there is no task, or a number is out of range.
+        UserError: the render mode is unknown.
     """
 
     def __init__(
@@ -267,7 +266,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         self._starts = np.tile(here.start, (self.num_envs, 1))
 
     def scene(self, task: LocomotionTask) -> Scene:
-        """The robot with the masses and sizes of the task, seen by the camera that follows it."""
+        """Scene of the robot with the task's body parameters, seen by the tracking camera."""
         return task_scene(task)
 
     def _shared_model(self, task: LocomotionTask) -> SharedModel:
@@ -283,7 +282,7 @@ class LocomotionEnv(EngineEnv[LocomotionTask]):
         for slot, task in zip(slots, tasks, strict=True):
             check_task(self.variant_name, slot, task)
             key = task.parameters.tobytes()
-            if key not in made:  # many slots may play one task
+            if key not in made:  # several slots may play the same task
                 made[key] = edits(robot, multipliers(task)), constants(self.variant, task)
             body_edits, known = made[key]
             snapshot = Snapshot(

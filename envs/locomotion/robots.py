@@ -1,11 +1,11 @@
-"""Gymnasium's MuJoCo robots: models, observations, what a fall is, how an episode starts.
+"""Gymnasium's MuJoCo robots: models, observations, falls and starts of episodes.
 
-Models, ranges and noise are read from Gymnasium's own v5 environments; what is written here is
+Models, ranges and noise are read from Gymnasium's own v5 environments; this module only defines
 which numbers make up an observation, in which order.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from jaxtyping import Float
 from envs.engine.batch import MEAN_INERTIA, Finish, Reading, SharedModel
 
 PARAMETERS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
-"""What tasks may multiply."""
+"""Model arrays that tasks may multiply."""
 DERIVED = ("body_subtreemass", "body_invweight0", "dof_M0", "dof_invweight0", "actuator_acc0")
-"""What `mj_setConst` makes of them, `stat.meaninertia` apart."""
+"""Model arrays that `mj_setConst` derives from them, besides `stat.meaninertia`."""
 EDITED = (*PARAMETERS, *DERIVED, MEAN_INERTIA)
 
 
@@ -35,17 +35,17 @@ class Robot:
 
     env_id: str
     observed: tuple[tuple[str, int], ...]
-    """Arrays of `mjData`, each from a number on, that make up the observation."""
+    """Arrays of `mjData` that make up the observation, each with its first index."""
     position: Literal["root", "torso", "mass centre"]
-    """What is meant by where the robot is; the root of planar robots moves along x alone."""
+    """Point that defines the robot's position; the root of planar robots moves along x only."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What Gymnasium's environment is made with."""
+    """Arguments of Gymnasium's environment."""
     clipped: tuple[str, float] = ("", np.inf)
-    """The array whose numbers are observed within ± a limit."""
+    """Array that is clipped to ± a limit in the observation, and the limit."""
     healthy: tuple[tuple[str, str, int | slice], ...] = ()
-    """Gymnasium's names of ranges, and of which numbers of which array they are."""
+    """Healthy ranges: Gymnasium's name of the range, the array, and its indices."""
     normal_velocities: bool = False
-    """Whether velocities start with normal noise, not uniform."""
+    """True if the noise of initial velocities is normal instead of uniform."""
 
 
 _QPOS1 = (("qpos", 1), ("qvel", 0))
@@ -100,7 +100,7 @@ ROBOTS = {
 
 
 class Check(NamedTuple):
-    """Numbers of the observation, before clipping, that are within a range while all is well."""
+    """Range of observed numbers `start` to `stop`, before clipping, outside which a robot fell."""
 
     start: int
     stop: int
@@ -110,39 +110,39 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class Body:
-    """A robot's scene, and where in its readings things stand.
+    """A robot's scene and the layout of its readings.
 
-    Readings are the O numbers of the observation, then the position of each point that the robot's
-    own is a weighted mean of.
+    Readings are the O numbers of the observation, then the positions of W points whose weighted
+    mean is the robot's position.
     """
 
     scene: SharedModel
     dt: float
-    """Seconds in a step."""
+    """Duration of a step (s)."""
     num_substeps: int
     finish: Finish
     action_space: spaces.Box
     obs_size: int
     slices: dict[str, slice]
-    """Where in the observation each array stands."""
+    """Slice of the observation that holds each array."""
     clip: tuple[slice, float]
     weights: Float[np.ndarray, " W"]
-    """Of the points."""
+    """Weights of the points."""
     dimensions: int
-    """Of a point: x, or x and y."""
+    """Coordinates of a point: 1 for x, 2 for x and y."""
     checks: tuple[Check, ...]
     start: Float[np.ndarray, " S"]
-    """The full state of a start without noise."""
+    """Full state of a start without noise."""
     noise: float
-    """Scale of the noise of a start."""
+    """Scale of the noise added to a start."""
     qpos: slice
     qvel: slice
-    """Where in the full state positions and velocities stand."""
+    """Slices of the full state that hold positions (`qpos`) and velocities (`qvel`)."""
 
 
 @cache
 def official(robot: str) -> MujocoEnv:
-    """Gymnasium's own environment; never stepped here."""
+    """Gymnasium's own environment of a robot; never stepped."""
     made = ROBOTS[robot]
     env = gymnasium.make(made.env_id, **made.options).unwrapped
     assert isinstance(env, MujocoEnv)
@@ -151,7 +151,7 @@ def official(robot: str) -> MujocoEnv:
 
 @cache
 def body(robot: str) -> Body:
-    """A robot as the engine needs it."""
+    """A robot's scene and layout for the engine."""
     made, env = ROBOTS[robot], official(robot)
     assert isinstance(env.action_space, spaces.Box)
     model, simulation = env.model, mujoco.MjData(env.model)
@@ -216,7 +216,7 @@ def _check(
 
 
 def edits(robot: str, multipliers: dict[str, np.ndarray]) -> Float[np.ndarray, " E"]:
-    """The edited arrays of a robot whose parameters are multiplied, consequences included."""
+    """Edited arrays of a robot whose parameters are multiplied, with the derived arrays (E,)."""
     scene = body(robot).scene
     if not multipliers:
         return scene.edits(scene.model)
@@ -228,7 +228,7 @@ def edits(robot: str, multipliers: dict[str, np.ndarray]) -> Float[np.ndarray, "
 
 
 def noiseless_start(robot: str) -> Float[np.ndarray, " S"]:
-    """A full state in the middle of those that episodes start from."""
+    """Full state without noise, the centre of the distribution of starts."""
     here, env = body(robot), official(robot)
     state = here.start.copy()
     state[here.qpos], state[here.qvel] = env.init_qpos, env.init_qvel
@@ -236,7 +236,7 @@ def noiseless_start(robot: str) -> Float[np.ndarray, " S"]:
 
 
 def draw_start(robot: str, rng: np.random.Generator) -> Float[np.ndarray, " S"]:
-    """A full state to start an episode from, as Gymnasium draws it."""
+    """Full state of an episode's start, drawn as Gymnasium draws it."""
     here, env = body(robot), official(robot)
     state = here.start.copy()
     state[here.qpos] = env.init_qpos + rng.uniform(-here.noise, here.noise, env.model.nq)

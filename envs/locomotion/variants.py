@@ -1,12 +1,12 @@
-"""The published locomotion tasks: what is wanted of which robot, for how long, at what cost.
+"""Published locomotion tasks: robot, target, horizon and costs.
 
-Results on variants of one name are not comparable: range, horizon and costs differ. So each is
-named after where it comes from.
+Papers use one name for tasks with different ranges, horizons and costs, whose results cannot be
+compared. So each variant here is named after its source.
 
-MAML    Finn et al. 2017, arXiv:1703.03400; in the numbers of pytorch-maml-rl.
+MAML    Finn et al. 2017, arXiv:1703.03400; with the numbers of pytorch-maml-rl.
 PEARL   Rakelly et al. 2019, arXiv:1903.08254.
-ProMP   Rothfuss et al. 2019, arXiv:1810.06784; its code rewards the distance to the wanted speed of
-        the Swimmer, which is taken for a slip of the sign.
+ProMP   Rothfuss et al. 2019, arXiv:1810.06784; for the Swimmer its code rewards the distance to the
+        target speed, which is taken for a sign error.
 VariBAD Zintgraf et al. 2020, arXiv:1910.08348.
 AMAGO   Grigsby et al. 2024, arXiv:2310.09971.
 """
@@ -28,22 +28,22 @@ Draws = Float[np.ndarray, "n P"]
 
 @dataclass(frozen=True, eq=False)
 class LocomotionTask:
-    """A robot and what is wanted of it."""
+    """A variant and the parameters of one of its tasks."""
 
     env_name: str
-    """The variant, such as `HalfCheetah-vel-maml`."""
+    """Name of the variant, such as `HalfCheetah-vel-maml`."""
     parameters: Parameters
-    """What tells the tasks of a variant apart: a direction, a speed, a place, or multipliers."""
+    """Direction (unit vector), speed (m/s), place (m), or multipliers of body parameters."""
 
     @property
     def goal(self) -> Parameters | None:
-        """Where to, or how fast; None where bodies differ and not goals."""
+        """Direction, speed or place; None if bodies differ instead of goals."""
         wanted = VARIANTS[self.env_name].wanted
         return None if isinstance(wanted, ForwardInAnyBody) else self.parameters
 
 
 class Term(IntEnum):
-    """What is rewarded, of a robot at (x, y) with velocity v, both in the plane."""
+    """Rewarded term, for a robot at (x, y) with velocity v in the plane."""
 
     RUN = 0
     """v · target."""
@@ -54,73 +54,73 @@ class Term(IntEnum):
 
 
 class Wanted(Protocol):
-    """What the tasks of a variant differ in."""
+    """Target of a variant's tasks: the quantity in which they differ."""
 
     @property
     def summary(self) -> str:
-        """What that is, in a few words."""
+        """Short description."""
         ...
 
     @property
     def term(self) -> Term:
-        """What is rewarded."""
+        """Rewarded term."""
         ...
 
     @property
     def tolerance(self) -> float:
-        """How near is a success: of SPEED in m/s, of PLACE in m. Of RUN, any way in the right
-        direction is one."""
+        """Largest error that is a success: of SPEED in m/s, of PLACE in m. For RUN, any velocity in
+        the right direction is a success."""
         ...
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Parameters of tasks; but for multipliers they are the target."""
+        """Draws the parameters of tasks; except for multipliers they are the target."""
         ...
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """What no policy that cannot tell the tasks apart exceeds, in the mean over tasks, at any
-        step; None where no such bound is known."""
+        """Upper bound, at any step, on the mean term over tasks of policies that cannot tell the
+        tasks apart; None if no bound is known."""
         ...
 
 
 @dataclass(frozen=True)
 class TwoDirections:
-    """To run forward or backward: two tasks, to learn on and to be judged on."""
+    """Running forward or backward: two tasks, the same for training and evaluation."""
 
     summary = "forward or backward"
     term = Term.RUN
     tolerance = 0.0
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Backward and forward, whatever the count."""
+        """Returns backward and forward, for any `count`."""
         del count, rng
         return np.array([[-1.0, 0.0], [1.0, 0.0]])
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """What is gained in one direction is lost in the other."""
+        """0, because a gain in one direction is a loss in the other."""
         return None if tasks.sum(0).any() else 0.0
 
 
 @dataclass(frozen=True)
 class AnyDirection:
-    """To run in a direction of the plane."""
+    """Running in a direction of the plane."""
 
     summary = "any direction"
     term = Term.RUN
     tolerance = 0.0
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Uniform directions."""
+        """Draws directions uniformly."""
         return _directions(count, rng)
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """Unknown: the mean of finitely many directions is a direction too."""
+        """None: the mean of finitely many directions is a direction too."""
         del tasks
         return None
 
 
 @dataclass(frozen=True)
 class Speed:
-    """To run forward at a speed, in m/s; a tenth of the range is near enough to be a success."""
+    """Running forward at a speed (m/s); an error of a tenth of the range is still a success."""
 
     low: float
     high: float
@@ -128,26 +128,26 @@ class Speed:
 
     @property
     def summary(self) -> str:
-        """The range."""
+        """Range of speeds."""
         return f"speed in [{self.low:g}, {self.high:g}] m/s"
 
     @property
     def tolerance(self) -> float:
-        """In m/s."""
+        """Largest error that is a success (m/s)."""
         return (self.high - self.low) / 10
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Uniform speeds."""
+        """Draws speeds uniformly."""
         return rng.uniform(self.low, self.high, (count, 1))
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """That of the median speed."""
+        """Mean term of running at the tasks' median speed."""
         return -float(np.abs(tasks - np.median(tasks)).mean())
 
 
 @dataclass(frozen=True)
 class Place:
-    """To go to a place in a disc around the start, in m."""
+    """Moving to a place in a disc around the start (m)."""
 
     radius: float
     summary = "place around the start"
@@ -155,19 +155,19 @@ class Place:
     tolerance = 0.5
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Uniform places."""
+        """Draws places uniformly in the disc."""
         directions = _directions(count, rng)
         return self.radius * rng.random((count, 1)) ** 0.5 * directions
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """That of the median place."""
+        """Mean term of staying at the tasks' median place."""
         return -float(np.abs(tasks - np.median(tasks, axis=0)).sum(1).mean())
 
 
 @dataclass(frozen=True)
 class ForwardInAnyBody:
-    """To run forward, with masses, inertias, damping and friction that are all multiplied by
-    numbers of their own: b^u with u uniform in ±3 and b = 1.5, of damping 1.3."""
+    """Running forward in a randomised body: every mass, inertia, damping and friction is multiplied
+    by its own b^u, with u uniform in ±3, and b = 1.3 for damping and 1.5 for the rest."""
 
     robot: str
     summary = "forward, in a body of its own"
@@ -175,7 +175,7 @@ class ForwardInAnyBody:
     tolerance = 0.0
 
     def draw(self, count: int, rng: np.random.Generator) -> Draws:
-        """Multipliers, array after array."""
+        """Draws multipliers, flattened and concatenated in the order of `PARAMETERS`."""
         model = body(self.robot).scene.model
         return np.concatenate(
             [
@@ -187,14 +187,14 @@ class ForwardInAnyBody:
         )
 
     def multipliers(self, parameters: Parameters) -> dict[str, np.ndarray]:
-        """Those of each array, in its shape."""
+        """Multipliers of each array, in its shape."""
         model = body(self.robot).scene.model
         shapes = [getattr(model, name).shape for name in PARAMETERS]
         parts = np.split(parameters, np.cumsum([np.prod(shape) for shape in shapes])[:-1])
         return {n: p.reshape(s) for n, p, s in zip(PARAMETERS, parts, shapes, strict=True)}
 
     def best_blind_term(self, tasks: Draws) -> float | None:
-        """Unknown."""
+        """None: no bound is known."""
         del tasks
         return None
 
@@ -205,19 +205,20 @@ def _directions(count: int, rng: np.random.Generator) -> Draws:
 
 
 class Reward(NamedTuple):
-    """What a step is worth: weight · term − control · |action|² − contact · |forces|² + alive."""
+    """Reward of a step: weight · term − control · |action|² − contact · |forces|² + alive."""
 
     weight: float = 1.0
     control: float = 0.0
     contact: float = 0.0
-    """Forces are clipped to ±1 where they are observed so; the cost is 10 at most."""
+    """Weight of contact forces, which are clipped to ±1 if the observation clips them; the cost is
+    at most 10."""
     alive: float = 0.0
     falls_end: bool = False
-    """Whether an episode rests, without reward, from a fall to its horizon."""
+    """True if the robot rests, with reward 0, from a fall to the horizon."""
 
 
 class Variant(NamedTuple):
-    """Tasks that results may be compared on."""
+    """A set of tasks on which results are comparable."""
 
     robot: str
     wanted: Wanted
@@ -226,10 +227,10 @@ class Variant(NamedTuple):
     num_train: int
     num_test: int
     source: str
-    """Whose definition it is."""
+    """Paper that defines it."""
 
 
-_AFRESH = {"num_train": 10_000, "num_test": 100}  # published runs draw tasks anew all the time
+_AFRESH = {"num_train": 10_000, "num_test": 100}  # published runs draw new tasks in every iteration
 _CHEETAH = Reward(control=0.05)
 _ANT = Reward(control=0.5, contact=5e-4, alive=1.0, falls_end=True)
 _PARAMS = Reward(control=1e-3, alive=1.0, falls_end=True)
@@ -282,7 +283,7 @@ VARIANTS = {
 
 
 def target(task: LocomotionTask) -> tuple[float, float]:
-    """What the rewarded term means for a task: where to, how fast, or forward."""
+    """Target (x, y) of the rewarded term: a direction, a speed along x (m/s), or a place (m)."""
     if isinstance(VARIANTS[task.env_name].wanted, ForwardInAnyBody):
         return 1.0, 0.0
     x, y = (*task.parameters.tolist(), 0.0)[:2]
@@ -290,6 +291,6 @@ def target(task: LocomotionTask) -> tuple[float, float]:
 
 
 def multipliers(task: LocomotionTask) -> dict[str, np.ndarray]:
-    """What a task multiplies the robot's parameters by."""
+    """Multipliers of the robot's parameters in a task."""
     wanted = VARIANTS[task.env_name].wanted
     return wanted.multipliers(task.parameters) if isinstance(wanted, ForwardInAnyBody) else {}

@@ -1,4 +1,4 @@
-"""The Warp engine: Gymnasium's robots on MuJoCo Warp, observed and rewarded as natively."""
+"""Gymnasium's robots on MuJoCo Warp, with the native engine's observations and rewards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FINISH: dict[NativeFinish, Finish] = {"contact forces": "contact forces", "nothi
 
 @cache
 def scene_spec(robot: str) -> SceneSpec:
-    """A robot as the engine needs it."""
+    """Scene of a robot for the engine."""
     here = body(robot)
     return SceneSpec(
         scene=here.scene,
@@ -47,19 +47,19 @@ def scene_spec(robot: str) -> SceneSpec:
 class WarpLocomotionEnv(WarpEnv[LocomotionTask]):
     """A vector environment with one task of a variant in each slot, on a device.
 
-    The `info` of `envs.locomotion.native.LocomotionEnv`. Starts have the same noise, drawn on the
-    device by Warp's generator: each slot's stream follows from the seed and the slot alone, and is
-    another one than the native engine's.
+    `info` is that of `envs.locomotion.native.LocomotionEnv`. Starts have the same noise
+    distribution, drawn on the device by Warp's generator. A slot's random stream depends only on
+    the seed and the slot, and differs from the native engine's.
 
     Args:
-        variant: its name, a key of `VARIANTS`.
-        tasks: of the variant, one for each slot. `reset` raises a ValueError for any other.
-        horizon: steps in an episode.
-        device: None for the current GPU, or for the processor where there is none.
+        variant: name of the variant, a key of `VARIANTS`.
+        tasks: one task of the variant for each slot. `reset` raises a ValueError for any other.
+        horizon: steps per episode.
+        device: None for the current GPU, or for the CPU if there is none.
 
     Raises:
-        KeyError: no such variant.
-        ValueError: no task, or a number out of range.
+        KeyError: the variant is unknown.
+        ValueError: there is no task, or a number is out of range.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class WarpLocomotionEnv(WarpEnv[LocomotionTask]):
         self._seed(np.arange(self.num_envs), 0)
 
     def scene(self, task: LocomotionTask) -> Scene:
-        """The robot with the masses and sizes of the task, seen by the camera that follows it."""
+        """Scene of the robot with the task's body parameters, seen by the tracking camera."""
         return task_scene(task)
 
     def _placements(self, tasks: tuple[LocomotionTask, ...]) -> list[Placement]:
@@ -91,7 +91,7 @@ class WarpLocomotionEnv(WarpEnv[LocomotionTask]):
         for slot, task in enumerate(tasks):
             check_task(self.variant_name, slot, task)
             key = task.parameters.tobytes()
-            if key not in made:  # many slots may play one task
+            if key not in made:  # several slots may play the same task
                 made[key] = Snapshot(
                     state=noiseless_start(robot),
                     edits=edits(robot, multipliers(task)),

@@ -1,1 +1,1 @@
-"""MuJoCo Warp: thousands of worlds of a scene stepped together on a GPU."""
+"""MuJoCo Warp engine: steps thousands of worlds of a scene together on a GPU."""

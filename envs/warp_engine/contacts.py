@@ -1,13 +1,13 @@
-"""Contacts as they are in MuJoCo, where MuJoCo Warp makes something else of them.
+"""Corrections that give MuJoCo Warp's contacts the values of MuJoCo.
 
-Up to its version 3.13 at least, it takes the inverse weight of the body that a geom's body is
-welded to, where MuJoCo takes that of the geom's body. Where these differ much, things fall through
-tables: the stick of Meta-World's stick-push is a thousand times too soft. And its friction pyramids
-do not follow capsules that stand steeply on a plane, as the legs of Gymnasium's robots do.
+Up to version 3.13 at least, MuJoCo Warp uses the inverse weight of the body to which a geom's body
+is welded; MuJoCo uses that of the geom's body. If they differ much, objects fall through tables:
+the stick of Meta-World's stick-push is a thousand times too soft. Also, its friction pyramids do
+not follow capsules that stand steeply on a plane, as the legs of Gymnasium's robots do.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code, and Warp is not where they look.
+# Type checkers cannot see into mujoco's C code, and Warp is not in their environment.
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _make_constraint = constraint.make_constraint
 
 @contextmanager
 def mujocos_contacts() -> Iterator[None]:
-    """While this lasts, MuJoCo Warp's passes have them, however they integrate."""
+    """Context in which MuJoCo Warp uses MuJoCo's contacts, with any integrator."""
     with patch.object(constraint, "make_constraint", _make_mujocos_constraint):
         yield
 

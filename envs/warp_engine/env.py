@@ -1,7 +1,7 @@
 """A vector environment whose slots are worlds of MuJoCo Warp, with torch tensors in and out."""
 
 # pyright: reportMissingImports=false
-# Warp is not in the environment that types are checked in.
+# Warp is not in the environment of the type checker.
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Task)
 
 
 class Placement(NamedTuple):
-    """What a slot is to play: a scene, by a name that tells it from others, and a start in it."""
+    """Assignment of a slot: a scene, its unique name, and a start in it."""
 
     name: str
     spec: SceneSpec
@@ -42,18 +42,18 @@ class Placement(NamedTuple):
 
 
 class WarpEnv(SlotEnv[T]):
-    """A vector environment whose slots are worlds on a device. What a task is, subclasses say.
+    """A vector environment whose slots are worlds on a device. Subclasses define the tasks.
 
-    The contract is that of `envs.engine.env.EngineEnv`, with torch tensors on `device` in place of
-    arrays, and without `final_info` and masks in `info`, as all slots end together. Observations,
-    rewards and the numbers of `info` are float32 and are never written to again. A step does not
-    wait for the device. So what goes wrong is found when an episode ends, or at `reset` and
-    `close`: there it is looked for, and told with its slot and step.
+    The contract is that of `envs.engine.env.EngineEnv`, with torch tensors on `device` instead of
+    arrays, and without `final_info` and masks in `info`, because all slots end together.
+    Observations, rewards and the numbers of `info` are float32, in tensors that are never reused. A
+    step does not wait for the device, so errors are checked only at the end of an episode, at
+    `reset` and at `close`; they are reported with their slot and step.
 
     Args:
         tasks: one for each slot, in any mixture.
-        outcome: names of the scalars that tasks give; the first is the reward, one is `success`.
-        device: None for the current GPU, or for the processor where there is none.
+        outcome: names of the scalars of a step; the first is the reward, one is `success`.
+        device: None for the current GPU, or for the CPU if there is none.
     """
 
     def __init__(
@@ -93,21 +93,21 @@ class WarpEnv(SlotEnv[T]):
         self._scenes: dict[str, DeviceScene] = {}
         self._playing: dict[str, list[int]] = {}
         self._rooms: dict[str, Room] = {}
-        self._elapsed = 0  # of all slots alike: they start together, and episodes are equally long
+        self._elapsed = 0  # one counter: all slots start together and have the same horizon
         self._sink: Sink | None = None
         self._record: np.ndarray | None = None
         self._was_resting = np.zeros(self.num_envs, dtype=np.bool_)
 
     @abstractmethod
     def _placements(self, tasks: tuple[T, ...]) -> list[Placement]:
-        """What each slot plays."""
+        """Scene and start of each slot."""
 
     @abstractmethod
     def scene(self, task: T) -> Scene:
-        """What a task is played in."""
+        """The scene that a task is played in."""
 
     def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
-        """Restarts every slot's random stream; a slot's does not depend on how many there are."""
+        """Restarts every slot's random stream, which does not depend on the number of slots."""
         if not isinstance(seeds, int):
             raise ValueError("give one seed: all streams on a device are derived from it")
         super()._seed(slots, seeds)
@@ -116,9 +116,9 @@ class WarpEnv(SlotEnv[T]):
         self._table.drawn.zero_()
 
     def record(self, sink: Sink | None) -> None:
-        """Gives every whole episode to `sink` from the next `reset` on; None ends it.
+        """Passes every whole episode to `sink`, starting at the next `reset`; None stops it.
 
-        Each step of a recorded episode waits for the device, and copies positions to the host.
+        Each step of a recorded episode waits for the device and copies positions to the host.
         """
         self._sink = sink
 
@@ -133,12 +133,12 @@ class WarpEnv(SlotEnv[T]):
         """Starts an episode in every slot; a seed restarts every slot's random stream.
 
         Raises:
-            ValueError: options or seeds that do not fit; a mask that leaves out slots.
+            ValueError: invalid options or seeds, or a mask that leaves out slots.
         """
         everyone, seeds = self._chosen(options), self._checked_seed(seed)
         if self._started:
             self._tell()
-        self._started = False  # until all of it has happened
+        self._started = False  # in case the reset is interrupted
         if seeds is not None:
             self._seed(everyone, seeds)
         outgrown = [n for n, scene in self._scenes.items() if scene.room != self._rooms[n]]
@@ -169,16 +169,16 @@ class WarpEnv(SlotEnv[T]):
         """Steps every slot.
 
         Args:
-            actions: (N, A) floats, a tensor or an array; taken as float32. A slot whose action is
-                NaN or infinite rests until its episode ends, which raises a ValueError then.
+            actions: (N, A) floats, a tensor or an array; converted to float32. A slot whose action
+                is NaN or infinite rests until its episode ends, and that step raises a ValueError.
 
         Returns:
             Observations (N, O), rewards (N,), terminations (N,), which are all False, truncations
             (N,), `info`.
 
         Raises:
-            ValueError: before the first `reset`; for actions of another shape or kind; at the end
-                of an episode in which an action was not finite.
+            ValueError: before the first `reset`; if the actions have the wrong shape or dtype; at
+                the end of an episode in which an action was not finite.
         """
         self._check_playing()
         self._views["actions"].copy_(self._checked(actions))
@@ -213,7 +213,7 @@ class WarpEnv(SlotEnv[T]):
         return actions
 
     def _each_scene(self, launch: Any) -> None:
-        """Launches something in all scenes, each on its own stream, after what torch has done."""
+        """Launches work in all scenes, each on its own stream, after torch's queued work."""
         scenes = [self._scenes[name] for name in self._playing]
         if self.device.type != "cuda":
             for scene in scenes:
@@ -228,12 +228,12 @@ class WarpEnv(SlotEnv[T]):
             current.wait_event(scene.stream.record_event())
 
     def _wait(self) -> None:
-        """Until the device has done all it was told, on whatever stream."""
+        """Waits until the device has finished all work on all streams."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def _place(self, tasks: tuple[T, ...]) -> None:
-        """Gives every scene a world for each slot that plays in it."""
+        """Assigns each slot to a world of its scene."""
         placements = self._placements(tasks)
         self._playing = {}
         for slot, placement in enumerate(placements):
@@ -256,10 +256,10 @@ class WarpEnv(SlotEnv[T]):
                 )
             scene.place(slots, snapshots)
 
-    # -- what went wrong ---------------------------------------------------------------------------
+    # -- errors ------------------------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Looks for what went wrong since the last time, and tells it."""
+        """Reports errors since the last call, as warnings or a ValueError."""
         self._wait()
         table = self._table
         for slot in np.flatnonzero(table.unstable_at.numpy()):
@@ -299,11 +299,11 @@ class WarpEnv(SlotEnv[T]):
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Tells what went wrong in an unfinished episode, and frees the scenes."""
+        """Reports errors of an unfinished episode and frees the scenes."""
         del kwargs
         if self._started:
             self._started = False
-            with contextlib.suppress(ValueError):  # nobody acts any more
+            with contextlib.suppress(ValueError):  # a bad action no longer matters
                 self._tell()
         self._scenes.clear()
         self._playing.clear()
@@ -320,7 +320,7 @@ class WarpEnv(SlotEnv[T]):
         self._write_record(0)
 
     def _write_record(self, step: int) -> None:
-        """Writes down what can be drawn; of a slot at rest, that nothing moved."""
+        """Stores the drawable states; for a resting slot, repeats the last one."""
         assert self._record is not None
         self._wait()
         resting = self._table.resting.numpy().astype(np.bool_)
@@ -337,7 +337,7 @@ class WarpEnv(SlotEnv[T]):
 
 
 def _start_warp() -> None:
-    """Quietly; compiled kernels are kept in the toolkit's own cache folder."""
+    """Starts Warp quietly, with compiled kernels in the toolkit's own cache folder."""
     if "WARP_CACHE_PATH" not in os.environ:
         wp.config.kernel_cache_dir = str(cache_folder() / "warp" / wp.config.version)
     wp.config.quiet = True

@@ -1,21 +1,21 @@
-"""Warp kernels around MuJoCo Warp's step: starts, readings, and what has gone wrong.
+"""Warp kernels around MuJoCo Warp's step: starts, readings and checks.
 
-MuJoCo Warp computes in float32; readings are handed on as float64, as tasks compute with them.
+MuJoCo Warp computes in float32; readings are converted to float64, in which tasks compute.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false, reportOperatorIssue=false
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportInvalidTypeForm=false
 # pyright: reportCallIssue=false
-# Kernels are no Python: type checkers take `wp.array(...)` in a signature for a call.
+# Kernels are not Python: type checkers take `wp.array(...)` in a signature for a call.
 
-from typing import no_type_check  # at run time too, where tests would check calls
+from typing import no_type_check  # also at run time, where tests check the types of calls
 
 import warp as wp
 
 wp.set_module_options({"enable_backward": False})
 
 MOST_NEFC, MOST_NACON, MOST_COLLISIONS, NUM_NEEDS = range(4)
-TOO_LARGE = wp.constant(1.0e10)  # mjMAXVAL: where MuJoCo calls a state unstable
+TOO_LARGE = wp.constant(1.0e10)  # mjMAXVAL: MuJoCo calls a state unstable from there on
 
 
 @wp.kernel
@@ -38,7 +38,7 @@ def restore(
     cfrc_ext: wp.array2d(dtype=wp.spatial_vector),
     time: wp.array(dtype=float),
 ):
-    """Sets the worlds of the mask back to their starts."""
+    """Resets the masked worlds to their starts."""
     world = wp.tid()
     if not mask[world]:
         return
@@ -54,7 +54,7 @@ def restore(
         mocap_pos[world, k] = start_mocap_pos[world, k]
         mocap_quat[world, k] = start_mocap_quat[world, k]
     for k in range(cfrc_ext.shape[1]):
-        cfrc_ext[world, k] = wp.spatial_vector()  # forces of the last episode
+        cfrc_ext[world, k] = wp.spatial_vector()  # clears forces of the last episode
     time[world] = 0.0
 
 
@@ -70,9 +70,9 @@ def add_noise(
     qpos: wp.array2d(dtype=float),
     qvel: wp.array2d(dtype=float),
 ):
-    """Moves the starts of the mask's worlds: each slot's stream is its seed, and how often it drew.
+    """Adds noise to the starts of the masked worlds, from each slot's seed and number of draws.
 
-    Positions by uniform noise within ± scale, velocities by that or by normal noise.
+    The noise of positions is uniform within ± scale; that of velocities is uniform or normal.
     """
     world = wp.tid()
     slot = slots[world]
@@ -97,7 +97,7 @@ def note_needs(
     ncollision: wp.array(dtype=int),
     needs: wp.array(dtype=int),
 ):
-    """Remembers the most constraints of a world, and the most contacts and pairs of all worlds."""
+    """Updates the largest number of constraints per world, and of contacts and pairs in total."""
     world = wp.tid()
     wp.atomic_max(needs, MOST_NEFC, nefc[world])
     if world == 0:
@@ -113,9 +113,9 @@ def check_stable(
     qacc: wp.array2d(dtype=float),
     stable: wp.array(dtype=bool),
 ):
-    """Whether all numbers of a world's state are finite and within MuJoCo's bound."""
+    """Checks that all numbers of a world's state are finite and within MuJoCo's bound."""
     world = wp.tid()
-    fine = wp.bool(True)  # a variable, not a constant, to Warp
+    fine = wp.bool(True)  # so that Warp takes it for a variable, not a constant
     for k in range(qpos.shape[1]):
         fine = fine and wp.abs(qpos[world, k]) < TOO_LARGE  # False for NaN
     for k in range(qvel.shape[1]):
@@ -132,7 +132,7 @@ def gather(
     places: wp.array(dtype=int),
     readings: wp.array2d(dtype=wp.float64),
 ):
-    """Copies columns of one array of `mjData` to their places among the readings."""
+    """Copies columns of one array of `mjData` to their columns of the readings."""
     world, k = wp.tid()
     readings[world, places[k]] = wp.float64(source[world, columns[k]])
 
@@ -140,7 +140,7 @@ def gather(
 @wp.kernel
 @no_type_check
 def clear_touches(places: wp.array(dtype=int), readings: wp.array2d(dtype=wp.float64)):
-    """Sets the readings that `add_touches` sums to zero."""
+    """Zeroes the readings in which `add_touches` accumulates."""
     world, k = wp.tid()
     readings[world, places[k]] = wp.float64(0.0)
 
@@ -157,12 +157,12 @@ def add_touches(
     places: wp.array(dtype=int),
     readings: wp.array2d(dtype=wp.float64),
 ):
-    """Adds each contact's first constraint force to the reading of its pair of geoms."""
+    """Adds each contact's first constraint force (N) to the reading of its pair of geoms."""
     contact, k = wp.tid()
     if contact >= num_contacts[0]:
         return
     address = addresses[contact, 0]
-    if address < 0:  # it is not among the constraints: it exerts no force
+    if address < 0:  # a contact without a constraint exerts no force
         return
     pair, wanted = geoms[contact], pairs[k]
     if (pair[0] == wanted[0] and pair[1] == wanted[1]) or (
@@ -184,9 +184,9 @@ def align_with_capsules(
     geom_xmat: wp.array2d(dtype=wp.mat33),
     frames: wp.array(dtype=wp.mat33),
 ):
-    """Turns contacts of capsules on planes so that their first tangent follows the capsule.
+    """Aligns the first tangent of capsule-plane contacts with the capsule.
 
-    MuJoCo Warp does so only where the capsule lies at less than 60 degrees to the plane.
+    MuJoCo Warp does so only if the capsule is at less than 60 degrees to the plane.
     """
     contact = wp.tid()
     if contact >= num_contacts[0]:
@@ -198,7 +198,7 @@ def align_with_capsules(
     axis = wp.vec3(turned[0, 2], turned[1, 2], turned[2, 2])
     normal = wp.vec3(frame[0, 0], frame[0, 1], frame[0, 2])
     along = axis - normal * wp.dot(normal, axis)
-    if wp.length(along) < 1.0e-6:  # it stands upright
+    if wp.length(along) < 1.0e-6:  # an upright capsule
         return
     along = wp.normalize(along)
     across = wp.cross(normal, along)
@@ -223,9 +223,9 @@ def weigh_contacts(
     body_invweight0: wp.array2d(dtype=wp.vec2),
     efc_d: wp.array2d(dtype=float),
 ):
-    """Makes contacts as stiff as the inverse weights of the bodies that their geoms belong to say.
+    """Rescales the stiffness of contacts to the inverse weights of their geoms' bodies.
 
-    MuJoCo Warp takes those of the bodies that these are welded to.
+    MuJoCo Warp uses the inverse weights of the bodies to which these are welded.
     """
     contact = wp.tid()
     if contact >= num_contacts[0] or addresses[contact, 0] < 0:

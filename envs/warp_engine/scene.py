@@ -1,12 +1,12 @@
-"""One scene on the device: a model, a world for each slot that plays it, and captured graphs.
+"""A scene on the device: a model, one world per slot, and captured graphs.
 
 On a GPU a control step is one CUDA graph, launched on the scene's own stream; on Warp's CPU device
-the same calls follow one another.
+the same calls run one after the other.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportMissingImports=false
 # pyright: reportCallIssue=false, reportIndexIssue=false
-# Type checkers see nothing of mujoco's C code, of Warp, and of what numba makes of functions.
+# Type checkers cannot see into mujoco's C code, Warp, or functions compiled by numba.
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from metarl.errors import UserError
 from metarl.rollout.scene import DRAWN_STATE
 
 UNUSED = frozenset({"dof_M0"})
-"""Arrays of `mjModel` that tasks edit and MuJoCo Warp does without."""
+"""Arrays of `mjModel` that tasks edit but MuJoCo Warp does not have."""
 
 
 def _as_mujoco_places_sites(model: mujoco.MjModel, positions: np.ndarray) -> np.ndarray:
-    """(n, E) edits of `site_pos`, where MuJoCo heeds them.
+    """Edits of `site_pos` (n, E); sites whose edits MuJoCo ignores get their compiled position.
 
-    It goes by flags of the compiled model: a site that was compiled in the frame of its body stays
-    there, whatever is edited. The goal of Meta-World's basketball is one; the official reward
-    looks for it there.
+    MuJoCo goes by flags of the compiled model: a site that was compiled in the frame of its body
+    stays there, whatever its edit. The goal of Meta-World's basketball is one; the official reward
+    expects it there.
     """
     rows = positions.reshape(-1, *model.site_pos.shape).copy()
     same = model.site_sameframe
@@ -49,15 +49,15 @@ def _as_mujoco_places_sites(model: mujoco.MjModel, positions: np.ndarray) -> np.
 
 
 class DeviceScene:
-    """A scene's worlds.
+    """The worlds of a scene.
 
     Args:
         spec: the scene.
-        num_worlds: how many there are.
-        constants_size: numbers of a snapshot's constants.
+        num_worlds: number of worlds.
+        constants_size: number of constants in a snapshot.
         table: the environment's arrays; worlds read and write the rows of their slots.
-        horizon: steps in an episode.
-        room: of the buffers.
+        horizon: steps per episode.
+        room: capacity of the buffers.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class DeviceScene:
             )
         with wp.ScopedDevice(device):
             self.model = mjw.put_model(model)
-            # The touch of two boxes then has as many contacts as in MuJoCo, by the same method;
-            # else it is often one, and grips slip.
+            # Two touching boxes then have as many contacts as in MuJoCo, by the same method;
+            # otherwise they often have a single one, and grips slip.
             self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_NATIVECCD)
             self.data = mjw.make_data(
                 model, nworld=num_worlds, nconmax=room.contacts, njmax=room.constraints
@@ -132,13 +132,13 @@ class DeviceScene:
         self._ctrl = data.ctrl if model.nu else nothing
 
     def _owner(self, name: str) -> tuple[Any, str]:
-        """Whose attribute an edited array is, and its name there."""
+        """Object that holds an edited array, and the array's name there."""
         if name == MEAN_INERTIA:
             return self.model.stat, "meaninertia"
         return self.model, name
 
     def _gathers(self, readings: Sequence[Reading | Touch]) -> dict[str, tuple]:
-        """For each array that is read: itself, its columns and their places; of touches, pairs."""
+        """Source array, its columns (geom pairs for touches) and the readings' columns, by name."""
         columns: dict[str, list[Any]] = {}
         places: dict[str, list[int]] = {}
         place = 0
@@ -160,12 +160,12 @@ class DeviceScene:
             for name, wanted in columns.items()
         }
 
-    # -- what slots play ---------------------------------------------------------------------------
+    # -- placing slots -----------------------------------------------------------------------------
 
     def place(self, slots: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
-        """Gives a slot's snapshot to each world, from the first on; `start` then begins episodes.
+        """Assigns slots and their snapshots to the first worlds; `start` then begins episodes.
 
-        Worlds that no slot needs play along on the first snapshot, and nobody looks at them.
+        Spare worlds play the first snapshot, and their results are ignored.
         """
         count = self.num_worlds
         padded = [*snapshots, *[snapshots[0]] * (count - len(snapshots))]
@@ -196,15 +196,18 @@ class DeviceScene:
                 rows = edits[:, place : place + size].astype(np.float32)
                 if name == "site_pos":
                     rows = _as_mujoco_places_sites(model, rows)
-                shape = (*field.shape, *getattr(field.dtype, "_shape_", ()))  # of vectors
+                shape = (
+                    *field.shape,
+                    *getattr(field.dtype, "_shape_", ()),
+                )  # plus vector components
                 field.assign(np.ascontiguousarray(rows).reshape(shape))
             place += size
 
     def _place_states(self, snapshots: Sequence[Snapshot]) -> None:
-        """The starts, each state taken apart by MuJoCo itself."""
+        """Sets the starts; MuJoCo itself splits each state into its arrays."""
         simulation, model = mujoco.MjData(self.spec.scene.model), self.spec.scene.model
         parts: dict[str, list[np.ndarray]] = {name: [] for name in self._start}
-        apart: dict[int, dict[str, np.ndarray]] = {}  # many slots may share one state
+        apart: dict[int, dict[str, np.ndarray]] = {}  # several slots may share a state
         for snapshot in snapshots:
             key = id(snapshot)
             if key not in apart:
@@ -217,17 +220,17 @@ class DeviceScene:
                 self._start[name].assign(np.stack(rows).astype(np.float32))
 
     def _settle(self) -> None:
-        """Puts all things in place, static ones too, which MuJoCo Warp places once only."""
+        """Computes all bodies' poses, also of static ones, which MuJoCo Warp computes only once."""
         mjw.kinematics(self._unmoved, self.data)
 
     # -- a step, the start of an episode -----------------------------------------------------------
 
     def step(self) -> None:
-        """Launches a control step of all worlds."""
+        """Launches a control step in all worlds."""
         self._launch("step", self._step)
 
     def start(self) -> None:
-        """Launches the start of an episode in the worlds that `starting` marks."""
+        """Launches the start of an episode in the worlds marked in `starting`."""
         self._launch("start", self._begin)
 
     def _launch(self, name: str, otherwise: Callable[[], None]) -> None:
@@ -252,7 +255,7 @@ class DeviceScene:
         self._restore(self._broken)
 
     def observe_present(self) -> None:
-        """Observes and rewards the present state, as a step does after its physics."""
+        """Observes and rewards the current state, as a step does after its physics."""
         with wp.ScopedDevice(self.device), mujocos_contacts():
             self._finish()
             self._observe()
@@ -355,8 +358,8 @@ class DeviceScene:
             )  # fmt: skip
 
     def needed(self) -> Room:
-        """The most that was needed since slots got their tasks; what goes beyond the room is left
-        out of the physics."""
+        """Largest need since `place`; contacts and constraints beyond the room were left out of the
+        physics."""
         needs = self.needs.numpy()
         shared = max(needs[kernels.MOST_NACON], needs[kernels.MOST_COLLISIONS])
         return Room(-(-int(shared) // self.num_worlds), int(needs[kernels.MOST_NEFC]))
@@ -365,11 +368,11 @@ class DeviceScene:
 
     @property
     def drawn_size(self) -> int:
-        """How many numbers `drawn_states` gives for a world."""
+        """Number of values that `drawn_states` returns per world (R)."""
         return mujoco.mj_stateSize(self.spec.scene.model, DRAWN_STATE)
 
     def drawn_states(self) -> np.ndarray:
-        """(worlds, R) what can be drawn of the present (`metarl.rollout.scene.DRAWN_STATE`)."""
+        """Current drawable states (worlds, R); see `metarl.rollout.scene.DRAWN_STATE`."""
         data = self.data
         parts = (data.qpos, data.mocap_pos, data.mocap_quat)
         return np.concatenate([p.numpy().reshape(self.num_worlds, -1) for p in parts], axis=1)
@@ -377,7 +380,7 @@ class DeviceScene:
     # -- compiled code -----------------------------------------------------------------------------
 
     def _call(self, name: str, *arguments: Any) -> None:
-        """Runs one of the world functions on arrays that all have the same memory each time."""
+        """Runs one of the world functions; each call must pass the same arrays."""
         if name not in self._launched:
             views = [compiled_view(a) if isinstance(a, wp.array) else a for a in arguments]
             function = getattr(self._functions, name)
@@ -398,8 +401,8 @@ class DeviceScene:
         )
 
     def _capture(self) -> None:
-        """Records the calls as graphs. Each runs once before, as compiling cannot be recorded."""
-        drawn = wp.clone(self._table.drawn)  # else starts would depend on when this happens
+        """Captures the calls as graphs; each first runs once, as compilation cannot be captured."""
+        drawn = wp.clone(self._table.drawn)  # restored below, so that starts do not depend on this
         with wp.ScopedStream(self.stream), mujocos_contacts():
             for name, calls in (("start", self._begin), ("step", self._step)):
                 calls()

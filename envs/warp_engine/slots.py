@@ -1,10 +1,10 @@
-"""Arrays of an environment with a row for each slot, on the device that steps it.
+"""Arrays of an environment with one row per slot, on the device that steps it.
 
-Warp's kernels, numba's compiled code and torch see the same memory; nothing is copied.
+Warp's kernels, numba's compiled code and torch share their memory; nothing is copied.
 """
 
 # pyright: reportMissingImports=false
-# Warp is not in the environment that types are checked in.
+# Warp is not in the environment of the type checker.
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import warp as wp
 
 
 def compiled_view(array: wp.array) -> Any:
-    """The array as numba's compiled code takes it: of NumPy's kind, or of CUDA's."""
+    """The array as numba's compiled code takes it: a NumPy array, or a CUDA array."""
     if not array.device.is_cuda:
         return array.numpy()
     from numba import cuda
@@ -23,31 +23,31 @@ def compiled_view(array: wp.array) -> Any:
 
 
 def flat_view(array: wp.array) -> wp.array:
-    """The float32 numbers of an array of vectors or matrices, a row for each of its rows."""
+    """View of an array of vectors or matrices as float32, with one row per row."""
     rows = array.shape[0]
     size = array.capacity // (4 * rows) if rows else 0
     view = wp.array(
         ptr=array.ptr, dtype=wp.float32, shape=(rows, size), device=array.device, copy=False
     )
-    view._source = array  # the memory is its
+    view._source = array  # it owns the memory
     return view
 
 
 class SlotTable:
-    """What actions, observations and episodes are, slot by slot.
+    """Actions, observations and episode state of each slot.
 
     Attributes:
         actions: (N, A) float32.
-        obs: (N, O) float64, what an agent acts on next: of the new episode where one has ended.
+        obs: (N, O) float64, the observation to act on next; after an episode's end, of the next.
         final_obs: (N, O) float64, the true next observation.
         outcome: (N, K) float64, scalars of the step; the first is the reward.
         elapsed: (N,) int32, steps taken in the episode.
         episode_end: (N,) bool.
         unstable_at: (N,) int32, the step of the episode at which the physics broke down, or 0.
         bad_action_at: (N,) int32, the step at which the action was not finite, or 0.
-        resting: (N,) bool; such a slot keeps its last observation, with an outcome of zeros, until
-            its episode ends.
-        seeds, drawn: (N,) of a slot's random stream: uint32, and int32 how often it was drawn from.
+        resting: (N,) bool; a resting slot keeps its last observation, with an outcome of zeros,
+            until its episode ends.
+        seeds, drawn: (N,) uint32 seed of a slot's random stream, and int32 number of draws from it.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""What a scene on the device is, whatever the number of its worlds, and how much room it needs."""
+"""Specification of a scene on the device, for any number of worlds, and its buffer sizes."""
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from envs.engine.batch import STATE, SharedModel, Snapshot
 from envs.warp_engine.worlds import WorldCode
 
 Finish = Literal["positions", "forward", "contact forces", "nothing"]
-"""What follows the substeps: the places of all things, all of `mj_forward`, forces, or nothing."""
+"""Computation after the substeps: poses of all bodies, a whole `mj_forward`, contact forces, or
+nothing."""
 
 
 class Room(NamedTuple):
-    """How much fits into a scene's buffers."""
+    """Capacity of a scene's buffers."""
 
     contacts: int
-    """Of a world; worlds share them, so one may have more."""
+    """Contacts per world; worlds share the buffer, so one may have more."""
     constraints: int
-    """Of a world."""
+    """Constraints per world."""
 
     def holds(self, needed: Room) -> bool:
-        """Whether there is room for so much."""
+        """True if `needed` fits."""
         return needed.contacts <= self.contacts and needed.constraints <= self.constraints
 
     def grown(self, needed: Room) -> Room:
-        """Room for half as much again as is needed, where there is too little."""
+        """A capacity in which each number that is too small becomes 1.5 times the need."""
         return Room(
             *(
                 have if enough <= have else enough + enough // 2
@@ -40,7 +41,7 @@ class Room(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """How starts differ from their snapshot: noise on positions and velocities."""
+    """Noise that starts add to the snapshot's positions and velocities."""
 
     scale: float
     normal_velocities: bool
@@ -48,15 +49,15 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What a scene is, whatever the number of its worlds.
+    """Specification of a scene, for any number of worlds.
 
     Attributes:
-        scene: the compiled model, what tasks edit in it, and what is read.
-        code: of its worlds.
-        memory_size: numbers that `observe` carries from step to step.
-        num_substeps: physics steps in a control step.
-        finish: what follows them.
-        noise: of starts, which are observed then; None where the snapshot's own observation is.
+        scene: the compiled model, its edited arrays and its readings.
+        code: code of its worlds.
+        memory_size: number of values that `observe` carries from step to step.
+        num_substeps: physics steps per control step.
+        finish: computation after the substeps.
+        noise: noise of starts, which are then observed; None to take the snapshot's observation.
     """
 
     scene: SharedModel
@@ -68,7 +69,7 @@ class SceneSpec:
 
 
 def first_room(model: mujoco.MjModel, snapshot: Snapshot) -> Room:
-    """A guess from the start of an episode; what turns out too small grows."""
+    """Initial capacity, guessed from the start of an episode; it grows if it proves too small."""
     simulation = mujoco.MjData(model)
     mujoco.mj_setState(model, simulation, snapshot.state, STATE)
     mujoco.mj_forward(model, simulation)

@@ -1,15 +1,14 @@
-"""What happens to one world between actions and physics, and between physics and observations.
+"""Code of one world between actions and physics, and between physics and observations.
 
-The functions of a task (`act`, `observe`) are the native engine's own. Here they get their rows of
-the arrays, and the few rules of episodes are kept: the same code for a loop on the processor and
-for a kernel in which every world has a thread.
+A task's functions (`act`, `observe`) are those of the native engine. This module passes them their
+rows of the arrays and applies the rules of episodes. The same code runs in a loop on the CPU and in
+a kernel with one thread per world.
 
-A world is a row of a scene; a slot is a row of the environment. A world that no slot needs at
-present has the slot -1.
+A world is a row of a scene; a slot is a row of the environment. A spare world has slot -1.
 """
 
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
-# Type checkers see nothing of numba's compiled functions.
+# Type checkers cannot see into numba's compiled functions.
 
 from __future__ import annotations
 
@@ -22,17 +21,17 @@ import numba
 
 from envs.engine.compiled import inner, renamed
 
-THREADS = 64  # of a block; a world's code is long and branches much
+THREADS = 64  # per block; few, because a world's code is long and branches much
 
 
 class WorldCode(NamedTuple):
     """The code of a scene's worlds.
 
     Attributes:
-        name: unique among the scenes of a process; symbols carry it.
+        name: unique among the scenes of a process; part of the compiled symbols.
         act: `act(action, constants, mocap_pos, ctrl)`, an `inner` function.
-        observe: `observe(readings, constants, action, memory, obs, outcome)`, another.
-        over: which number of the outcome puts a slot to rest when it is above 0; 0 for none.
+        observe: `observe(readings, constants, action, memory, obs, outcome)`, also `inner`.
+        over: index of the outcome that puts a slot to rest when it is above 0; 0 for none.
     """
 
     name: str
@@ -50,7 +49,7 @@ def _is_finite(numbers):
 
 
 def act_in_world(code: WorldCode) -> Callable:
-    """A compiled function: a world begins a step. An action that is not finite does nothing."""
+    """Compiled function that begins a step of a world. It ignores an action that is not finite."""
     act = code.act
 
     def act_in_world(
@@ -77,8 +76,8 @@ def act_in_world(code: WorldCode) -> Callable:
 
 
 def observe_in_world(code: WorldCode) -> Callable:
-    """A compiled function: a world ends a step. `broken` asks for its state to be restored, and
-    `starting` for a new episode."""
+    """Compiled function that ends a step of a world. It sets `broken` to have the state restored,
+    and `starting` to begin a new episode."""
     observe, over = code.observe, code.over
 
     def observe_in_world(
@@ -93,7 +92,7 @@ def observe_in_world(code: WorldCode) -> Callable:
         if not stable[world] and not resting[slot]:
             unstable_at[slot] = elapsed[slot]
             resting[slot] = True
-        if resting[slot]:  # with the last observation that there was
+        if resting[slot]:  # keep the last observation
             for k in range(outcome.shape[1]):
                 outcome[slot, k] = 0.0
         else:
@@ -111,10 +110,10 @@ def observe_in_world(code: WorldCode) -> Callable:
 
 
 def start_in_world(code: WorldCode, *, observed: bool) -> Callable:
-    """A compiled function: an episode starts, where `starting` says so.
+    """Compiled function that starts an episode in the worlds marked in `starting`.
 
     Args:
-        observed: whether the start is observed; else the observation of the snapshot is taken.
+        observed: True to observe the start, False to take the snapshot's observation.
     """
     observe = code.observe
 
@@ -143,8 +142,8 @@ def start_in_world(code: WorldCode, *, observed: bool) -> Callable:
 class WorldFunctions(NamedTuple):
     """The three functions over all worlds of a scene, as loops or as kernels.
 
-    The first argument is the number of worlds; the others are those of the functions above but
-    `world`. A kernel is to be configured with blocks, threads and a stream before it is called.
+    The first argument is the number of worlds; the others are those of the functions above, without
+    `world`. Configure a kernel with blocks, threads and a stream before calling it.
     """
 
     act: Callable
@@ -153,7 +152,7 @@ class WorldFunctions(NamedTuple):
 
 
 def world_loops(code: WorldCode, *, observed: bool) -> WorldFunctions:
-    """Loops over the worlds, for the processor."""
+    """Loops over the worlds, for the CPU."""
     functions = (
         act_in_world(code), observe_in_world(code), start_in_world(code, observed=observed)
     )  # fmt: skip
@@ -161,7 +160,7 @@ def world_loops(code: WorldCode, *, observed: bool) -> WorldFunctions:
 
 
 def _loop(function: Callable) -> Callable:
-    """A compiled loop that does the same in every world."""
+    """Compiled loop that calls a function for every world."""
 
     def loop(count, *arguments):
         for world in range(count):
@@ -171,7 +170,7 @@ def _loop(function: Callable) -> Callable:
 
 
 def world_kernels(code: WorldCode, *, observed: bool) -> WorldFunctions:
-    """Kernels with a thread for every world, as plain functions of numba's CUDA target."""
+    """Kernels with one thread per world, as plain functions for numba's CUDA target."""
     from numba import cuda
 
     act_one, observe_one = act_in_world(code), observe_in_world(code)

@@ -1,4 +1,4 @@
-"""What plays the environments of users, in worker processes too.
+"""Players of users' environments, in this process or in workers.
 
-Every worker imports these modules, so they import nothing that takes long, above all not torch.
+Every worker imports these modules, so they must not import slow packages, above all not torch.
 """

@@ -1,4 +1,4 @@
-"""Environments of users, played in slots: in this process, or in workers that may die."""
+"""Users' environments, played in slots in this process or in workers that may die."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from metarl.system import stopping
 from metarl.system.user_module import UserModule, describe
 
 SIGNAL_SECONDS = 0.2
-"""How much later than a worker its parent may get a signal that was sent to both."""
+"""Longest delay (s) between a worker and its parent receiving a signal sent to both."""
 CLOSE_SECONDS = 3.0
-"""How long a worker may take to close its environments before it is killed."""
+"""Time (s) that a worker has to close its environments before it is killed."""
 
 
 # -- the slots of one worker -----------------------------------------------------------------------
@@ -39,7 +39,7 @@ CLOSE_SECONDS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What went wrong in a slot. Step 0 is the reset at the start of the trial."""
+    """A failure in a slot. Step 0 is the reset at the start of the trial."""
 
     slot: int
     step: int
@@ -47,12 +47,12 @@ class Failure:
 
 
 class Share:
-    """Some of the slots, played one after the other, with an environment each.
+    """Some of the slots, stepped one after the other, with an environment each.
 
     Args:
-        first_slot: the number of the first of them.
-        note: where to write down slot and step before an environment is called, so that they are
-            known if the process does not survive it.
+        first_slot: number of the first of these slots.
+        note: list or shared array that receives slot and step before each call of an environment,
+            so that they are known even if the process dies.
     """
 
     def __init__(
@@ -75,25 +75,25 @@ class Share:
         return callable_of(self._source)
 
     def contents(self, horizon: int | None) -> Contents:
-        """What the module says of tasks; see `contents_of`."""
+        """Tasks and horizon of the module; see `contents_of`."""
         assert isinstance(self._source, UserModule)
         return contents_of(self._source, horizon)
 
     def kind(self, task: Any) -> Kind:
-        """What an environment is like, of one that is made for this."""
+        """Spaces and other properties of an environment that is made for this call."""
         env = make(self._make_env, opened(task))
-        self._looked_at.append(env)  # closed later: a close that hangs has been answered before
+        self._looked_at.append(env)  # closed later, because a `close` that hangs would block this
         flat = FlatSpaces.of(env)
         return Kind(flat.observation, flat.action, physics_of(env) is not None)
 
     def scene(self, task: Any) -> Any:
-        """The `Scene` that recordings of a task are drawn in."""
+        """The `Scene` of a task's recordings."""
         return scene_of(self._make_env, opened(task))
 
     def reset(
         self, tasks: Sequence[Any], seeds: Sequence[int], recording: bool
     ) -> tuple[Shaped[np.ndarray, "N O"]]:
-        """Starts a trial on each task, whose physics are written down or not."""
+        """Starts a trial on each task, with or without recording its physics."""
         self._steps = 0
         make_env = self._make_env
         from_task = takes_task(make_env)
@@ -127,19 +127,19 @@ class Share:
         return np.stack(obs), np.array(reward), np.array(success), np.stack(final_obs)
 
     def recorded(self) -> list[Float64[np.ndarray, "S R"]]:
-        """What was written down of the last whole episode of each slot."""
+        """States recorded in the last whole episode of each slot."""
         players = [player for player in self._players if player is not None]
         return [player.episode for player in players if player.episode is not None]
 
     def close(self) -> None:
-        """Closes the environments; one that failed may fail at that too."""
+        """Closes the environments; ignores errors, as one that failed may fail again."""
         players = [player.env for player in self._players if player is not None]
         for env in [*players, *self._looked_at]:
             with suppress(Exception, SystemExit):
                 env.close()
 
     def failure(self, error: BaseException) -> Failure:
-        """Where the last call failed, and why."""
+        """Slot, step and reason of the last call's failure."""
         return Failure(slot=self._note[0], step=self._note[1], what=describe(error))
 
     def _write_down(self, slot: int) -> None:
@@ -147,32 +147,32 @@ class Share:
 
 
 class Here:
-    """Plays its slots in this process; asked and answering as a `Worker`."""
+    """Player of slots in this process, with the interface of `Worker`."""
 
     def __init__(self, make_env: MakeEnv | UserModule, *, horizon: int, first_slot: int) -> None:
         self._share = Share(make_env, horizon=horizon, first_slot=first_slot, note=[first_slot, 0])
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Says which method of the share to call next."""
+        """Requests a call of a method of the share."""
         self._request = name, arguments
 
     def answer(self, patience: float) -> Any:
-        """What the method returned, or the failure."""
+        """Result of the requested call, or the failure."""
         del patience
         name, arguments = self._request
         try:
             with _folder_of_its_own():
                 return getattr(self._share, name)(*arguments)
         except KeyboardInterrupt:
-            raise  # It is the user's.
-        except BaseException as error:  # `sys.exit()` in an environment is a failure as any other.
+            raise  # from the user, not the environment
+        except BaseException as error:  # `sys.exit()` in an environment is a failure too.
             return self._share.failure(error)
 
     def dismiss(self) -> None:
-        """Nothing: there is no process that could end by itself."""
+        """Does nothing, because there is no process to end."""
 
     def close(self, patience: float = 0.0) -> None:
-        """Closes the environments, however long that takes."""
+        """Closes the environments, without a time limit."""
         del patience
         with _folder_of_its_own():
             self._share.close()
@@ -180,8 +180,8 @@ class Here:
 
 @contextmanager
 def _folder_of_its_own() -> Iterator[None]:
-    """Code of the user works in the folder that it has changed to; the run stays in its own, where
-    it is written."""
+    """Runs the user's code in the working folder that it has changed to; the run keeps its own, to
+    which it writes."""
     ours = os.getcwd()
     if _theirs:
         os.chdir(_theirs[0])
@@ -194,20 +194,20 @@ def _folder_of_its_own() -> Iterator[None]:
 
 
 _theirs: list[str] = []
-"""The folder of the user's code in this process, once it has changed it."""
+"""Working folder of the user's code in this process, once that has changed it."""
 
 
 # -- worker processes ------------------------------------------------------------------------------
 
 
 class Worker:
-    """Plays its slots in a process of its own, and outlives it to tell how it died.
+    """Player of slots in a separate process, which reports how that process died.
 
     A worker ignores Ctrl-C, which is for the parent, and ends when the parent does. Processes that
     its environments started end with it.
 
     Args:
-        serves: what answers in the process, made of the other arguments as a `Share` is.
+        serves: class whose methods answer in the process; it takes the arguments of `Share`.
 
     Raises:
         UserError: `make_env` cannot be sent to a process.
@@ -221,7 +221,7 @@ class Worker:
         first_slot: int,
         serves: Callable[..., Any] = Share,
     ) -> None:
-        # Not "fork": copied threads and locks of torch or a simulator do not work in the copy.
+        # Not "fork": threads and locks of torch or a simulator do not work in a forked process.
         context = multiprocessing.get_context("spawn")
         self._note = context.RawArray("q", [first_slot, 0])
         self._connection, theirs = context.Pipe()
@@ -232,7 +232,7 @@ class Worker:
         )
         try:
             without_main = _no_main_program() if isinstance(make_env, UserModule) else nullcontext()
-            # A worker that loses its parent while it starts would say so in a traceback.
+            # A worker that loses its parent while it starts would print a traceback.
             with stopping.deferred(), without_main, _ctrl_c_blocked():
                 self._process.start()
         except (AttributeError, TypeError, pickle.PicklingError) as error:
@@ -245,11 +245,11 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """The process's number."""
+        """Id of the process."""
         return self._process.pid
 
     def ask(self, name: str, *arguments: Any) -> None:
-        """Sends which method of the share to call next.
+        """Sends a request to call a method of the share.
 
         Raises:
             UserError: a task cannot be sent.
@@ -257,7 +257,7 @@ class Worker:
         try:
             self._connection.send((name, arguments))
         except OSError:
-            pass  # It is dead; `answer` tells.
+            pass  # The process is dead; `answer` reports it.
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise UserError(
                 f"a task cannot be sent to a worker process ({printable(error)}); make it of "
@@ -265,10 +265,10 @@ class Worker:
             ) from None
 
     def answer(self, patience: float) -> Any:
-        """What the method returned, or the failure.
+        """Result of the requested call, or the failure.
 
         Args:
-            patience: seconds that one slot may take.
+            patience: time limit for one slot (s).
         """
         seen = self._where()
         while not (ready := wait([self._connection, self._process.sentinel], patience)):
@@ -280,25 +280,25 @@ class Worker:
             with suppress(EOFError, OSError):
                 return self._connection.recv()
         died_by_itself = wait([self._process.sentinel], CLOSE_SECONDS)
-        self._kill()  # or what it leaves behind
+        self._kill()  # also the processes that it leaves behind
         if not died_by_itself:
             return self._failure("its worker process closed its connection, worker killed")
         self._process.join(CLOSE_SECONDS)
         code = self._process.exitcode
         if code is not None and -code in stopping.SIGNALS:
-            # It may have gone to the whole group, and be about to stop this process too.
+            # The signal may have gone to the whole group, and be about to stop this process too.
             time.sleep(SIGNAL_SECONDS)
             stopping.check()
         died = f"was killed by {_signal_name(-code)}" if code and code < 0 else ""
         return self._failure(f"its worker process {died or f'ended with exit code {code}'}")
 
     def dismiss(self) -> None:
-        """Lets the process close its environments and end; does not wait for it."""
+        """Tells the process to close its environments and end, without waiting."""
         with suppress(OSError):
             self._connection.close()
 
     def close(self, patience: float = CLOSE_SECONDS) -> None:
-        """Ends the process, by force if it does not close its environments in time."""
+        """Ends the process; kills it if it does not close its environments in time."""
         self.dismiss()
         wait([self._process.sentinel], patience)
         self._kill()
@@ -306,13 +306,13 @@ class Worker:
         self._process.close()
 
     def _kill(self) -> None:
-        """Ends the process, if it has not ended yet, and all that its environments started."""
+        """Kills the process, if it is still running, and all processes of its environments."""
         pid = self._process.pid
         if hasattr(os, "waitid") and pid is not None:
-            # Not where it was waited for already: then the number may be another's by now.
+            # Only if it was not waited for: afterwards its id may belong to another process.
             with suppress(ChildProcessError, ProcessLookupError, PermissionError):
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                os.killpg(pid, signal.SIGKILL)  # the group that it leads, see `serve`
+                os.killpg(pid, signal.SIGKILL)  # the group that it leads; see `serve`
         self._process.kill()
 
     def _where(self) -> tuple[int, int]:
@@ -331,11 +331,11 @@ def serve(
     first_slot: int,
     serves: Callable[..., Any],
 ) -> None:
-    """What a worker does: answers until the other end of the connection is closed."""
-    if hasattr(os, "setpgid"):  # a group of its own, in which all that it starts can be found
+    """Body of a worker process: answers requests until the parent closes the connection."""
+    if hasattr(os, "setpgid"):  # a separate group, so that all it starts can be killed
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):  # by now what was blocked is ignored
+    if hasattr(signal, "pthread_sigmask"):  # the signal blocked so far is now ignored
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = None
@@ -347,7 +347,7 @@ def serve(
             except (EOFError, OSError):
                 break
             connection.send(getattr(share, name)(*arguments))
-    except BaseException as error:  # It ends here whatever it is; nothing else ends a worker.
+    except BaseException as error:  # Any exception ends the worker here, after it is reported.
         failure = Failure(slot=note[0], step=note[1], what=describe(error))
         with suppress(OSError):
             connection.send(failure)
@@ -359,7 +359,7 @@ def serve(
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # those for real time have none
+    except ValueError:  # real-time signals have no name
         return f"signal {number}"
 
 
@@ -375,14 +375,14 @@ def _end_with_parent() -> None:
 def ask_once(
     make_env: MakeEnv | UserModule, name: str, *arguments: Any, apart: bool, patience: float
 ) -> Any:
-    """What a share answers that is asked nothing else.
+    """Result of a single call of a share, which is made for it.
 
     Args:
-        apart: ask it in a process of its own, rather than in this one.
-        patience: seconds that it may take there.
+        apart: make the call in a separate process instead of this one.
+        patience: time limit of the call in that process (s).
 
     Raises:
-        UserError: the user's code failed; says how.
+        UserError: the user's code failed; the message gives the reason.
     """
     asked = (Worker if apart else Here)(make_env, horizon=1, first_slot=0)
     try:
@@ -396,15 +396,15 @@ def ask_once(
 
 
 def callable_of(make_env: MakeEnv | UserModule) -> MakeEnv:
-    """What makes an environment."""
+    """The function that makes an environment."""
     return make_env.loaded.make_env if isinstance(make_env, UserModule) else make_env
 
 
 @contextmanager
 def _no_main_program() -> Iterator[None]:
-    """A process that is started here does not import the main program again.
+    """Keeps processes that are started within it from importing the main program again.
 
-    It would import torch with train.py: seconds and 300 MB for each worker.
+    With train.py they would import torch, at a cost of seconds and 300 MB for each worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -416,12 +416,12 @@ def _no_main_program() -> Iterator[None]:
 
 @contextmanager
 def _ctrl_c_blocked() -> Iterator[None]:
-    """A process that is started here does not notice Ctrl-C while it imports; the thread that
-    starts it does afterwards. Without effect on Windows, which has no such mask."""
+    """Keeps processes that are started within it from receiving Ctrl-C while they import; this
+    thread receives it afterwards. No effect on Windows, which has no such mask."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # which unblocks it, where a process is the first of all
+    resource_tracker.ensure_running()  # it would unblock the signal if started with the process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Tasks as a user writes them: read from a module, and sent between processes."""
+"""A user's tasks: reading them from a module, and sending them between processes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 NAMES = ("train_tasks", "test_tasks", "horizon", "make_env")
-"""What a module must have."""
+"""Names that a module must define."""
 MOST_TASKS = 1_000_000
-"""A list of more is taken for one without an end."""
+"""Largest number of tasks; an iterable with more is taken to be endless."""
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 @dataclass(frozen=True, eq=False)
 class GymnasiumTask:
-    """A task as its user wrote it, and its numbers in one row."""
+    """A task as the user wrote it, and its numbers in one row."""
 
     value: Any
     parameters: Float[np.ndarray, " P"]
     env_name: str
 
     def __reduce__(self) -> tuple[type[GymnasiumTask], tuple[Any, ...]]:
-        # The process that it goes to need not know, or execute, what the user's module defines.
+        # The receiving process need not load the user's module to unpickle the task.
         return GymnasiumTask, (sealed(self.value), self.parameters, self.env_name)
 
 
 @dataclass(frozen=True, eq=False)
 class Sealed:
-    """A task of a type that only the user's code knows: opened where that is loaded."""
+    """A pickled task of a type defined in the user's code; `opened` where that code is loaded."""
 
     content: bytes
     shown: str
@@ -46,7 +46,7 @@ class Sealed:
 
 
 def sealed(value: Any) -> Any:
-    """What can be sent to any process: the value, if it is made of plain Python and NumPy.
+    """The value itself if it is plain Python and NumPy, else `Sealed`; safe for any process.
 
     Raises:
         UserError: it cannot be sent at all.
@@ -63,7 +63,7 @@ def sealed(value: Any) -> Any:
 
 
 def opened(value: Any) -> Any:
-    """The task as its user wrote it."""
+    """The task as the user wrote it."""
     return pickle.loads(value.content) if isinstance(value, Sealed) else value
 
 
@@ -80,7 +80,7 @@ def _is_plain(value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a module says but for how environments are made."""
+    """Contents of a module, except its environments."""
 
     name: str
     train_tasks: list[GymnasiumTask]
@@ -89,10 +89,10 @@ class Contents:
 
 
 def contents_of(module: UserModule, horizon: int | None) -> Contents:
-    """What is in a module; `horizon` in place of its own where one is given.
+    """Contents of a module; `horizon`, if given, overrides the module's.
 
     Raises:
-        UserError: it cannot be imported, something is missing, or is not what it should be.
+        UserError: the module cannot be imported, or a name is missing or has a wrong value.
     """
     names = vars(module.loaded)
     missing = missing_names({**names, "horizon": horizon} if horizon else names)
@@ -112,7 +112,7 @@ def contents_of(module: UserModule, horizon: int | None) -> Contents:
 
 
 def missing_names(names: Mapping[str, Any]) -> list[str]:
-    """What a module with these names lacks."""
+    """A message for each required name that is not among these."""
     others = [name for name in names if not name.startswith("_") and name not in NAMES]
     return [
         f"there is no {name}; a module of tasks has {', '.join(NAMES)}.{nearest(name, others)}"
@@ -122,10 +122,10 @@ def missing_names(names: Mapping[str, Any]) -> list[str]:
 
 
 def check_horizon(horizon: Any) -> int:
-    """The horizon.
+    """The horizon as an int.
 
     Raises:
-        UserError: it is no positive whole number.
+        UserError: it is no positive integer.
     """
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
         raise UserError(f"horizon must be a whole number of steps, 1 or more, but is {horizon!r}")
@@ -133,10 +133,10 @@ def check_horizon(horizon: Any) -> int:
 
 
 def read_tasks(values: Any, *, name: str, env_name: str) -> TaskSet[Any]:
-    """Tasks from what the user calls `name`; those that were read already stay as they are.
+    """Tasks from the user's list called `name`; keeps those that were read before.
 
     Raises:
-        UserError: there are none, or one is not made of finite numbers.
+        UserError: the list is empty, or a task is not made of finite numbers.
     """
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise UserError(f"{name} must be a list of tasks, but is {values!r}")

@@ -1,4 +1,4 @@
-"""What else plays the held-out tasks, to compare a meta-trained agent with."""
+"""Yardsticks: baselines on held-out tasks, such as random actions, scripts, PPO and SAC."""
 
 from envs.yardsticks.curves import LearningCurve, env_steps_to
 from envs.yardsticks.from_scratch import learn_all_tasks, learn_from_scratch

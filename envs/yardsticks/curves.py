@@ -1,4 +1,4 @@
-"""How success grows with learning: the curve of each task, and what is read off."""
+"""Learning curves of each task, and the env steps to a level of success."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from metarl.errors import UserError
 
 Measure = Literal["success_any", "success_last"]
 ROUNDING = 1e-9
-"""A mean of successes that falls short of a level by no more reaches it."""
+"""Tolerance within which a mean of successes reaches a level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """How policies do on each of N tasks after C amounts of learning.
+    """Scores of policies on N tasks after C amounts of learning.
 
     A cell is the mean over whole episodes.
     """
 
     env_steps: list[int]
-    """Env steps of learning before each column, those of evaluations not counted; first 0."""
+    """Env steps of learning before each column, without those of evaluations; the first is 0."""
     scores: dict[str, Float[np.ndarray, "N C"]]
-    """By measure: `return`, the undiscounted sum of rewards of an episode; `success_any` and
-    `success_last`, 1 where any step of the episode was a success, and where its last one was."""
+    """Scores by measure: `return`, the undiscounted sum of an episode's rewards; `success_any`, 1
+    if any of its steps was a success; `success_last`, 1 if its last step was."""
 
     @staticmethod
     def of_tasks(curves: Sequence[LearningCurve]) -> LearningCurve:
-        """Curves of several tasks as one.
+        """Concatenates curves of several tasks.
 
         Raises:
-            UserError: none, or not after the same env steps.
+            UserError: there is no curve, or their env steps differ.
         """
         if not curves:
             raise UserError("no learning curve to join; give at least one")
@@ -51,11 +51,11 @@ def env_steps_to(
 ) -> int | None:
     """Env steps per task until mean success over tasks first reaches a level.
 
-    Those of the first point of the curve that does, so as fine as its points are spaced; None where
-    the budget was too small.
+    They are the steps of the curve's first point at that level, so their resolution is the spacing
+    of the points; None if the curve never reaches it.
 
     Raises:
-        UserError: the level is not a share.
+        UserError: the level is not within 0 and 1.
     """
     if not 0 <= success <= 1:
         raise UserError(f"success is a share from 0 to 1, not {success}")

@@ -1,4 +1,4 @@
-"""Learning with Stable-Baselines3, on one task from nothing or on all training tasks at once."""
+"""Learning with Stable-Baselines3, on one task from scratch or on all training tasks at once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from metarl.types import TrialShape
 def learn_from_scratch(
     distribution: TaskDistribution, task: Task, *, config: PPOConfig | SACConfig, seed: int
 ) -> LearningCurve:
-    """The curve of a policy that knows nothing and learns one task by itself.
+    """Learning curve of a policy that learns a single task from scratch.
 
     Raises:
-        UserError: SAC where actions are discrete.
+        UserError: SAC with discrete actions.
     """
 
     def slots_of(env: SlotEnv[Any]) -> VecEnv:
@@ -50,13 +50,13 @@ def learn_all_tasks(
     config: PPOConfig | SACConfig,
     seed: int,
 ) -> LearningCurve:
-    """The curve of one policy that learns all training tasks at once, and is told of none.
+    """Learning curve of one policy that learns all training tasks at once, without seeing which.
 
-    Every slot plays another training task in each episode. The policy is evaluated on `tasks`,
-    usually held-out ones, to which it does not adapt. The env steps are those of all of training.
+    Every slot plays a new training task in each episode. The policy is evaluated on `tasks`,
+    usually held-out ones, to which it does not adapt. Env steps count all training tasks together.
 
     Raises:
-        UserError: SAC where actions are discrete.
+        UserError: SAC with discrete actions.
     """
 
     def slots_of(env: SlotEnv[Any]) -> VecEnv:
@@ -67,12 +67,12 @@ def learn_all_tasks(
 
 
 class OtherTaskEachEpisode(VecEnvWrapper):
-    """Slots that play newly drawn tasks in each episode; all of them end together.
+    """Slots that play newly drawn tasks in each episode; all episodes end together.
 
     Args:
         venv: the slots.
-        tasks: drawn from, stratified over classes.
-        rng: draws them.
+        tasks: set to draw from, stratified over classes.
+        rng: source of the draws.
     """
 
     def __init__(self, venv: SB3VecEnv, tasks: TaskSet[Any], rng: np.random.Generator) -> None:
@@ -80,7 +80,7 @@ class OtherTaskEachEpisode(VecEnvWrapper):
         self._tasks, self._rng = tasks, rng
 
     def reset(self) -> Float[np.ndarray, "N O"]:
-        """Draws tasks and starts an episode of each."""
+        """Draws tasks and starts an episode on each."""
         self.venv.env_method("set_tasks", self._tasks.sample(self.num_envs, self._rng))
         obs = self.venv.reset()
         assert isinstance(obs, np.ndarray)
@@ -94,7 +94,7 @@ class OtherTaskEachEpisode(VecEnvWrapper):
         Bool[np.ndarray, " N"],
         list[dict[str, Any]],
     ]:
-        """Steps every slot; what follows an episode's last step is the start of another task's."""
+        """Steps every slot; after an episode's last step, returns the start of a new task."""
         obs, rewards, ended, infos = self.venv.step_wait()
         if ended.all():
             obs = self.reset()
@@ -112,8 +112,8 @@ def _learn(
 ) -> LearningCurve:
     """Learns in the slots that `slots_of` makes of an environment, evaluated on `tasks`."""
     played: Any = distribution.make_env(config.slots)
-    # Networks as small as these are slower on several threads, and on one their bits are the same
-    # on every machine's number of processors.
+    # One thread: networks this small are slower on several, and their results would depend on the
+    # number of processors.
     with (
         closing(played),
         closing(distribution.make_env(len(tasks) * config.evaluation_episodes)) as judged,
@@ -124,7 +124,7 @@ def _learn(
         normalizer = VecNormalize(env, gamma=config.discount) if config.normalize else None
         # Stable-Baselines3 seeds NumPy, which takes 32 bits.
         model = config.build(normalizer or env, seed=derive_seed(seed, "learner") % 2**32)
-        # Its own logger would make a folder for each call of `learn`.
+        # The default logger would create a folder for each call of `learn`.
         model.set_logger(Logger(folder=None, output_formats=[]))
         normalize = normalizer.normalize_obs if normalizer else np.asarray
         columns = []
@@ -145,7 +145,7 @@ def _learn(
 
 
 def learn_until(model: PPO | SAC, env_steps: int) -> None:
-    """Goes on learning where the model stopped."""
+    """Continues learning from the model's current state, up to `env_steps` in total."""
     remaining = env_steps - model.num_timesteps
     if remaining > 0:
         model.learn(remaining, reset_num_timesteps=False)
@@ -160,11 +160,11 @@ def evaluate_policy(
     greedy: bool,
     seed: int,
 ) -> dict[str, Float[np.ndarray, " N"]]:
-    """By measure, as in `LearningCurve.scores`: means over episodes played side by side.
+    """Scores by measure, as in `LearningCurve.scores`: means over episodes played in parallel.
 
     Args:
-        env: of `episodes` slots for each task.
-        greedy: take the policy's mode instead of drawing from it.
+        env: an environment with `episodes` slots for each task.
+        greedy: take the policy's mode instead of sampling.
     """
     trial = run_trial(
         policy,
@@ -181,8 +181,8 @@ def evaluate_policy(
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Stable-Baselines3 seeds and draws from the process-wide streams; the caller gets them back as
-    they were."""
+    """Restores the process-wide random streams on exit, because Stable-Baselines3 seeds them and
+    draws from them."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

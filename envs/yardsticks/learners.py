@@ -1,7 +1,7 @@
-"""PPO and SAC of Stable-Baselines3: what learns a task from nothing.
+"""PPO and SAC of Stable-Baselines3, which learn a task from scratch.
 
-The defaults were chosen on training goals of Meta-World's reach-v3 to need few env steps there: a
-weak yardstick would flatter what is measured with it. Harder classes need larger budgets.
+The defaults were chosen to need few env steps on training goals of Meta-World's reach-v3, because a
+weak yardstick would flatter the agents compared with it. Harder classes need larger budgets.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from metarl.errors import UserError
 
 
 class LearnerConfig(Config):
-    """What PPO and SAC share."""
+    """Options that PPO and SAC share."""
 
     env_steps: Count
-    """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
+    """Env steps per task; rounded up so that evaluations are evenly spaced between updates."""
     evaluations: Size = 20
-    """Points of the curve after the one at 0 env steps. Their env steps are not counted."""
+    """Evaluations after the one at 0 env steps. Their env steps are not counted."""
     evaluation_episodes: Size = 10
-    """Whole episodes of a task for each point, played side by side."""
+    """Whole episodes per task and evaluation, played in parallel."""
     greedy: bool = False
-    """Evaluate the policy's mode instead of drawing from it, as meta-trained agents do."""
+    """Evaluate the policy's mode instead of sampling; meta-trained agents sample."""
 
     slots: Size
-    """Copies of the task that are played side by side; their env steps all count."""
+    """Copies of the task that are played in parallel; all their env steps count."""
     normalize: bool = True
-    """Scale observations by their running mean and deviation, rewards by that of returns."""
+    """Normalise observations by running mean and deviation, rewards by the deviation of returns."""
     learning_rate: Positive
     """Adam's step size."""
     discount: Fraction
-    """Per step. The end of an episode is a time limit, and bootstrapped across."""
+    """Discount per step. The end of an episode is a time limit, across which values bootstrap."""
     hidden_sizes: Widths
-    """Layers of the policy and of each value function."""
+    """Widths of the hidden layers of the policy and of each value function."""
 
     @property
     def update_steps(self) -> int:
@@ -48,25 +48,25 @@ class LearnerConfig(Config):
 
     @property
     def grid(self) -> list[int]:
-        """The env steps after which the policy is evaluated."""
+        """Env steps after which the policy is evaluated."""
         spacing = math.ceil(self.env_steps / self.evaluations / self.update_steps)
         return [i * spacing * self.update_steps for i in range(self.evaluations + 1)]
 
 
 class PPOConfig(LearnerConfig):
-    """PPO from nothing."""
+    """PPO from scratch."""
 
     kind: Literal["ppo"] = "ppo"
     env_steps: Count = 100_000
-    """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
+    """Env steps per task; rounded up so that evaluations are evenly spaced between updates."""
     slots: Size = 8
-    """Copies of the task that are played side by side; their env steps all count."""
+    """Copies of the task that are played in parallel; all their env steps count."""
     learning_rate: Positive = 1e-3
     """Adam's step size."""
     discount: Fraction = 0.95
-    """Per step. The end of an episode is a time limit, and bootstrapped across."""
+    """Discount per step. The end of an episode is a time limit, across which values bootstrap."""
     hidden_sizes: Widths = (64, 64)
-    """Tanh layers of the policy and of the value function."""
+    """Widths of the tanh layers of the policy and of the value function."""
 
     rollout_steps: Size = 125
     """Steps of each slot between updates."""
@@ -81,12 +81,12 @@ class PPOConfig(LearnerConfig):
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
     initial_std: Positive = 0.6
-    """Standard deviation of continuous actions at the start."""
+    """Initial standard deviation of continuous actions."""
 
     @field_validator("num_minibatches")
     @classmethod
     def _divides(cls, num_minibatches: int, info: Any) -> int:
-        # A field that is wrong itself is missing here, and reported instead.
+        # An invalid field is missing from `info.data` and has its own error.
         steps = info.data.get("slots", 0) * info.data.get("rollout_steps", 0)
         if steps and (steps % num_minibatches or steps == num_minibatches):
             raise ValueError(f"should divide {steps} env steps into minibatches of more than one")
@@ -98,7 +98,7 @@ class PPOConfig(LearnerConfig):
         return self.slots * self.rollout_steps
 
     def build(self, env: VecEnv, *, seed: int) -> PPO:
-        """A model that knows nothing yet."""
+        """An untrained model."""
         policy: dict[str, Any] = {"net_arch": list(self.hidden_sizes)}
         if isinstance(env.action_space, spaces.Box):
             policy["log_std_init"] = math.log(self.initial_std)
@@ -120,35 +120,35 @@ class PPOConfig(LearnerConfig):
 
 
 class SACConfig(LearnerConfig):
-    """SAC from nothing."""
+    """SAC from scratch."""
 
     kind: Literal["sac"] = "sac"
     env_steps: Count = 15_000
-    """Budget of a task; rounded up so that evaluations are evenly spaced between updates."""
+    """Env steps per task; rounded up so that evaluations are evenly spaced between updates."""
     slots: Size = 1
-    """Copies of the task that are played side by side; their env steps all count."""
+    """Copies of the task that are played in parallel; all their env steps count."""
     learning_rate: Positive = 1e-3
     """Adam's step size."""
     discount: Fraction = 0.95
-    """Per step. The end of an episode is a time limit, and bootstrapped across."""
+    """Discount per step. The end of an episode is a time limit, across which values bootstrap."""
     normalize: bool = False
-    """Scale observations by their running mean and deviation, rewards by that of returns."""
+    """Normalise observations by running mean and deviation, rewards by the deviation of returns."""
     hidden_sizes: Widths = (256, 256)
-    """ReLU layers of the policy and of both value functions."""
+    """Widths of the ReLU layers of the policy and of both value functions."""
 
     random_steps: Annotated[int, Field(ge=0, le=10**12)] = 500
     """Env steps of random actions before the first update."""
     updates_per_step: Size = 1
     """Gradient steps for each env step."""
     batch_size: Size = 256
-    """Env steps that a gradient step learns from."""
+    """Env steps per gradient step."""
     buffer_size: Size = 1_000_000
-    """Env steps that are remembered; as many as the budget at most."""
+    """Capacity of the replay buffer (env steps), at most `env_steps`."""
     target_rate: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """How far the target networks follow after each gradient step."""
+    """Polyak step of the target networks after each gradient step (τ)."""
 
     def build(self, env: VecEnv, *, seed: int) -> SAC:
-        """A model that knows nothing yet.
+        """An untrained model.
 
         Raises:
             UserError: actions are discrete.

@@ -1,7 +1,7 @@
-"""Policies that only act: by chance, by an official script, or as Stable-Baselines3 taught them.
+"""Policies that only act: random ones, official scripts, and those of Stable-Baselines3 models.
 
-They are agents as `metarl.rollout.trial.run_trial` needs them, and learn nothing of the task that
-they play, so the episodes of a trial differ by chance alone.
+They have the agent interface of `metarl.rollout.trial.run_trial`, but do not adapt, so the episodes
+of a trial differ by chance alone.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from metarl.types import Rollout, TimeStep
 S = TypeVar("S")
 Act = tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], S]
 Scripts = tuple[Any, ...]
-"""An official policy for each slot."""
+"""One official policy per slot."""
 GOAL = slice(36, 39)
-"""Where the goal stands in an official observation that shows it."""
+"""Slice of an official observation that holds the goal, if it is visible."""
 
 
 class ActsOnly(Agent[S], Protocol[S]):
-    """An agent that neither adapts nor learns, and so has nothing to store."""
+    """An agent that neither adapts nor learns, and so has no parameters to store."""
 
     def adapt(self, state: S, rollout: Rollout) -> S:
-        """The state as it was."""
+        """The unchanged state."""
         del rollout
         return state
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """Refused.
+        """Raises an error, because there is nothing to train.
 
         Raises:
             UserError: always.
@@ -52,19 +52,19 @@ class ActsOnly(Agent[S], Protocol[S]):
         raise UserError(f"{type(self).__name__} only acts; there is nothing in it to train")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """An empty dictionary."""
         return {}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes nothing."""
+        """Does nothing."""
         del tensors
 
 
 class RandomPolicy(ActsOnly[None]):
-    """Every action with the same probability: uniform in the box, or over the discrete actions.
+    """A policy with uniform actions, in the box or over the discrete actions.
 
     Raises:
-        UserError: a box without bounds.
+        UserError: the box has no bounds.
     """
 
     def __init__(self, action_space: spaces.Box | spaces.Discrete) -> None:
@@ -86,10 +86,10 @@ class RandomPolicy(ActsOnly[None]):
         del num_slots
 
     def act(self, state: None, step: TimeStep, *, generator: torch.Generator | None) -> Act[None]:
-        """An action by chance.
+        """A random action.
 
         Raises:
-            UserError: without a generator, as no action is likelier than another.
+            UserError: there is no generator; a uniform policy has no mode.
         """
         del state
         if generator is None:
@@ -105,16 +105,16 @@ class RandomPolicy(ActsOnly[None]):
 
 
 class ScriptedPolicy(ActsOnly[Scripts]):
-    """The official scripted policies of Meta-World, which are shown the goal: what can be reached.
+    """Meta-World's official scripted policies, which see the goal: an upper reference.
 
-    The goal that the observation hides is filled in. The actions are certain; their
+    The goal, which the observation hides, is filled in. Actions are deterministic; their
     log-probability is 0.
 
     Args:
-        tasks: those of the trial; as many slots play each of them as go round.
+        tasks: tasks of the trial; each is played by the same number of slots.
 
     Raises:
-        UserError: a task that is not of Meta-World, or none at all.
+        UserError: a task is not from Meta-World, or there is none.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -126,19 +126,21 @@ class ScriptedPolicy(ActsOnly[Scripts]):
         )
 
     def begin_trial(self, num_slots: int) -> Scripts:
-        """New scripts.
+        """Creates a script for each slot.
 
         Raises:
-            UserError: the slots do not go round.
+            UserError: the number of slots is no multiple of the number of tasks.
         """
         if num_slots % len(self._names):
-            raise UserError(f"{num_slots} slots for {len(self._names)} tasks do not go round")
+            raise UserError(
+                f"{num_slots} slots cannot be shared equally by {len(self._names)} tasks"
+            )
         return tuple(self._script(task) for task in self._task_of_each(num_slots))
 
     def act(
         self, state: Scripts, step: TimeStep, *, generator: torch.Generator | None
     ) -> Act[Scripts]:
-        """What the scripts do; those of new episodes start anew."""
+        """The scripts' actions; a new episode starts a new script."""
         del generator
         played = self._task_of_each(len(state))
         starts = step.episode_start.tolist()
@@ -160,28 +162,28 @@ class ScriptedPolicy(ActsOnly[Scripts]):
 
 
 def official_goal(task: Task) -> Float[np.ndarray, " 3"]:
-    """The position of a Meta-World task's goal, which the observation hides.
+    """Position of a Meta-World task's goal (m), which the observation hides.
 
     Raises:
-        UserError: the task is not of Meta-World.
+        UserError: the task is not from Meta-World.
     """
     if not isinstance(task, MetaWorldTask):
         raise UserError(f"only Meta-World has scripted policies, {task.env_name} has none")
     env: Any = official(task.env_name).env
     set_official_task(env, task)
     env.reset()
-    # A view of the simulation in some classes.
+    # A copy, because in some classes it is a view of the simulation.
     return np.array(env._target_pos)
 
 
 class SB3Policy(ActsOnly[None]):
-    """The policy of a Stable-Baselines3 model as it is now; it goes on as the model learns.
+    """The current policy of a Stable-Baselines3 model; it changes as the model learns.
 
-    Actions are drawn from the generator that is given, not from torch's own.
+    Actions are drawn from the given generator, not from torch's global one.
 
     Args:
-        model: without state-dependent exploration.
-        normalize: what the model's observations go through first, such as
+        model: a model without state-dependent exploration.
+        normalize: function applied to the model's observations first, such as
             `VecNormalize.normalize_obs`.
     """
 
@@ -197,7 +199,7 @@ class SB3Policy(ActsOnly[None]):
 
     @torch.no_grad()
     def act(self, state: None, step: TimeStep, *, generator: torch.Generator | None) -> Act[None]:
-        """An action of the model's policy; without a generator, what it calls deterministic."""
+        """An action of the model's policy; without a generator, its deterministic action."""
         del state
         seen = self._normalize(step.obs.cpu().numpy())
         obs, _ = self._model.policy.obs_to_tensor(seen)
@@ -214,7 +216,7 @@ class SB3Policy(ActsOnly[None]):
         return action, policy.log_prob(action), None
 
     def _squashed(self, model: SAC, obs: Tensor, generator: torch.Generator | None) -> Act[None]:
-        """An action within the bounds: a normal variable u, its tanh a, and a scaled to them."""
+        """An action within the bounds: tanh of a normal variable u, scaled to the bounds."""
         mean, log_std, _ = model.actor.get_action_dist_params(obs)
         policy = DiagonalGaussian(mean, log_std)
         u = policy.mode() if generator is None else policy.sample(generator)

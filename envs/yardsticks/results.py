@@ -1,4 +1,4 @@
-"""Yardsticks as they are stored: what else plays the held-out tasks, and how it does.
+"""Stored results of yardsticks: baselines and their scores on held-out tasks.
 
 tasks = spread(distribution.test, 5)
 yardstick = from_scratch_yardstick(distribution, tasks, config=SACConfig(), seed=1, progress=print)
@@ -35,7 +35,7 @@ from metarl.training.provenance import environment
 
 Kind = Literal["from_scratch", "multi_task", "random", "scripted"]
 Progress = Callable[[str], None]
-"""Takes a line whenever something is done."""
+"""Function that receives a line of progress."""
 FORMAT = 1
 T = TypeVar("T", bound=Task)
 
@@ -45,35 +45,35 @@ class PlayedTask:
     """A task of a yardstick."""
 
     index: Annotated[int, Field(ge=0)]
-    """Its number in the held-out split."""
+    """Index in the held-out split."""
     env_name: str
     parameters: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Yardstick:
-    """How something else than a meta-trained agent does on held-out tasks."""
+    """Scores of a baseline, in place of a meta-trained agent, on held-out tasks."""
 
     name: str
-    """As people call it, e.g. `PPO from scratch`."""
+    """Displayed name, such as `PPO from scratch`."""
     kind: Kind
     config: dict[str, Any]
-    """Every value of how it was learned and evaluated."""
+    """All settings of learning and evaluation."""
     seed: int
     distribution: str
     split_hash: str
-    """Of the whole split of which these tasks are some."""
+    """Content hash of the whole split that contains these tasks."""
     tasks: Annotated[list[PlayedTask], Field(min_length=1)]
-    """One for each row."""
+    """Task of each row."""
     env_steps: Annotated[list[int], Field(min_length=1)]
-    """Env steps of learning before each column, those of evaluations not counted: per task, or of
-    all training tasks together for a multi-task policy."""
+    """Env steps of learning before each column, without those of evaluations: per task, or of all
+    training tasks together for a multi-task policy."""
     scores: dict[str, list[list[FiniteFloat]]]
-    """By measure, as in `LearningCurve.scores`; of each task a row."""
+    """Scores by measure, as in `LearningCurve.scores`; one row per task."""
     seconds: float
-    """Of wall time, of all tasks together."""
+    """Wall time of all tasks together (s)."""
     environment: dict[str, Any]
-    """Versions, machine and command."""
+    """Versions, machine and command line."""
     format: int = FORMAT
 
     @property
@@ -84,12 +84,12 @@ class Yardstick:
 
     @property
     def rows(self) -> list[int]:
-        """The numbers of its tasks in the held-out split."""
+        """Indices of its tasks in the held-out split."""
         return [task.index for task in self.tasks]
 
     @property
     def success(self) -> Float[np.ndarray, "N C"]:
-        """At any step of an episode."""
+        """Success at any step of an episode."""
         return self.curve.scores["success_any"]
 
     def env_steps_to(self, success: float) -> int | None:
@@ -98,10 +98,10 @@ class Yardstick:
 
 
 def spread(tasks: TaskSet[T], count: int) -> TaskSet[T]:
-    """The first task of each class, then the second of each, … until there are `count`.
+    """The first task of each class, then the second of each, and so on, `count` in total.
 
     Raises:
-        UserError: there are fewer.
+        UserError: there are fewer tasks.
     """
     if not 1 <= count <= len(tasks):
         raise UserError(
@@ -124,15 +124,15 @@ def from_scratch_yardstick(
     seed: int,
     progress: Progress,
 ) -> Yardstick:
-    """PPO or SAC, which learns each of these held-out tasks by itself from nothing.
+    """Yardstick of PPO or SAC that learns each of these held-out tasks separately from scratch.
 
     Raises:
-        UserError: SAC where actions are discrete.
+        UserError: SAC with discrete actions.
     """
     start = time.monotonic()
     curves = []
     for number, (task, played) in enumerate(zip(tasks, _played(distribution, tasks), strict=True)):
-        # Of the task alone, so that it is learned alike whichever others are.
+        # The seed depends on the task alone, so that the other tasks do not change its result.
         task_seed = derive_seed(seed, "task", played.index)
         learned = learn_from_scratch(distribution, task, config=config, seed=task_seed)
         curves.append(learned)
@@ -163,10 +163,10 @@ def multi_task_yardstick(
     seed: int,
     progress: Progress,
 ) -> Yardstick:
-    """One policy that learned all training tasks, and plays these held-out ones without adapting.
+    """Yardstick of a policy that learned all training tasks and plays held-out ones unadapted.
 
     Raises:
-        UserError: SAC where actions are discrete.
+        UserError: SAC with discrete actions.
     """
     start = time.monotonic()
     curve = learn_all_tasks(distribution, tasks, config=config, seed=seed)
@@ -195,13 +195,13 @@ def fixed_yardstick(
     episodes: int,
     seed: int,
 ) -> Yardstick:
-    """Actions by chance, or the official scripted policies, which know the goal; one column.
+    """Yardstick, with one column, of random actions or of the official scripts, which see the goal.
 
     Args:
-        episodes: of each task, side by side.
+        episodes: episodes per task, played in parallel.
 
     Raises:
-        UserError: scripted policies for tasks that are not of Meta-World, fewer episodes than one.
+        UserError: scripted policies without Meta-World tasks, or less than one episode.
     """
     if episodes < 1:
         raise UserError(f"a yardstick needs 1 episode of each task or more, not {episodes}")
@@ -252,10 +252,10 @@ def _yardstick(
 
 
 def _played(distribution: TaskDistribution, tasks: TaskSet[Any]) -> list[PlayedTask]:
-    """Where these tasks stand in the held-out split.
+    """These tasks with their indices in the held-out split.
 
     Raises:
-        UserError: one is not held out.
+        UserError: a task is not held out.
     """
     places = {fingerprint(task): index for index, task in enumerate(distribution.test)}
     played = []
@@ -270,15 +270,15 @@ def _played(distribution: TaskDistribution, tasks: TaskSet[Any]) -> list[PlayedT
 
 
 def write_yardstick(yardstick: Yardstick, path: Path) -> None:
-    """Writes JSON that is complete whenever it is there."""
+    """Writes the yardstick as JSON, atomically."""
     write_stored(path, asdict(yardstick))
 
 
 def read_yardstick(path: Path) -> Yardstick:
-    """What `write_yardstick` wrote.
+    """Reads a yardstick that `write_yardstick` wrote.
 
     Raises:
-        UserError: no such file, not a yardstick, or one of another version.
+        UserError: the file is missing, is no yardstick, or has another format version.
     """
     try:
         yardstick = read_checked(path, Yardstick)

@@ -1,4 +1,4 @@
-"""All yardsticks of a distribution: measured once, then read where they are kept."""
+"""All yardsticks of a distribution, measured once and then read from a folder."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ class MultiTaskConfig(PPOConfig):
     """PPO that learns all training tasks at once."""
 
     env_steps: Count = 500_000
-    """Budget, of all tasks together; rounded up so that evaluations are evenly spaced."""
+    """Env steps of all tasks together; rounded up so that evaluations are evenly spaced."""
     slots: Size = 20
-    """Training tasks that are played side by side."""
+    """Training tasks that are played in parallel."""
     num_minibatches: Size = 10
     """Gradient steps per pass; must divide the env steps between updates."""
     evaluations: Size = 5
-    """Points of the curve after the one at 0 env steps."""
+    """Evaluations after the one at 0 env steps."""
 
 
 class YardsticksConfig(Config):
-    """What else plays the held-out tasks."""
+    """Baselines on held-out tasks."""
 
     tasks: Size = 5
-    """How many of them, spread over their classes; all where there are fewer."""
+    """Number of held-out tasks, spread over classes; all if there are fewer."""
     seed: Size = 1
-    """Of everything that is learned."""
+    """Seed of all learning."""
     ppo: PPOConfig = PPOConfig()
-    """Learns each task from nothing."""
+    """PPO that learns each task from scratch."""
     sac: SACConfig = SACConfig()
-    """Learns each task from nothing, where actions are continuous."""
+    """SAC that learns each task from scratch; only for continuous actions."""
     multi_task: MultiTaskConfig = MultiTaskConfig()
-    """Learns all training tasks at once, and is not adapted."""
+    """PPO that learns all training tasks at once and is not adapted."""
 
 
 def measure_yardsticks(
     distribution: TaskDistribution, config: YardsticksConfig, folder: Path, progress: Progress
 ) -> list[Yardstick]:
-    """Every yardstick that the distribution has; what is kept in the folder is not made again.
+    """Every yardstick of the distribution; those stored in the folder are read, not measured again.
 
     Raises:
-        UserError: there are fewer held-out tasks, or a kept file is damaged.
+        UserError: a stored file is damaged or belongs to other tasks.
     """
     tasks, seed = spread(distribution.test, min(config.tasks, len(distribution.test))), config.seed
 
@@ -76,7 +76,7 @@ def measure_yardsticks(
                 tasks
             ):
                 return stored
-            raise UserError(f"{path} is of other tasks; move it away, and it is made again")
+            raise UserError(f"{path} belongs to other tasks; move it away to measure it again")
         made = make()
         write_yardstick(made, path)
         return made
@@ -106,7 +106,7 @@ def measure_yardsticks(
 
 
 def stamp(distribution: TaskDistribution, config: YardsticksConfig, settings: Config | None) -> str:
-    """What makes a kept yardstick another one when it changes."""
+    """Hash of everything that a stored yardstick depends on."""
     parts: list[Any] = [
         distribution.name, distribution.train.content_hash, distribution.test.content_hash,
         distribution.horizon, config.tasks, config.seed,

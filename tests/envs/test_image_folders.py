@@ -266,8 +266,8 @@ def test_class_names_that_sound_like_splits(tmp_path: Path) -> None:
     [
         (
             ("train/cat", "train/dog", "test/cat", "test/dog"),
-            "train/cat and test/cat in .* are the same class, but held-out classes must be ones "
-            "that are not learned from: keep each class",
+            "train/cat and test/cat in .* are the same class, but held-out classes must not be "
+            "training classes: keep all images of a class",
         ),
         (("train/cat", "train/dog", "val/Cat", "val/owl"), "train/cat and val/Cat in"),
         (("train/cat", "train/dog", "Test/dog", "Test/owl"), "train/dog and Test/dog in"),

@@ -72,7 +72,7 @@ MISTAKES = {
     ),
     "forgotten later": (
         MOVE, f"self.drift *= self.steps < 5; {MOVE}",
-        "the task does not survive a reset, or something else does: a second episode is another",
+        "a second episode differs from the first, with the same seed and actions: reset forgets",
     ),
     "not seeded": (
         "self.np_random.normal()\n        return", "np.random.normal()\n        return",
