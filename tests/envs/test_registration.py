@@ -180,3 +180,11 @@ def test_importing_envs_is_cheap() -> None:
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+def test_gymnasium_registers_the_names_itself() -> None:
+    check = (
+        "import gymnasium; env = gymnasium.make_vec('envs:metarl/ML1-train-v0', num_envs=2, "
+        "env_name='reach-v3', num_threads=1); assert env.reset(seed=0)[0].shape == (2, 39)"
+    )
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
