@@ -56,7 +56,7 @@ class MAMLTRPOConfig(AdaptationConfig):
     affects only the direction and the first step length that is tried: gradient, surrogate and KL,
     which decide whether a step is accepted, use all steps."""
     line_search_steps: Size = 15
-    """Most step lengths that the line search tries."""
+    """Maximum number of step lengths that the line search tries."""
     line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Ratio of each step length to the previous one."""
 

@@ -181,7 +181,7 @@ def _types_in(annotation: Any) -> set[type]:
 
 
 def _taken_as(types: set[type], value: Any) -> Any:
-    """A value as a field takes it whose annotation consists of `types`."""
+    """A value, converted for a field whose annotation consists of `types`."""
     if isinstance(value, list | tuple):
         return [_taken_as(types, item) for item in value]
     if types & {str, Path} and not types & {int, float}:

@@ -1,4 +1,4 @@
-"""Checks what works on this machine, and says how to mend what does not.
+"""Checks what works on this machine, and says how to fix what does not.
 
 python -m metarl.doctor
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 MESSAGE_LIMIT = 2_000
-"""Most characters of an error message; text from environments and files can be of any length."""
+"""Maximum length of an error message; text from environments and files can be of any length."""
 
 
 class UserError(Exception):

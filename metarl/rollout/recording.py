@@ -32,7 +32,7 @@ COLUMNS = {
 }
 """Names of the arrays of each stored recording, and the kinds of their dtypes."""
 LARGEST_FILE = 2**32
-"""Most bytes of a file of recordings, unpacked."""
+"""Maximum size of a file of recordings in bytes, unpacked."""
 Sink = Callable[[Float64[np.ndarray, "N S R"]], None]
 """Function that takes an episode of every slot: S = horizon + 1 states, the initial one and that
 after each step. States of scenes with fewer than R numbers are padded with zeros."""

@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from metarl.errors import UserError, printable
 
 SIZE_LIMIT = 256 * 2**20
-"""Most bytes of a text file; no file that this toolkit writes comes near."""
+"""Maximum size of a text file in bytes; no file that this toolkit writes comes near."""
 
 
 def check_is_file(path: Path) -> None:
-    """Checks that a path is a regular file: reading a pipe would block, a device never end.
+    """Checks that a path is a regular file: reading a pipe may block, reading a device never ends.
 
     Raises:
         OSError: the path does not exist or is not accessible.

@@ -16,7 +16,7 @@ CONTAINER_LIMITS = (
 TASK_BYTES = 500
 """Bytes of a task and its place in a set, without its parameters."""
 STEP_BYTES = 100
-"""Least bytes of a slot's observation, action and reward in one step."""
+"""Minimum number of bytes of a slot's observation, action and reward in one step."""
 
 
 def total_memory() -> int | None:
@@ -34,7 +34,7 @@ def check_memory(needed: int, what: str) -> None:
     """Checks that a number of bytes fits into the total memory.
 
     Args:
-        needed: least number of bytes that are needed.
+        needed: minimum number of bytes that are needed.
         what: their use, and the options that determine it, for the message.
 
     Raises:

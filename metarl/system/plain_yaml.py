@@ -16,13 +16,13 @@ import yaml
 from metarl.errors import UserError, printable
 
 LONGEST = 2**20
-"""Most characters of a file."""
+"""Maximum number of characters in a file."""
 DEEPEST = 20
-"""Most levels of nesting."""
+"""Maximum depth of nesting."""
 MOST = 20_000
-"""Most values in a file; the values behind an alias count at each use."""
+"""Maximum number of values in a file; the values behind an alias count at each use."""
 LONGEST_NUMBER = 400
-"""Most characters of a number: no float is longer, and long integers are slow to read."""
+"""Maximum number of characters in a number: no float needs more, and long integers are slow."""
 
 _CONSTANTS = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,

@@ -405,7 +405,7 @@ def test_attributes_are_those_of_slots() -> None:
         lambda: env.get_attr("reset"),
         lambda: env.call("set_tasks", tasks),
     ):
-        with pytest.raises(AttributeError, match="slots are parts of one PointEnv"):
+        with pytest.raises(AttributeError, match="they are parts of one PointEnv"):
             refused()
 
 
