@@ -1,4 +1,4 @@
-"""Optimizer state that Adam takes over."""
+"""Optimizer state that Adam loads."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Files of any content are read with one line of complaint; files are written whole."""
+"""Reading files of any content gives at most a one-line error; files are written whole."""
 
 import os
 from dataclasses import dataclass
