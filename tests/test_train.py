@@ -169,7 +169,8 @@ def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
     lines = [line.split(maxsplit=2) for line in printed if line.startswith(" ")]
     listed = {" ".join(line[:2]) if line[0] == "--env.kind" else line[0] for line in lines}
     assert all(len(line) >= 2 for line in lines)
-    for kind in ("metaworld", "locomotion", "bandit", "tabular", "point", "gymnasium"):
+    kinds = ("metaworld", "locomotion", "bandit", "tabular", "point", "gymnasium", "native_task")
+    for kind in kinds:
         assert f"--env.kind {kind}" in listed
     assert {f"--env.variant={name}" for name in VARIANTS} <= listed
     configs = Path(train.__file__).parent / "configs"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import llvmlite
 import numba
@@ -29,6 +30,8 @@ from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
 
 from metarl.system.cache import cache_folder
+
+F = TypeVar("F", bound=Callable)
 
 
 def content_stamp(sources: Sequence[str]) -> str:
@@ -125,7 +128,7 @@ def renamed(function: Callable, name: str) -> Callable:
     return function
 
 
-def inner(function: Callable) -> Callable:
+def inner(function: F) -> F:
     """`njit` for functions called only from compiled code; halves the compile time.
 
     The wrapper of a run-time type checker is removed.

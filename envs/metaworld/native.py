@@ -20,7 +20,7 @@ from envs.engine.compiled import compile_callback, inner, pointer
 from envs.engine.env import EngineEnv
 from envs.metaworld.official import ACTION_SPACE, DT, HORIZON, MetaWorldTask, observation_space
 from envs.metaworld.snapshots import drawn_scene, official, snapshots
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.tasks.interface import (
     ACTION_SCALE,
     EXTRA_CONSTANTS,
@@ -34,6 +34,8 @@ from metarl.rollout.scene import Scene
 
 NUM_SUBSTEPS = 5
 ACTION_SIZE = 4
+OUTCOME_NAMES = ("unscaled_reward", *Outcome._fields[1:])
+"""Names of a step's scalars in `info`; the first is the reward."""
 
 
 @inner
@@ -68,7 +70,7 @@ def compiled_act() -> CFunc:
 @cache
 def compiled_observe(env_name: str) -> CFunc:
     """The `observe` callback of a task."""
-    return compile_observe(TASKS[env_name])
+    return compile_observe(TASK_CLASSES[env_name])
 
 
 class NativeEnv(EngineEnv[MetaWorldTask]):
@@ -98,7 +100,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         num_threads: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        readings = (sum(s.size for s in code.sources()) for code in TASKS.values())
+        readings = (sum(s.size for s in code.sources()) for code in TASK_CLASSES.values())
         batch = Batch(
             num_slots=len(tasks),
             action_size=ACTION_SIZE,
@@ -113,7 +115,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         super().__init__(
             tasks,
             batch=batch,
-            outcome=("unscaled_reward", *Outcome._fields[1:]),
+            outcome=OUTCOME_NAMES,
             horizon=horizon,
             observation_space=observation_space(),
             action_space=ACTION_SPACE,

@@ -19,7 +19,7 @@ import numpy as np
 
 from envs.engine.batch import SharedModel, Snapshot
 from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.tasks.interface import (
     ACTION_SCALE,
     EXTRA_CONSTANTS,
@@ -50,13 +50,13 @@ class Official(NamedTuple):
 def official(env_name: str) -> Official:
     """The official environment of a name, and its scene with what the task's code reads."""
     env = make_official_env(env_name)
-    readings = [source.reading(env.model) for source in TASKS[env_name].sources()]
+    readings = [source.reading(env.model) for source in TASK_CLASSES[env_name].sources()]
     return Official(env, SharedModel(env.model, EDITED, readings), {})
 
 
 def take_snapshot(env, scene: SharedModel, task: MetaWorldTask) -> Snapshot:
     """The state right after the official reset to a task."""
-    code = TASKS[task.env_name]
+    code = TASK_CLASSES[task.env_name]
     set_official_task(env, task)
     obs, _ = env.reset()
     late = [name for name in code.constants if getattr(env, name) is None]
@@ -131,7 +131,7 @@ def _take_missing(env_name: str, tasks: Sequence[MetaWorldTask]) -> None:
     env, scene, known = official(env_name)
     if all(_goal(task) in known for task in tasks):
         return
-    path = cache_folder() / "snapshots" / f"{env_name}-{_stamp(TASKS[env_name])}.npz"
+    path = cache_folder() / "snapshots" / f"{env_name}-{_stamp(TASK_CLASSES[env_name])}.npz"
     for goal, snapshot in _read(path).items():
         known.setdefault(goal, snapshot)
     missing = {_goal(task): task for task in tasks if _goal(task) not in known}

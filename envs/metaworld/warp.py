@@ -16,7 +16,7 @@ from gymnasium import spaces
 from envs.metaworld.native import NUM_SUBSTEPS, act
 from envs.metaworld.official import ACTION_SPACE, HORIZON, MetaWorldTask, observation_space
 from envs.metaworld.snapshots import drawn_scene, official, snapshots
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.tasks.interface import FRAME_SIZE, Outcome, TouchForce, observe_function
 from envs.warp_engine.env import Placement, WarpEnv
 from envs.warp_engine.spec import SceneSpec
@@ -27,7 +27,7 @@ from metarl.rollout.scene import Scene
 @cache
 def scene_spec(env_name: str) -> SceneSpec:
     """A class of tasks as the engine needs it."""
-    code = TASKS[env_name]
+    code = TASK_CLASSES[env_name]
     touches = any(isinstance(source, TouchForce) for source in code.readings)
     return SceneSpec(
         scene=official(env_name).scene,

@@ -42,6 +42,11 @@ class UserModule:
         """Whether it is given by its path."""
         return self.source.endswith(".py")
 
+    @property
+    def code(self) -> str:
+        """The code that `loaded` executes: a file with its whole path, or the name of a module."""
+        return str(self.path) if self.is_file else f"the module {self.source}"
+
     @cached_property
     def loaded(self) -> ModuleType:
         """The module, executed once.

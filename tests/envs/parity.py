@@ -17,7 +17,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from envs.engine.batch import STATE
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import MetaWorldTask, make_official_env, set_official_task
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 
 TOLERANCE = 1e-12
 SCRAMBLE_EVERY = 10
@@ -235,7 +235,7 @@ class OfficialLines:
 def main() -> None:
     """Print the worst differences of the tasks named on the command line, or of all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", default=list(TASK_CLASSES))
     parser.add_argument("--goals", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--missed", action="store_true", help="official reward lines never run")

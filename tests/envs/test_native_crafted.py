@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from envs.metaworld.native import compiled_observe
 from envs.metaworld.official import make_official_env, set_official_task
 from envs.metaworld.snapshots import snapshots
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.tasks.interface import (
     MAX_CONSTANTS,
     OBS_SIZE,
@@ -67,7 +67,7 @@ class Crafted:
 
     def __init__(self, env_name: str, rng: np.random.Generator):
         self._rng = rng
-        self._sources = TASKS[env_name].sources()
+        self._sources = TASK_CLASSES[env_name].sources()
         (task,) = official_tasks(env_name, seed=int(rng.integers(2**31)), count=1)
         self.env = make_official_env(env_name)
         set_official_task(self.env, task)
@@ -183,7 +183,7 @@ def compare_crafted(env_name: str, states: int) -> Seen:
     return seen
 
 
-@pytest.mark.parametrize("env_name", TASKS)
+@pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_same_as_official_on_crafted_states(env_name: str) -> None:
     seen = compare_crafted(env_name, STATES)
     assert max(seen.worst.values()) <= TOLERANCE, seen

@@ -14,7 +14,7 @@ from envs.engine.batch import Snapshot
 from envs.engine.compiled import compile_callback
 from envs.metaworld import native, snapshots
 from envs.metaworld.official import MetaWorldTask, make_official_env
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from metarl.system.cache import read_arrays
 from tests.envs.parity import official_tasks
 
@@ -264,6 +264,8 @@ def test_a_constant_that_no_reset_fixes_is_refused(monkeypatch: pytest.MonkeyPat
     """It would reach the reward as NaN."""
     env = make_official_env(NAME)
     env.never_fixed = None
-    monkeypatch.setitem(TASKS, NAME, dataclasses.replace(TASKS[NAME], constants=("never_fixed",)))
+    monkeypatch.setitem(
+        TASK_CLASSES, NAME, dataclasses.replace(TASK_CLASSES[NAME], constants=("never_fixed",))
+    )
     with pytest.raises(ValueError, match=r"never_fixed is None"):
         snapshots.take_snapshot(env, snapshots.official(NAME).scene, some_tasks(1)[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from envs.metaworld.native import NativeEnv
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.tasks.interface import compile_observe
 from tests.envs.parity import compare, native_simulation, official_tasks
 
@@ -17,7 +17,7 @@ SCRAMBLED_HORIZON = 500 if GOALS > 1 else 250
 
 @pytest.mark.filterwarnings("ignore:Constant")  # of the scripted policies
 @pytest.mark.parametrize("scrambled", [False, True], ids=["scripted", "scrambled"])
-@pytest.mark.parametrize("env_name", TASKS)
+@pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_same_as_official(env_name, scrambled):
     horizon = SCRAMBLED_HORIZON if scrambled else 500
     worst = compare(env_name, goals=GOALS, seed=len(env_name), horizon=horizon, scrambled=scrambled)
@@ -25,7 +25,7 @@ def test_same_as_official(env_name, scrambled):
 
 
 def _some_tasks(count):
-    names = list(TASKS)
+    names = list(TASK_CLASSES)
     return [official_tasks(names[k % len(names)], seed=k, count=1)[0] for k in range(count)]
 
 
@@ -142,7 +142,7 @@ def test_an_unstable_slot_rests_with_its_last_observation_and_reward_zero():
 def test_symbols_of_made_functions_carry_the_task(env_name, tmp_path, monkeypatch):
     """Else code that another process cached can take the place of code compiled here."""
     monkeypatch.setenv("METARL_CACHE", str(tmp_path))  # what comes from a cache has no text
-    library = compile_observe(TASKS[env_name])._library.get_llvm_str()
+    library = compile_observe(TASK_CLASSES[env_name])._library.get_llvm_str()
     made = [line for line in library.splitlines() if line.startswith("define")]
     made = [line for line in made if "observe" in line or "locals" in line]
     assert made

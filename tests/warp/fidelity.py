@@ -31,7 +31,7 @@ import torch
 import warp as wp
 from scipy.stats import binomtest
 
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.warp import WarpMetaWorldEnv
 from envs.warp_engine.scene import DeviceScene
 from metarl.system.files import written_whole
@@ -221,14 +221,15 @@ def _elsewhere(result: Fidelity, elsewhere: dict[str, dict[str, list[int]]]) -> 
 def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> None:
     """Stores what is known, as JSON and as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = [results[name] for name in TASKS if name in results]
+    ordered = [results[name] for name in TASK_CLASSES if name in results]
     stored = {"environment": about, "tasks": [asdict(r) for r in ordered]}
     with written_whole(folder / "fidelity.json") as partial:
         partial.write_text(json.dumps(stored, indent=1) + "\n")
     with written_whole(folder / "fidelity.md") as partial:
         partial.write_text(
             f"{table(ordered, known_successes(folder))}\n\n"
-            f"{len(ordered)} of {len(TASKS)} tasks, on {about['warp_device']}; native and Warp: "
+            f"{len(ordered)} of {len(TASK_CLASSES)} tasks, on {about['warp_device']}; "
+            "native and Warp: "
             f"MuJoCo {about['versions']['mujoco']}, MuJoCo Warp {about['mujoco_warp']}, "
             f"Warp {wp.config.version}\n"
         )
@@ -251,7 +252,7 @@ def read(folder: Path) -> dict[str, Fidelity]:
 def main() -> None:
     """Plays the tasks named on the command line, or all, and stores what differs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", default=list(TASK_CLASSES))
     parser.add_argument("--goals", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("results/warp"))
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import MetaWorldTask, set_official_task
 from envs.metaworld.snapshots import official, snapshots
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from metarl.system.files import written_whole
 from tests.envs.parity import native_simulation, official_tasks
 
@@ -112,7 +112,7 @@ def known_successes(folder: Path) -> dict[str, dict[str, list[int]]]:
 def main() -> None:
     """Plays the tasks named on the command line, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", default=list(TASK_CLASSES))
     parser.add_argument("--goals", type=int, default=20)
     parser.add_argument("--output", type=Path, default=Path("results/warp"))
     options = parser.parse_args()

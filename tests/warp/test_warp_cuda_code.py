@@ -12,7 +12,7 @@ from numba import cuda  # noqa: E402
 
 from envs.locomotion.native import OUTCOME, act, observe  # noqa: E402
 from envs.metaworld.native import act as act_in_metaworld  # noqa: E402
-from envs.metaworld.tasks import TASKS  # noqa: E402
+from envs.metaworld.tasks import TASK_CLASSES  # noqa: E402
 from envs.metaworld.tasks.interface import observe_function  # noqa: E402
 from envs.warp_engine.worlds import WorldCode, world_kernels  # noqa: E402
 
@@ -45,9 +45,9 @@ def compiled(code, capability, monkeypatch, *, observed=False, names=tuple(SIGNA
     ]
 
 
-@pytest.mark.parametrize("env_name", TASKS)
+@pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_meta_world(env_name, monkeypatch):
-    function = observe_function(TASKS[env_name])
+    function = observe_function(TASK_CLASSES[env_name])
     code = WorldCode(env_name.replace("-", "_"), act_in_metaworld, function)
     names = tuple(SIGNATURES) if env_name == "reach-v3" else ("observe",)  # the rest is the same
     for text in compiled(code, (8, 0), monkeypatch, names=names):
@@ -58,7 +58,7 @@ def test_meta_world(env_name, monkeypatch):
 @pytest.mark.parametrize("env_name", ["reach-v3", "stick-push-v3"])
 def test_gpus(env_name, capability, monkeypatch):
     code = WorldCode(
-        env_name.replace("-", "_"), act_in_metaworld, observe_function(TASKS[env_name])
+        env_name.replace("-", "_"), act_in_metaworld, observe_function(TASK_CLASSES[env_name])
     )
     for text in compiled(code, capability, monkeypatch):
         assert f".target sm_{capability[0]}{capability[1]}" in text

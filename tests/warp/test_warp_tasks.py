@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("warp", reason="MuJoCo Warp is not installed: make test-gpu")
 pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not installed: make test-gpu")
 
-from envs.metaworld.tasks import TASKS
+from envs.metaworld.tasks import TASK_CLASSES
 from envs.metaworld.warp import WarpMetaWorldEnv
 from tests.envs.parity import official_tasks
 from tests.warp.fidelity import (
@@ -20,10 +20,10 @@ from tests.warp.scripted import play_natively
 
 ALL = torch.cuda.is_available()
 """Whether all tasks are stepped; on a processor each costs a quarter of a minute to compile."""
-STEPPED = list(TASKS) if ALL else ["reach-v3", "drawer-close-v3", "stick-push-v3"]
+STEPPED = list(TASK_CLASSES) if ALL else ["reach-v3", "drawer-close-v3", "stick-push-v3"]
 
 
-@pytest.mark.parametrize("env_name", TASKS)
+@pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_observation_reward_and_success_on_recorded_states(env_name):
     """From positions alone, through the engine's own readings; of forces, see stick-push below."""
     tasks = official_tasks(env_name, seed=1, count=2)

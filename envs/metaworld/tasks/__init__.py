@@ -37,5 +37,7 @@ FAMILIES = (
     windows,
 )
 
-TASKS: dict[str, TaskCode] = {task.env_name: task for family in FAMILIES for task in family.TASKS}
+TASK_CLASSES: dict[str, TaskCode] = {
+    task.env_name: task for family in FAMILIES for task in family.TASK_CLASSES
+}
 """Every task that the native engine knows, by its official name."""

@@ -3,7 +3,6 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_quat,
     site_matrix,
@@ -14,21 +13,16 @@ from envs.metaworld.tasks.shared import (
     MEDIUM,
     QUARTER_TURN,
     add,
-    distance,
-    distance_xy,
     funnel_floor,
     gripper_caging_reward,
     hamacher_product,
     handled_reward,
     long_tail,
-    minus,
     multiply,
-    norm,
-    plus,
     rect_prism_tolerance,
-    scaled,
-    vec,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import distance, distance_xy, minus, norm, plus, scaled, vec
 
 WRENCH_HANDLE_LENGTH = 0.02
 WRENCH_LIFTED_Z = 0.02
@@ -37,25 +31,30 @@ WRENCH_SCALE = (1.0, 1.0, 3.0)  # height matters most
 
 
 @inner
-def nut_over_peg(nut, target):
-    """How well the nut is placed over the peg, and whether it is on it."""
+def nut_over_peg(nut: Vector, target: Vector) -> tuple[float, bool]:
+    """Quality of the nut's place over the peg, and True where it is on it."""
     radius = distance_xy(target, nut)
     success = radius < ALIGNED and target[2] - nut[2] > 0.0
     # once on the peg, there is no reason to ask for more accuracy
     bottleneck = 0.02 if success else 0.01
-    height = funnel_floor(radius, bottleneck, slope=0.02, height=0.2)
+    height = funnel_floor(radius, bottleneck=bottleneck, slope=0.02, height=0.2)
     error = target[0] - nut[0], target[1] - nut[1], height - nut[2]
-    placed = long_tail(norm(scaled(error, WRENCH_SCALE)), 0.0, 0.02, 0.4)
+    placed = long_tail(norm(scaled(error, WRENCH_SCALE)), lower=0.0, upper=0.02, margin=0.4)
     lifted = 0.1 if nut[2] > WRENCH_LIFTED_Z or radius < bottleneck else 0.0
     return lifted + 0.9 * placed, success
 
 
 @inner
-def assembly(now, start):
+def assembly(now: Now, start: Start) -> Outcome:
     """assembly-v3: pick up the wrench and put its nut onto the peg."""
     in_place, success = nut_over_peg(vec(now.extra, 0), start.target)
     reward, held, turned = handled_reward(
-        now, start, in_place, WRENCH_HANDLE_LENGTH, QUARTER_TURN, MEDIUM
+        now,
+        start,
+        in_place=in_place,
+        handle_length=WRENCH_HANDLE_LENGTH,
+        ideal=QUARTER_TURN,
+        density=MEDIUM,
     )
     return Outcome(
         reward=10.0 if success else reward,
@@ -68,14 +67,19 @@ def assembly(now, start):
 
 
 @inner
-def disassemble(now, start):
+def disassemble(now: Now, start: Start) -> Outcome:
     """disassemble-v3: lift the wrench's nut off the peg."""
     above = 0.0, 0.0, 0.1  # where the nut should get to, from the target
     nut = vec(now.extra, 0)
-    placed = long_tail(distance(plus(start.target, above), nut), 0.0, 0.02, 0.2)
+    placed = long_tail(distance(plus(start.target, above), nut), lower=0.0, upper=0.02, margin=0.2)
     in_place = (0.1 if nut[2] > WRENCH_LIFTED_Z else 0.0) + 0.9 * placed
     reward, held, turned = handled_reward(
-        now, start, in_place, WRENCH_HANDLE_LENGTH, QUARTER_TURN, HIGH
+        now,
+        start,
+        in_place=in_place,
+        handle_length=WRENCH_HANDLE_LENGTH,
+        ideal=QUARTER_TURN,
+        density=HIGH,
     )
     success = now.obj[2] > start.target[2]
     return Outcome(
@@ -96,13 +100,13 @@ PEG_SCALE = (1.0, 2.0, 2.0)  # the hole lies along x
 
 
 @inner
-def peg_insert_side(now, start):
+def peg_insert_side(now: Now, start: Start) -> Outcome:
     """peg-insert-side-v3: pick up the peg and put its head into a hole in the box's side."""
     head = vec(now.extra, 0)
     tcp_to_obj = distance(now.obj, now.tcp)
     obj_to_target = norm(scaled(minus(head, start.target), PEG_SCALE))
     margin = norm(scaled(minus(vec(start.extra, 0), start.target), PEG_SCALE))
-    near_target = long_tail(obj_to_target, 0.0, INSERTED, margin)
+    near_target = long_tail(obj_to_target, lower=0.0, upper=INSERTED, margin=margin)
     # two prisms around the hole, in which the head would hit the box
     clear_1 = rect_prism_tolerance(head, zero=vec(now.extra, 3), one=vec(now.extra, 6))
     clear_2 = rect_prism_tolerance(head, zero=vec(now.extra, 9), one=vec(now.extra, 12))
@@ -145,7 +149,7 @@ PLUG_OPENING = 0.5  # of the gripper, below which there is no plug in it
 
 
 @inner
-def peg_unplug_side(now, start):
+def peg_unplug_side(now: Now, start: Start) -> Outcome:
     """peg-unplug-side-v3: pull the plug out of the box's side."""
     tcp_to_obj = distance(now.obj, now.tcp)
     obj_to_target = distance(now.obj, start.target)
@@ -162,7 +166,7 @@ def peg_unplug_side(now, start):
         density=HIGH,
     )
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(obj_to_target, 0.0, UNPLUGGED, margin)
+    in_place = long_tail(obj_to_target, lower=0.0, upper=UNPLUGGED, margin=margin)
     reward = multiply(2.0, object_grasped, single)
     moved = now.obj[0] - start.obj_init[0] > PLUG_MOVED
     if now.opened > PLUG_OPENING and moved and tcp_to_obj < PLUG_HELD:
@@ -181,7 +185,7 @@ def peg_unplug_side(now, start):
 
 WRENCH = Object(site_pos("RoundNut-8"), body_quat("RoundNut"))
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="assembly-v3",
         reward=assembly,

@@ -3,13 +3,14 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_pos,
     body_quat,
     site_pos,
 )
-from envs.metaworld.tasks.shared import distance, hamacher_product, long_tail
+from envs.metaworld.tasks.shared import hamacher_product, long_tail
+from envs.metaworld.tasks.values import Now, Outcome, Start
+from envs.metaworld.tasks.vectors import distance
 
 NEAR_OBJECT = 0.05
 COFFEE_BUTTON_WAY = 0.03  # how deep the coffee machine's button goes
@@ -20,20 +21,22 @@ TOP_BUTTON = Object(body_pos("button"), body_quat("button"), offset=(0.0, 0.0, 0
 
 
 @inner
-def _near(now, start, radius):
-    """How near the gripper is to the button: the distance, and what it is worth."""
+def _near(now: Now, start: Start, radius: float) -> tuple[float, float]:
+    """Distance from the fingertips to the button (m), and its quality in [0, 1]."""
     tcp_to_obj = distance(now.obj, now.tcp)
-    return tcp_to_obj, long_tail(tcp_to_obj, 0.0, radius, distance(now.obj, start.init_tcp))
+    return tcp_to_obj, long_tail(
+        tcp_to_obj, lower=0.0, upper=radius, margin=distance(now.obj, start.init_tcp)
+    )
 
 
 @inner
-def _pressed(obj_to_target, way):
-    """How far the button is in."""
-    return long_tail(obj_to_target, 0.0, 0.005, way)
+def _pressed(obj_to_target: float, way: float) -> float:
+    """Quality of the button's depth, in [0, 1]."""
+    return long_tail(obj_to_target, lower=0.0, upper=0.005, margin=way)
 
 
 @inner
-def _press_sideways(now, start, way):
+def _press_sideways(now: Now, start: Start, way: float) -> Outcome:
     """Press a button that points to the robot; it goes `way` metres deep."""
     tcp_to_obj, near = _near(now, start, radius=0.05)
     obj_to_target = abs(start.target[1] - now.obj[1])
@@ -52,19 +55,19 @@ def _press_sideways(now, start, way):
 
 
 @inner
-def button_press(now, start):
+def button_press(now: Now, start: Start) -> Outcome:
     """button-press-v3: press a button from the side."""
-    return _press_sideways(now, start, start.extra[0])
+    return _press_sideways(now, start, way=start.extra[0])
 
 
 @inner
-def coffee_button(now, start):
+def coffee_button(now: Now, start: Start) -> Outcome:
     """coffee-button-v3: press the button of a coffee machine."""
-    return _press_sideways(now, start, COFFEE_BUTTON_WAY)
+    return _press_sideways(now, start, way=COFFEE_BUTTON_WAY)
 
 
 @inner
-def button_press_wall(now, start):
+def button_press_wall(now: Now, start: Start) -> Outcome:
     """button-press-wall-v3: press a button from the side, behind a wall."""
     tcp_to_obj, near = _near(now, start, radius=0.01)
     obj_to_target = abs(start.target[1] - now.obj[1])
@@ -84,8 +87,8 @@ def button_press_wall(now, start):
 
 
 @inner
-def _press_down(now, start, gripper):
-    """Press a button that points up; `gripper` says how far the gripper is as it should be."""
+def _press_down(now: Now, start: Start, gripper: float) -> Outcome:
+    """Press a button that points up; `gripper` is the quality of its opening, in [0, 1]."""
     tcp_to_obj, near = _near(now, start, radius=0.01)
     obj_to_target = abs(start.target[2] - now.obj[2])
     pressed = _pressed(obj_to_target, start.extra[0])
@@ -103,18 +106,18 @@ def _press_down(now, start, gripper):
 
 
 @inner
-def button_press_topdown(now, start):
+def button_press_topdown(now: Now, start: Start) -> Outcome:
     """button-press-topdown-v3: press a button from above, with a closed gripper."""
-    return _press_down(now, start, 1.0 - now.opened)
+    return _press_down(now, start, gripper=1.0 - now.opened)
 
 
 @inner
-def button_press_topdown_wall(now, start):
+def button_press_topdown_wall(now: Now, start: Start) -> Outcome:
     """button-press-topdown-wall-v3: press a button from above, behind a wall, gripper open."""
-    return _press_down(now, start, now.opened)
+    return _press_down(now, start, gripper=now.opened)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="button-press-topdown-v3",
         reward=button_press_topdown,

@@ -5,7 +5,6 @@ import math
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_pos,
     body_quat,
@@ -16,19 +15,14 @@ from envs.metaworld.tasks.interface import (
 )
 from envs.metaworld.tasks.shared import (
     above_floor,
-    distance,
-    distance_xy,
     funnel_floor,
     gaussian,
     grab_effort,
     hamacher_product,
     long_tail,
-    minus,
-    norm,
-    plus,
-    scaled,
-    vec,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import distance, distance_xy, minus, norm, plus, scaled, vec
 
 DOOR_OPEN = 0.08  # metres of x between handle and target
 GRIP_OFFSET = (-0.05, 0.0, 0.0)  # where to grip, from the handle
@@ -46,23 +40,23 @@ SHOULDER_OFFSET = (0.0, 0.055, 0.07)  # from the hand to the gripper's shoulder,
 
 
 @inner
-def _ready_to_open(hand, grip_at):
-    """How well the hand is placed behind the handle; it must come in from above, as by a funnel."""
+def _ready_to_open(hand: Vector, grip_at: Vector) -> float:
+    """Quality of the hand's place behind the handle; it must come from above, as by a funnel."""
     radius = distance_xy(hand, grip_at)
-    floor = funnel_floor(radius, FUNNEL_RADIUS, slope=0.04, height=0.4)
-    above = above_floor(hand[2], floor, margin=floor / 2.0)
+    floor = funnel_floor(radius, bottleneck=FUNNEL_RADIUS, slope=0.04, height=0.4)
+    above = above_floor(hand[2], floor=floor, margin=floor / 2.0)
     missed = norm(minus(minus(hand, grip_at), HOOK_OFFSET))
-    in_place = long_tail(missed, 0.0, FUNNEL_RADIUS / 2.0, 0.5)
+    in_place = long_tail(missed, lower=0.0, upper=FUNNEL_RADIUS / 2.0, margin=0.5)
     return hamacher_product(above, in_place)
 
 
 @inner
-def door_open(now, start):
+def door_open(now: Now, start: Start) -> Outcome:
     """door-open-v3: pull a door open by its handle."""
     angle = now.extra[0]  # of the hinge; opening is negative
     effort = grab_effort(now.grip)
     ready = _ready_to_open(now.hand, plus(now.obj, GRIP_OFFSET))
-    wide = long_tail(WIDE_OPEN + angle, 0.0, 0.5, math.pi / 3.0)
+    wide = long_tail(WIDE_OPEN + angle, lower=0.0, upper=0.5, margin=math.pi / 3.0)
     opened = (0.2 if angle < -AJAR else 0.0) + 0.8 * wide
     success = abs(now.obj[0] - start.target[0]) <= DOOR_OPEN
     reward = 10.0 if success else 2.0 * hamacher_product(ready, effort) + 8.0 * opened
@@ -77,14 +71,16 @@ def door_open(now, start):
 
 
 @inner
-def door_close(now, start):
+def door_close(now: Now, start: Start) -> Outcome:
     """door-close-v3: push a door shut by its handle."""
     obj_to_target = distance(now.obj, start.target)
     margin = distance(start.obj_init, start.target)
-    in_place = gaussian(obj_to_target, 0.0, CLOSE_RADIUS, margin)
+    in_place = gaussian(obj_to_target, lower=0.0, upper=CLOSE_RADIUS, margin=margin)
     tcp_to_target = distance(now.tcp, start.target)
     hand_margin = distance(start.hand_init, now.obj) + 0.1
-    hand_in_place = gaussian(tcp_to_target, 0.0, 0.25 * CLOSE_RADIUS, hand_margin)
+    hand_in_place = gaussian(
+        tcp_to_target, lower=0.0, upper=0.25 * CLOSE_RADIUS, margin=hand_margin
+    )
     closed = obj_to_target < CLOSE_RADIUS
     return Outcome(
         reward=10.0 if closed else 3.0 * hand_in_place + 6.0 * in_place,
@@ -97,9 +93,9 @@ def door_close(now, start):
 
 
 @inner
-def _turned(hint, near, to_lock, lock_to_target):
-    """What both lock tasks end in: the hint to approach, and how far the lock has turned."""
-    turned = long_tail(lock_to_target, 0.0, 0.005, LOCK_LENGTH)
+def _turned(hint: float, near: float, to_lock: float, lock_to_target: float) -> Outcome:
+    """Common end of both lock tasks: the hint to approach, and the turn of the lock."""
+    turned = long_tail(lock_to_target, lower=0.0, upper=0.005, margin=LOCK_LENGTH)
     return Outcome(
         reward=2.0 * hint + 8.0 * turned,
         success=lock_to_target <= 0.02,
@@ -111,28 +107,33 @@ def _turned(hint, near, to_lock, lock_to_target):
 
 
 @inner
-def door_lock(now, start):
+def door_lock(now: Now, start: Start) -> Outcome:
     """door-lock-v3: turn a door's lock down."""
     to_lock = norm(scaled(minus(now.obj, now.left_pad), LOCK_SCALE))
     # The official margin is the distance from the "initial" pad, which in fact moves with the pad.
-    near = long_tail(to_lock, 0.0, 0.01, to_lock)
+    near = long_tail(to_lock, lower=0.0, upper=0.01, margin=to_lock)
     lock_to_target = abs(start.target[2] - now.obj[2])
-    return _turned(hamacher_product(now.opened, near), near, to_lock, lock_to_target)
+    return _turned(
+        hint=hamacher_product(now.opened, near),
+        near=near,
+        to_lock=to_lock,
+        lock_to_target=lock_to_target,
+    )
 
 
 @inner
-def door_unlock(now, start):
+def door_unlock(now: Now, start: Start) -> Outcome:
     """door-unlock-v3: push a door's lock sideways."""
     lock_body = vec(now.extra, 0)  # the official `obj_init_pos`, which in fact moves
     shoulder_to_lock = norm(scaled(minus(plus(now.hand, SHOULDER_OFFSET), now.obj), LOCK_SCALE))
     shoulder_init = plus(start.init_tcp, SHOULDER_OFFSET)
     margin = norm(scaled(minus(shoulder_init, lock_body), LOCK_SCALE))
-    ready = long_tail(shoulder_to_lock, 0.0, 0.02, margin)
+    ready = long_tail(shoulder_to_lock, lower=0.0, upper=0.02, margin=margin)
     lock_to_target = abs(start.target[0] - now.obj[0])
-    return _turned(ready, ready, shoulder_to_lock, lock_to_target)
+    return _turned(hint=ready, near=ready, to_lock=shoulder_to_lock, lock_to_target=lock_to_target)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="door-close-v3",
         reward=door_close,

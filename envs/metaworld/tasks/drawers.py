@@ -1,19 +1,16 @@
 """Tasks with a drawer."""
 
 from envs.engine.compiled import inner
-from envs.metaworld.tasks.interface import Object, Outcome, TaskCode, body_pos, body_quat
+from envs.metaworld.tasks.interface import Object, TaskCode, body_pos, body_quat
 from envs.metaworld.tasks.shared import (
-    distance,
     gaussian,
     gripper_closed,
     hamacher_product,
     long_tail,
-    minus,
     multiply,
-    norm,
-    plus,
-    scaled,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Start
+from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled
 
 OPEN_LENGTH = 0.2  # metres from shut to open
 OPEN_SUCCESS_RADIUS = 0.03
@@ -25,14 +22,14 @@ HANDLE_RADIUS = 0.005
 
 
 @inner
-def drawer_open(now, start):
+def drawer_open(now: Now, start: Start) -> Outcome:
     """drawer-open-v3: pull a drawer open by its handle."""
     handle_to_target = distance(now.obj, start.target)
-    opening = long_tail(handle_to_target, 0.0, 0.02, OPEN_LENGTH)
+    opening = long_tail(handle_to_target, lower=0.0, upper=0.02, margin=OPEN_LENGTH)
     handle_init = plus(start.target, (0.0, OPEN_LENGTH, 0.0))
     error = norm(scaled(minus(now.obj, now.hand), CAGING_SCALE))
     margin = norm(scaled(minus(handle_init, start.init_tcp), CAGING_SCALE))
-    caging = long_tail(error, 0.0, 0.01, margin)
+    caging = long_tail(error, lower=0.0, upper=0.01, margin=margin)
     return Outcome(
         reward=(caging + opening) * 5.0,
         success=handle_to_target <= OPEN_SUCCESS_RADIUS,
@@ -44,14 +41,14 @@ def drawer_open(now, start):
 
 
 @inner
-def drawer_close(now, start):
+def drawer_close(now: Now, start: Start) -> Outcome:
     """drawer-close-v3: push a drawer shut by its handle, with a closed gripper."""
     target_to_obj = distance(now.obj, start.target)
     margin = abs(distance(start.obj_init, start.target) - CLOSE_RADIUS)
-    in_place = long_tail(target_to_obj, 0.0, CLOSE_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=CLOSE_RADIUS, margin=margin)
     tcp_to_obj = distance(now.obj, now.tcp)
     reach_margin = abs(distance(start.obj_init, start.init_tcp) - HANDLE_RADIUS)
-    near = gaussian(tcp_to_obj, 0.0, HANDLE_RADIUS, reach_margin)
+    near = gaussian(tcp_to_obj, lower=0.0, upper=HANDLE_RADIUS, margin=reach_margin)
     closed, single = gripper_closed(now.grip, 1.0)
     reach = hamacher_product(near, closed, single)
     success = target_to_obj <= CLOSE_SUCCESS_RADIUS
@@ -66,7 +63,7 @@ def drawer_close(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="drawer-close-v3",
         reward=drawer_close,

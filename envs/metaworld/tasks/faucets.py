@@ -1,8 +1,10 @@
 """Tasks with a faucet."""
 
 from envs.engine.compiled import inner
-from envs.metaworld.tasks.interface import Object, Outcome, TaskCode, body_quat, site_pos
-from envs.metaworld.tasks.shared import distance, gaussian, long_tail, plus
+from envs.metaworld.tasks.interface import Object, TaskCode, body_quat, site_pos
+from envs.metaworld.tasks.shared import gaussian, long_tail
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import distance, plus
 
 TARGET_RADIUS = 0.07
 HANDLE_RADIUS = 0.01
@@ -13,14 +15,14 @@ OPEN_OFFSET = (-0.04, 0.0, 0.03)  # from there to where the handle is pushed ope
 
 
 @inner
-def _turn(now, start, handle):
+def _turn(now: Now, start: Start, handle: Vector) -> Outcome:
     """Push the point `handle` to the target."""
     target_to_obj = distance(handle, start.target)
     margin = abs(distance(start.obj_init, start.target) - TARGET_RADIUS)
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     tcp_to_obj = distance(handle, now.tcp)
     reach_margin = abs(distance(start.obj_init, start.init_tcp) - HANDLE_RADIUS)
-    reach = gaussian(tcp_to_obj, 0.0, HANDLE_RADIUS, reach_margin)
+    reach = gaussian(tcp_to_obj, lower=0.0, upper=HANDLE_RADIUS, margin=reach_margin)
     success = target_to_obj <= TARGET_RADIUS
     return Outcome(
         reward=10.0 if success else (2.0 * reach + 3.0 * in_place) * 2.0,
@@ -33,18 +35,18 @@ def _turn(now, start, handle):
 
 
 @inner
-def faucet_open(now, start):
+def faucet_open(now: Now, start: Start) -> Outcome:
     """faucet-open-v3: turn a faucet's handle open."""
-    return _turn(now, start, plus(now.obj, OPEN_OFFSET))
+    return _turn(now, start, handle=plus(now.obj, OPEN_OFFSET))
 
 
 @inner
-def faucet_close(now, start):
+def faucet_close(now: Now, start: Start) -> Outcome:
     """faucet-close-v3: turn a faucet's handle shut."""
-    return _turn(now, start, now.obj)
+    return _turn(now, start, handle=now.obj)
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="faucet-close-v3",
         reward=faucet_close,

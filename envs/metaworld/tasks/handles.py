@@ -1,16 +1,16 @@
 """Tasks in which a handle is pressed down or pulled up."""
 
 from envs.engine.compiled import inner
-from envs.metaworld.tasks.interface import Object, Outcome, TaskCode, site_pos
+from envs.metaworld.tasks.interface import Object, TaskCode, site_pos
 from envs.metaworld.tasks.shared import (
     HIGH,
     add,
-    distance,
     gripper_caging_reward,
     hamacher_product,
     long_tail,
-    vec,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Rounded, Start
+from envs.metaworld.tasks.vectors import distance, vec
 
 NEAR_OBJECT = 0.05
 
@@ -24,15 +24,15 @@ LIFTED = 0.01
 
 
 @inner
-def handle_press(now, start):
+def handle_press(now: Now, start: Start) -> Outcome:
     """handle-press-v3 and handle-press-side-v3: press a handle down."""
     handle_init = vec(start.extra, 0)
     target_to_obj = abs(now.obj[2] - start.target[2])
     margin = abs(abs(handle_init[2] - start.target[2]) - PRESS_RADIUS)
-    in_place = long_tail(target_to_obj, 0.0, PRESS_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=PRESS_RADIUS, margin=margin)
     tcp_to_obj = distance(now.obj, now.tcp)
     reach_margin = abs(distance(handle_init, start.init_tcp) - HANDLE_RADIUS)
-    reach = long_tail(tcp_to_obj, 0.0, HANDLE_RADIUS, reach_margin)
+    reach = long_tail(tcp_to_obj, lower=0.0, upper=HANDLE_RADIUS, margin=reach_margin)
     success = target_to_obj <= PRESS_RADIUS
     return Outcome(
         reward=10.0 if success else hamacher_product(reach, in_place) * 10.0,
@@ -45,10 +45,18 @@ def handle_press(now, start):
 
 
 @inner
-def _pull(now, start, target_to_obj, margin, grasped, height, success_radius):
-    """What both pulls end in: `grasped` is (reward, single), `height` the handle's, officially."""
+def _pull(
+    now: Now,
+    start: Start,
+    target_to_obj: float,
+    margin: float,
+    grasped: Rounded,
+    height: float,
+    success_radius: float,
+) -> Outcome:
+    """Common end of both pulls; `height` (m) is officially the handle's."""
     object_grasped, single = grasped
-    in_place = long_tail(target_to_obj, 0.0, PULL_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=PULL_RADIUS, margin=margin)
     tcp_to_obj = distance(now.obj, now.tcp)
     reward = hamacher_product(object_grasped, in_place, single)
     if tcp_to_obj < HELD and now.opened > 0.0 and height - LIFTED > start.obj_init[2]:
@@ -66,7 +74,7 @@ def _pull(now, start, target_to_obj, margin, grasped, height, success_radius):
 
 
 @inner
-def handle_pull(now, start):
+def handle_pull(now: Now, start: Start) -> Outcome:
     """handle-pull-v3: pull a handle up; only its height counts."""
     grasped = gripper_caging_reward(
         now,
@@ -91,7 +99,7 @@ def handle_pull(now, start):
 
 
 @inner
-def handle_pull_side(now, start):
+def handle_pull_side(now: Now, start: Start) -> Outcome:
     """handle-pull-side-v3: pull a handle up that stands at the side."""
     grasped = gripper_caging_reward(
         now,
@@ -115,7 +123,7 @@ def handle_pull_side(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="handle-press-side-v3",
         reward=handle_press,

@@ -1,4 +1,4 @@
-"""What a Meta-World task is to the native engine, and how it becomes compiled code.
+"""A Meta-World task as the native engine takes it, and its way to compiled code.
 
 A task is a pure reward function and a table entry that says what is read from the simulation. Here
 the two become one C callback: readings in; observation, reward, success and information out.
@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
+from jaxtyping import Float32, Float64
 from numba import types
 from numba.core.ccallback import CFunc
 from numba.np.numpy_support import carray
 
 from envs.engine.batch import Reading, Touch
 from envs.engine.compiled import compile_callback, inner, pointer, renamed
-from envs.metaworld.tasks import shared
-from envs.metaworld.tasks.shared import clip, distance, quaternion, vec
+from envs.metaworld.tasks import shared, values, vectors
+from envs.metaworld.tasks.values import Now, Outcome, Quaternion, Start, Vector
+from envs.metaworld.tasks.vectors import clip, distance, quaternion, vec
 
 OBS_SIZE = 39
 FRAME_SIZE = 18  # what one moment adds to the observation; it holds two of them, then the goal
@@ -29,44 +31,6 @@ OBJECT_SIZE = 7  # position and quaternion of one object; a frame has room for t
 FIRST_OBJECT, SECOND_OBJECT = 4, 4 + OBJECT_SIZE
 HAND_LOW, HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
 GRIPPER_WIDTH = 0.1  # metres at which the observation calls the gripper fully open
-
-
-class Now(NamedTuple):
-    """The present, as reward functions see it. Vectors are tuples of three floats, in metres."""
-
-    hand: tuple  # obs[0:3], clipped as the observation is
-    opened: float  # obs[3], in [0, 1]
-    obj: tuple  # obs[4:7], which is `_get_pos_objects()`
-    quat: tuple  # obs[7:11], four floats, which is `_get_quat_objects()`
-    obj2: tuple  # obs[11:14], the second object's position; zeros where there is none
-    tcp: tuple  # `tcp_center`
-    left_pad: tuple  # `get_body_com("leftpad")`, and `init_left_pad` too
-    right_pad: tuple  # `get_body_com("rightpad")`, and `init_right_pad` too
-    grip: float  # action[3], a float32, not clipped
-    extra: np.ndarray  # the task's own `readings`, one after the other
-
-
-class Start(NamedTuple):
-    """What the official reset fixed for the task's episodes. NaN where it fixed nothing."""
-
-    target: tuple  # `_target_pos`
-    obj_init: tuple  # `obj_init_pos`
-    init_tcp: tuple  # `init_tcp`
-    hand_init: tuple  # `hand_init_pos`
-    extra: np.ndarray  # the task's own `constants`, one after the other
-
-
-class Outcome(NamedTuple):
-    """What a step is worth: the official reward, and the official `info` under its own names."""
-
-    reward: float
-    success: bool
-    near_object: float  # or bool, where officially it is `float(condition)`
-    grasp_reward: float
-    in_place_reward: float
-    obj_to_target: float
-
-
 OUTCOME_SIZE = len(Outcome._fields)
 
 # Constants of a task begin with these attributes of the official environment; its own follow.
@@ -84,7 +48,7 @@ class Source(NamedTuple):
     size: int
 
     def reading(self, model: mujoco.MjModel) -> Reading:
-        """Where the numbers stand in a model's `mjData`."""
+        """Place of the numbers in a model's `mjData`."""
         element = getattr(model, self.kind)(self.name)
         if self.kind == "joint":
             return Reading(self.array, int(element.qposadr[0]), self.size)
@@ -92,7 +56,7 @@ class Source(NamedTuple):
 
 
 class TouchForce(NamedTuple):
-    """How hard two geoms touch: 1 number, what `touching_object` sums over their contacts."""
+    """Force between two geoms (N): 1 number, as `touching_object` sums it over their contacts."""
 
     geom: str
     other: str
@@ -145,13 +109,13 @@ def site_matrix(name: str) -> Source:
 
 @dataclass(frozen=True)
 class Object:
-    """How the observation sees one object.
+    """One object of the observation.
 
     Attributes:
-        position: of it.
-        rotation: of it: where it is read, or the constant quaternion that stands there officially.
-        offset: added to the position: constant, or an `inner` function of the task's
-            own readings (the dial).
+        position: source of its position.
+        rotation: source of its rotation, or the constant quaternion that stands there officially.
+        offset: displacement added to the position (m): constant, or an `inner` function of the
+            task's own readings (the dial).
     """
 
     position: Source
@@ -159,7 +123,7 @@ class Object:
     offset: tuple[float, float, float] | Callable = (0.0, 0.0, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
-        """What has to be read for it."""
+        """The readings that it needs."""
         return tuple(s for s in (self.position, self.rotation) if isinstance(s, Source))
 
 
@@ -170,13 +134,13 @@ class TaskCode:
     Attributes:
         env_name: official name.
         reward: pure function `(now: Now, start: Start) -> Outcome`, decorated with `inner`.
-        objects: one or two.
-        readings: what the reward reads besides; `now.extra` holds it in this order.
-        constants: official attributes that the reward uses besides; `start.extra` holds them.
+        objects: one or two objects, in the observation's order.
+        readings: further numbers of the simulation; `now.extra` holds them in this order.
+        constants: further attributes of the official environment; `start.extra` holds them.
     """
 
     env_name: str
-    reward: Callable
+    reward: Callable[[Now, Start], Outcome]
     objects: tuple[Object, ...]
     readings: tuple[Source | TouchForce, ...] = ()
     constants: tuple[str, ...] = ()
@@ -203,12 +167,16 @@ NO_ROTATION, QUATERNION, MATRIX = range(3)  # how an object's rotation is read
 
 
 @inner
-def _middle(a, b):
+def _middle(a: Vector, b: Vector) -> Vector:
     return (a[0] + b[0]) / 2.0, (a[1] + b[1]) / 2.0, (a[2] + b[2]) / 2.0
 
 
 @inner
-def _begin_frame(readings, last_frame, obs):
+def _begin_frame(
+    readings: Float64[np.ndarray, " R"],
+    last_frame: Float64[np.ndarray, " 18"],
+    obs: Float64[np.ndarray, " 39"],
+) -> None:
     """Write all of an observation but the objects: the arm now, the last frame, the hidden goal."""
     hand = vec(readings, HAND)
     opened = distance(vec(readings, RIGHT_CLAW), vec(readings, LEFT_CLAW)) / GRIPPER_WIDTH
@@ -222,7 +190,14 @@ def _begin_frame(readings, last_frame, obs):
 
 
 @inner
-def _add_object(readings, at, rotation, constant, offset, frame):
+def _add_object(
+    readings: Float64[np.ndarray, " R"],
+    at: int,
+    rotation: int,
+    constant: Quaternion,
+    offset: Vector,
+    frame: Float64[np.ndarray, " 7"],
+) -> None:
     """Write one object into its seven places of a frame."""
     for k in range(3):
         frame[k] = readings[at + k] + offset[k]
@@ -237,7 +212,7 @@ def _add_object(readings, at, rotation, constant, offset, frame):
 
 
 @inner
-def _end_frame(last_frame, obs):
+def _end_frame(last_frame: Float64[np.ndarray, " 18"], obs: Float64[np.ndarray, " 39"]) -> None:
     """Remember the frame as it is, then clip the observation to its space."""
     for k in range(FRAME_SIZE):
         last_frame[k] = obs[k]
@@ -247,29 +222,34 @@ def _end_frame(last_frame, obs):
 
 
 @inner
-def _present(readings, action, obs, extra):
+def _present(
+    readings: Float64[np.ndarray, " R"],
+    action: Float32[np.ndarray, " 4"],
+    obs: Float64[np.ndarray, " 39"],
+    extra: Float64[np.ndarray, " E"],
+) -> Now:
     return Now(
-        vec(obs, 0),
-        obs[3],
-        vec(obs, FIRST_OBJECT),
-        (obs[7], obs[8], obs[9], obs[10]),
-        vec(obs, SECOND_OBJECT),
-        _middle(vec(readings, RIGHT_END), vec(readings, LEFT_END)),
-        vec(readings, LEFT_PAD),
-        vec(readings, RIGHT_PAD),
-        action[3],
-        extra,
+        hand=vec(obs, 0),
+        opened=obs[3],
+        obj=vec(obs, FIRST_OBJECT),
+        quat=(obs[7], obs[8], obs[9], obs[10]),
+        obj2=vec(obs, SECOND_OBJECT),
+        tcp=_middle(vec(readings, RIGHT_END), vec(readings, LEFT_END)),
+        left_pad=vec(readings, LEFT_PAD),
+        right_pad=vec(readings, RIGHT_PAD),
+        grip=action[3],
+        extra=extra,
     )
 
 
 @inner
-def _start(constants):
+def _start(constants: Float64[np.ndarray, " C"]) -> Start:
     return Start(
-        vec(constants, 0),
-        vec(constants, 3),
-        vec(constants, 6),
-        vec(constants, 9),
-        constants[EXTRA_CONSTANTS:],
+        target=vec(constants, 0),
+        obj_init=vec(constants, 3),
+        init_tcp=vec(constants, 6),
+        hand_init=vec(constants, 9),
+        extra=constants[EXTRA_CONSTANTS:],
     )
 
 
@@ -283,18 +263,36 @@ def _object_writer(seen: Object, at: int, *, name: str) -> Callable:
     if callable(offset):
 
         def write(readings, extra, frame):
-            _add_object(readings, at, kind, constant, offset(extra), frame)
+            _add_object(
+                readings=readings,
+                at=at,
+                rotation=kind,
+                constant=constant,
+                offset=offset(extra),
+                frame=frame,
+            )
 
     else:
 
         def write(readings, extra, frame):
-            _add_object(readings, at, kind, constant, offset, frame)
+            _add_object(
+                readings=readings,
+                at=at,
+                rotation=kind,
+                constant=constant,
+                offset=offset,
+                frame=frame,
+            )
 
     return inner(renamed(inspect.unwrap(write), name))
 
 
 @inner
-def _write_nothing(readings, extra, frame):
+def _write_nothing(
+    readings: Float64[np.ndarray, " R"],
+    extra: Float64[np.ndarray, " E"],
+    frame: Float64[np.ndarray, " 7"],
+) -> None:
     pass
 
 
@@ -334,7 +332,8 @@ def observe_function(task: TaskCode) -> Callable:
 
 def observe_sources(task: TaskCode) -> list[str]:
     """The files that a task's code comes from."""
-    return [__file__, shared.__file__, task.reward.__code__.co_filename]
+    modules = (shared.__file__, values.__file__, vectors.__file__)
+    return [__file__, *modules, task.reward.__code__.co_filename]
 
 
 def compile_observe(task: TaskCode) -> CFunc:

@@ -3,7 +3,6 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_pos,
     body_quat,
@@ -16,14 +15,17 @@ from envs.metaworld.tasks.shared import (
     above_floor,
     add,
     caging_and_gripping,
-    distance,
-    distance_xy,
-    distance_xz,
     divide,
     funnel_floor,
     gripper_caging_reward,
     hamacher_product,
     long_tail,
+)
+from envs.metaworld.tasks.values import Now, Outcome, Rounded, Start
+from envs.metaworld.tasks.vectors import (
+    distance,
+    distance_xy,
+    distance_xz,
     minus,
     norm,
     scaled,
@@ -38,29 +40,35 @@ LIFTED = 0.01
 
 
 @inner
-def pick_place_caging(now, start):
+def pick_place_caging(now: Now, start: Start) -> Rounded:
     """`_gripper_caging_reward` of pick-place-v3 itself; (reward, single) as the shared one."""
     pad_success_margin, xz_success_margin, obj_radius = 0.05, 0.005, 0.015
     obj_y = now.obj[1]
     right_margin = abs(abs(obj_y - now.right_pad[1]) - pad_success_margin)
     left_margin = abs(abs(obj_y - now.left_pad[1]) - pad_success_margin)
-    right = long_tail(obj_y - now.right_pad[1], obj_radius, pad_success_margin, right_margin)
-    left = long_tail(now.left_pad[1] - obj_y, obj_radius, pad_success_margin, left_margin)
+    right = long_tail(
+        obj_y - now.right_pad[1], lower=obj_radius, upper=pad_success_margin, margin=right_margin
+    )
+    left = long_tail(
+        now.left_pad[1] - obj_y, lower=obj_radius, upper=pad_success_margin, margin=left_margin
+    )
     caging_y = hamacher_product(left, right)
     margin_xz = distance_xz(start.obj_init, start.init_tcp) - xz_success_margin
-    caging_xz = long_tail(distance_xz(now.tcp, now.obj), 0.0, xz_success_margin, margin_xz)
+    caging_xz = long_tail(
+        distance_xz(now.tcp, now.obj), lower=0.0, upper=xz_success_margin, margin=margin_xz
+    )
     caging = hamacher_product(caging_y, caging_xz)
-    held, single = caging_and_gripping(caging, now.grip, 1.0)
+    held, single = caging_and_gripping(caging, grip=now.grip, effort=1.0)
     return divide(add(held, caging, single), 2.0, single), single
 
 
 @inner
-def pick_place(now, start):
+def pick_place(now: Now, start: Start) -> Outcome:
     """pick-place-v3: pick up the puck and bring it to a target in the air."""
     obj_to_target = distance(now.obj, start.target)
     tcp_to_obj = distance(now.obj, now.tcp)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(obj_to_target, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(obj_to_target, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     object_grasped, single = pick_place_caging(now, start)
     reward = hamacher_product(object_grasped, in_place, single)
     if tcp_to_obj < HELD and now.opened > 0.0 and now.obj[2] - LIFTED > start.obj_init[2]:
@@ -83,17 +91,17 @@ BEYOND_WALL_Y = 0.75
 
 
 @inner
-def pick_place_wall(now, start):
+def pick_place_wall(now: Now, start: Start) -> Outcome:
     """pick-place-wall-v3: bring the puck over a wall, by a point above it, to the target."""
     lifted = 0.015
     midpoint = start.target[0], MIDPOINT_Y, MIDPOINT_Z
     tcp_to_obj = distance(now.obj, now.tcp)
     to_midpoint = norm(scaled(minus(now.obj, midpoint), MIDPOINT_SCALE))
     midpoint_margin = norm(scaled(minus(start.obj_init, midpoint), MIDPOINT_SCALE))
-    at_midpoint = long_tail(to_midpoint, 0.0, TARGET_RADIUS, midpoint_margin)
+    at_midpoint = long_tail(to_midpoint, lower=0.0, upper=TARGET_RADIUS, margin=midpoint_margin)
     obj_to_target = distance(now.obj, start.target)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(obj_to_target, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(obj_to_target, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     object_grasped, single = gripper_caging_reward(
         now,
         start,
@@ -130,7 +138,16 @@ FUNNEL_BOTTLENECK = 0.03
 
 
 @inner
-def grabbed_reward(now, start, object_grasped, single, in_place, above, apart, pinched):
+def grabbed_reward(
+    now: Now,
+    start: Start,
+    object_grasped: float,
+    single: bool,
+    in_place: float,
+    above: float,
+    apart: float,
+    pinched: float,
+) -> float:
     """pick-out-of-hole-v3 and bin-picking-v3: hold the object, lift it, and keep above the floor.
 
     Args:
@@ -148,14 +165,14 @@ def grabbed_reward(now, start, object_grasped, single, in_place, above, apart, p
 
 
 @inner
-def pick_out_of_hole(now, start):
+def pick_out_of_hole(now: Now, start: Start) -> Outcome:
     """pick-out-of-hole-v3: pull the puck out of a hole, up to a target in the air."""
     obj_to_target = distance(now.obj, start.target)
     tcp_to_obj = distance(now.obj, now.tcp)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(obj_to_target, 0.0, 0.02, margin)
+    in_place = long_tail(obj_to_target, lower=0.0, upper=0.02, margin=margin)
     radius = distance_xy(now.tcp, start.obj_init)
-    floor = funnel_floor(radius, FUNNEL_BOTTLENECK, slope=0.015, height=0.15)
+    floor = funnel_floor(radius, bottleneck=FUNNEL_BOTTLENECK, slope=0.015, height=0.15)
     object_grasped, single = gripper_caging_reward(
         now,
         start,
@@ -168,9 +185,16 @@ def pick_out_of_hole(now, start):
         desired_gripper_effort=0.1,
         density=HIGH,
     )
-    above = above_floor(now.tcp[2], floor, margin=0.02)
+    above = above_floor(now.tcp[2], floor=floor, margin=0.02)
     reward = grabbed_reward(
-        now, start, object_grasped, single, in_place, above, tcp_to_obj, pinched=0.33
+        now,
+        start,
+        object_grasped=object_grasped,
+        single=single,
+        in_place=in_place,
+        above=above,
+        apart=tcp_to_obj,
+        pinched=0.33,
     )
     if obj_to_target < TARGET_RADIUS:
         reward = 10.0
@@ -185,16 +209,23 @@ def pick_out_of_hole(now, start):
 
 
 @inner
-def bin_picking(now, start):
+def bin_picking(now: Now, start: Start) -> Outcome:
     """bin-picking-v3: carry the cube from one bin to the other."""
     target = vec(now.extra, 0)
     hand_to_obj = distance(now.obj, now.hand)
     target_to_obj = distance(now.obj, target)
     margin = start.extra[0]
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     floor = min(  # one may come down into the first bin and into the second
-        funnel_floor(distance_xy(now.hand, start.obj_init), FUNNEL_BOTTLENECK, 0.02, 0.2),
-        funnel_floor(distance_xy(now.hand, target), FUNNEL_BOTTLENECK, 0.02, 0.2),
+        funnel_floor(
+            distance_xy(now.hand, start.obj_init),
+            bottleneck=FUNNEL_BOTTLENECK,
+            slope=0.02,
+            height=0.2,
+        ),
+        funnel_floor(
+            distance_xy(now.hand, target), bottleneck=FUNNEL_BOTTLENECK, slope=0.02, height=0.2
+        ),
     )
     object_grasped, single = gripper_caging_reward(
         now,
@@ -208,9 +239,16 @@ def bin_picking(now, start):
         desired_gripper_effort=0.7,
         density=HIGH,
     )
-    above = above_floor(now.hand[2], floor, margin=0.05)
+    above = above_floor(now.hand[2], floor=floor, margin=0.05)
     reward = grabbed_reward(
-        now, start, object_grasped, single, in_place, above, hand_to_obj, pinched=0.43
+        now,
+        start,
+        object_grasped=object_grasped,
+        single=single,
+        in_place=in_place,
+        above=above,
+        apart=hand_to_obj,
+        pinched=0.43,
     )
     if target_to_obj < TARGET_RADIUS:
         reward = 10.0
@@ -225,12 +263,12 @@ def bin_picking(now, start):
 
 
 @inner
-def hand_insert(now, start):
+def hand_insert(now: Now, start: Start) -> Outcome:
     """hand-insert-v3: bring the block down into a hole."""
     target_to_obj = distance(now.obj, start.target)
     tcp_to_obj = distance(now.obj, now.tcp)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     object_grasped, single = gripper_caging_reward(
         now,
         start,
@@ -259,7 +297,7 @@ def hand_insert(now, start):
 
 PUCK = Object(body_pos("obj"), body_quat("obj"))
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="pick-place-v3",
         reward=pick_place,

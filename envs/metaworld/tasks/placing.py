@@ -3,7 +3,6 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_pos,
     body_quat,
@@ -16,20 +15,15 @@ from envs.metaworld.tasks.shared import (
     SPARSE,
     above_floor,
     add,
-    clip,
-    distance,
-    distance_xy,
     funnel_floor,
     grab_effort,
     gripper_caging_reward,
     hamacher_product,
     long_tail,
-    minus,
-    norm,
-    plus,
-    scaled,
     turned_as,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import clip, distance, distance_xy, minus, norm, plus, scaled
 
 LIFTED = 0.01
 
@@ -43,7 +37,7 @@ SHELF_HEIGHT = 0.24
 
 
 @inner
-def shelf_bound(obj, target, in_place):
+def shelf_bound(obj: Vector, target: Vector, in_place: float) -> tuple[float, bool]:
     """shelf-place-v3: how much `in_place` counts: less in front of the shelf, nothing under it.
 
     Returns:
@@ -62,12 +56,12 @@ def shelf_bound(obj, target, in_place):
 
 
 @inner
-def shelf_place(now, start):
+def shelf_place(now: Now, start: Start) -> Outcome:
     """shelf-place-v3: put the puck onto a shelf."""
     obj_to_target = distance(now.obj, start.target)
     tcp_to_obj = distance(now.obj, now.tcp)
     margin = distance(start.obj_init, start.target)
-    unbound = long_tail(obj_to_target, 0.0, SHELF_RADIUS, margin)
+    unbound = long_tail(obj_to_target, lower=0.0, upper=SHELF_RADIUS, margin=margin)
     object_grasped, single = gripper_caging_reward(
         now,
         start,
@@ -80,7 +74,7 @@ def shelf_place(now, start):
         density=SPARSE,
     )
     reward = hamacher_product(object_grasped, unbound, single)
-    in_place, double = shelf_bound(now.obj, start.target, unbound)
+    in_place, double = shelf_bound(obj=now.obj, target=start.target, in_place=unbound)
     if tcp_to_obj < SHELF_HELD and now.opened > 0.0 and now.obj[2] - LIFTED > start.obj_init[2]:
         reward = add(reward, 1.0 + 5.0 * in_place, single and not double)
     if obj_to_target < SHELF_RADIUS:
@@ -103,12 +97,12 @@ BALL_HELD = 0.035  # tcp to ball, below which it counts as held
 
 
 @inner
-def basketball(now, start):
+def basketball(now: Now, start: Start) -> Outcome:
     """basketball-v3: drop the ball into the basket."""
     target = now.extra[0], now.extra[1], HOOP_HEIGHT
     target_to_obj = norm(scaled(minus(now.obj, target), HOOP_SCALE))
     margin = norm(scaled(minus(start.obj_init, target), HOOP_SCALE))
-    in_place = long_tail(target_to_obj, 0.0, HOOP_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=HOOP_RADIUS, margin=margin)
     tcp_to_obj = distance(now.obj, now.tcp)
     object_grasped, single = gripper_caging_reward(
         now,
@@ -146,20 +140,25 @@ BOX_RADIUS = 0.08
 
 
 @inner
-def box_close(now, start):
+def box_close(now: Now, start: Start) -> Outcome:
     """box-close-v3: put the lid onto the box, without turning it."""
     effort = grab_effort(now.grip)
     lid = plus(now.obj, LID_HANDLE)
-    floor = funnel_floor(distance_xy(now.hand, lid), LID_BOTTLENECK, slope=0.04, height=0.4)
-    above = above_floor(now.hand[2], floor, margin=floor / 2.0)
-    ready = hamacher_product(above, long_tail(distance(now.hand, lid), 0.0, 0.02, 0.5))
+    floor = funnel_floor(
+        distance_xy(now.hand, lid), bottleneck=LID_BOTTLENECK, slope=0.04, height=0.4
+    )
+    above = above_floor(now.hand[2], floor=floor, margin=floor / 2.0)
+    ready = hamacher_product(
+        above, long_tail(distance(now.hand, lid), lower=0.0, upper=0.02, margin=0.5)
+    )
     error = norm(scaled(minus(start.target, lid), LID_SCALE))
-    placed = long_tail(error, 0.0, 0.05, 0.25)
+    placed = long_tail(error, lower=0.0, upper=0.05, margin=0.25)
     lifted = (0.2 if lid[2] > LID_LIFTED_Z else 0.0) + 0.8 * placed
     success = distance(now.obj, start.target) < BOX_RADIUS
     reward = 10.0 if success else 2.0 * hamacher_product(effort, ready) + 8.0 * lifted
     return Outcome(
-        reward=reward * turned_as(now.quat, QUARTER_TURN, 0.2),  # or it would be kicked there
+        reward=reward
+        * turned_as(now.quat, ideal=QUARTER_TURN, tolerated=0.2),  # or it would be kicked there
         success=success,
         near_object=ready,
         grasp_reward=effort,
@@ -168,7 +167,7 @@ def box_close(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="shelf-place-v3",
         reward=shelf_place,

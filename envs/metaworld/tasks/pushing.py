@@ -3,7 +3,6 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_matrix,
     body_pos,
@@ -14,17 +13,14 @@ from envs.metaworld.tasks.shared import (
     HIGH,
     MEDIUM,
     add,
-    clip,
-    distance,
     gripper_caging_reward,
     hamacher_product,
     long_tail,
-    minus,
     multiply,
-    norm,
     pads_around_reward,
-    scaled,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Rounded, Start
+from envs.metaworld.tasks.vectors import clip, distance, minus, norm, scaled
 
 TARGET_RADIUS = 0.05
 SUCCESS_RADIUS = 0.07  # of all but push-v3
@@ -49,7 +45,7 @@ GOAL_HALF_WIDTH = 0.10
 
 
 @inner
-def _puck_grasped(now, start):
+def _puck_grasped(now: Now, start: Start) -> Rounded:
     """The caging reward of push-v3 and push-wall-v3, and whether it is a float32 (`single`)."""
     return gripper_caging_reward(
         now,
@@ -65,12 +61,12 @@ def _puck_grasped(now, start):
 
 
 @inner
-def push(now, start):
+def push(now: Now, start: Start) -> Outcome:
     """push-v3: hold the puck and push it to the target."""
     tcp_to_obj = distance(now.obj, now.tcp)
     target_to_obj = distance(now.obj, start.target)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     object_grasped, single = _puck_grasped(now, start)
     reward = multiply(2.0, object_grasped, single)
     if tcp_to_obj < HELD and now.opened > 0.0:
@@ -89,16 +85,16 @@ def push(now, start):
 
 
 @inner
-def push_wall(now, start):
+def push_wall(now: Now, start: Start) -> Outcome:
     """push-wall-v3: hold the puck and push it around a wall to the target."""
     midpoint = PUSH_WALL_MIDPOINT[0], PUSH_WALL_MIDPOINT[1], now.obj[2]
     tcp_to_obj = distance(now.obj, now.tcp)
     obj_to_midpoint = norm(scaled(minus(now.obj, midpoint), PUSH_WALL_SCALE))
     midpoint_margin = norm(scaled(minus(start.obj_init, midpoint), PUSH_WALL_SCALE))
-    at_midpoint = long_tail(obj_to_midpoint, 0.0, TARGET_RADIUS, midpoint_margin)
+    at_midpoint = long_tail(obj_to_midpoint, lower=0.0, upper=TARGET_RADIUS, margin=midpoint_margin)
     obj_to_target = distance(now.obj, start.target)
     target_margin = distance(start.obj_init, start.target)
-    at_target = long_tail(obj_to_target, 0.0, TARGET_RADIUS, target_margin)
+    at_target = long_tail(obj_to_target, lower=0.0, upper=TARGET_RADIUS, margin=target_margin)
     object_grasped, single = _puck_grasped(now, start)
     reward = multiply(2.0, object_grasped, single)
     if tcp_to_obj < HELD and now.opened > 0.0:
@@ -120,12 +116,12 @@ def push_wall(now, start):
 
 
 @inner
-def push_back(now, start):
+def push_back(now: Now, start: Start) -> Outcome:
     """push-back-v3: hold the puck and pull it back to the target."""
     tcp_to_obj = distance(now.obj, now.tcp)
     target_to_obj = distance(now.obj, start.target)
     margin = distance(start.obj_init, start.target)
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     object_grasped = pads_around_reward(
         now, start, obj_radius=0.007, grip_margin=0.003, xz_margin=0.01
     )
@@ -146,14 +142,14 @@ def push_back(now, start):
 
 
 @inner
-def coffee_mug(now, start):
+def coffee_mug(now: Now, start: Start) -> Outcome:
     """coffee-push-v3, coffee-pull-v3: hold the mug and bring it to the target.
 
     Officially two rewards, of which every line is the same.
     """
     target_to_obj = norm(scaled(minus(now.obj, start.target), COFFEE_SCALE))
     margin = norm(scaled(minus(start.obj_init, start.target), COFFEE_SCALE))
-    in_place = long_tail(target_to_obj, 0.0, TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
     tcp_to_obj = distance(now.obj, now.tcp)
     object_grasped, single = gripper_caging_reward(
         now,
@@ -184,13 +180,13 @@ def coffee_mug(now, start):
 
 
 @inner
-def soccer(now, start):
+def soccer(now: Now, start: Start) -> Outcome:
     """soccer-v3: push the ball into the goal."""
     tcp_to_obj = distance(now.obj, now.tcp)
     target_to_obj = norm(scaled(minus(now.obj, start.target), SOCCER_SCALE))
     # officially measured from where the ball is, not from the target: the margin grows with the way
     margin = norm(scaled(minus(now.obj, start.obj_init), SOCCER_SCALE))
-    in_place = long_tail(target_to_obj, 0.0, SOCCER_TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=SOCCER_TARGET_RADIUS, margin=margin)
     goal_line = start.target[1] - GOAL_DEPTH
     if now.obj[1] > goal_line and abs(now.obj[0] - start.target[0]) > GOAL_HALF_WIDTH:
         behind = (now.obj[1] - goal_line) / (1.0 - goal_line)
@@ -212,7 +208,7 @@ def soccer(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="push-v3",
         reward=push,

@@ -1,22 +1,24 @@
 """Tasks in which the hand has to get somewhere."""
 
 from envs.engine.compiled import inner
-from envs.metaworld.tasks.interface import Object, Outcome, TaskCode, body_pos, geom_matrix
-from envs.metaworld.tasks.shared import distance, long_tail
+from envs.metaworld.tasks.interface import Object, TaskCode, body_pos, geom_matrix
+from envs.metaworld.tasks.shared import long_tail
+from envs.metaworld.tasks.values import Now, Outcome, Start
+from envs.metaworld.tasks.vectors import distance
 
 TARGET_RADIUS = 0.05
 
 
 @inner
-def _reached(now, start):
-    """How far the gripper's centre is from the target, and how well that is."""
+def _reached(now: Now, start: Start) -> tuple[float, float]:
+    """Distance from the fingertips to the target (m), and its quality in [0, 1]."""
     tcp_to_target = distance(now.tcp, start.target)
     margin = distance(start.hand_init, start.target)
-    return tcp_to_target, long_tail(tcp_to_target, 0.0, TARGET_RADIUS, margin)
+    return tcp_to_target, long_tail(tcp_to_target, lower=0.0, upper=TARGET_RADIUS, margin=margin)
 
 
 @inner
-def reach(now, start):
+def reach(now: Now, start: Start) -> Outcome:
     """reach-v3: bring the closed gripper's centre to the target."""
     tcp_to_target, in_place = _reached(now, start)
     return Outcome(
@@ -30,7 +32,7 @@ def reach(now, start):
 
 
 @inner
-def reach_wall(now, start):
+def reach_wall(now: Now, start: Start) -> Outcome:
     """reach-wall-v3: bring the gripper's centre to the target behind a wall."""
     tcp_to_target, in_place = _reached(now, start)
     return Outcome(
@@ -43,7 +45,7 @@ def reach_wall(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="reach-v3",
         reward=reach,

@@ -13,6 +13,8 @@ import math
 import numpy as np
 
 from envs.engine.compiled import inner
+from envs.metaworld.tasks.values import Now, Quaternion, Rounded, Start, Vector
+from envs.metaworld.tasks.vectors import clip, distance, distance_xz, minus
 
 VALUE_AT_MARGIN = 0.1
 LONG_TAIL_SCALE = math.sqrt(1 / VALUE_AT_MARGIN - 1)
@@ -20,114 +22,35 @@ GAUSSIAN_SCALE = math.sqrt(-2 * math.log(VALUE_AT_MARGIN))
 CAGED = 0.97  # the caging above which closing the gripper counts
 
 
-# --- vectors -------------------------------------------------------------------------------------
-
-
-@inner
-def vec(array, start):
-    """Three numbers of an array as a vector."""
-    return array[start], array[start + 1], array[start + 2]
-
-
-@inner
-def plus(a, b):
-    """The sum of two vectors."""
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-@inner
-def minus(a, b):
-    """The difference of two vectors."""
-    return a[0] - b[0], a[1] - b[1], a[2] - b[2]
-
-
-@inner
-def scaled(a, b):
-    """The product of two vectors, element by element."""
-    return a[0] * b[0], a[1] * b[1], a[2] * b[2]
-
-
-@inner
-def norm(a):
-    """The Euclidean length of a vector."""
-    return math.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
-
-
-@inner
-def distance(a, b):
-    """The Euclidean distance of two points."""
-    return norm(minus(a, b))
-
-
-@inner
-def distance_xy(a, b):
-    """The distance of two points seen from above."""
-    x, y = a[0] - b[0], a[1] - b[1]
-    return math.sqrt(x * x + y * y)
-
-
-@inner
-def distance_xz(a, b):
-    """The distance of two points in the x-z plane."""
-    x, z = a[0] - b[0], a[2] - b[2]
-    return math.sqrt(x * x + z * z)
-
-
-@inner
-def clip(x, low, high):
-    """`np.clip` of a number."""
-    return min(max(x, low), high)
-
-
-@inner
-def quaternion(m):
-    """The quaternion (x, y, z, w) of a rotation matrix (9 numbers, row by row).
-
-    It repeats `scipy.spatial.transform.Rotation.from_matrix(m).as_quat()`, sign included: the
-    largest of the three diagonal elements and the trace chooses the formula, the first if equal.
-    """
-    trace = m[0] + m[4] + m[8]
-    if m[0] >= m[4] and m[0] >= m[8] and m[0] >= trace:
-        x, y, z, w = 1.0 - trace + 2.0 * m[0], m[3] + m[1], m[6] + m[2], m[7] - m[5]
-    elif m[4] >= m[8] and m[4] >= trace:
-        x, y, z, w = m[3] + m[1], 1.0 - trace + 2.0 * m[4], m[7] + m[5], m[2] - m[6]
-    elif m[8] >= trace:
-        x, y, z, w = m[6] + m[2], m[7] + m[5], 1.0 - trace + 2.0 * m[8], m[3] - m[1]
-    else:
-        x, y, z, w = m[7] - m[5], m[2] - m[6], m[3] - m[1], 1.0 + trace
-    length = math.sqrt(x * x + y * y + z * z + w * w)
-    return x / length, y / length, z / length, w / length
-
-
 # --- float32, as NumPy's promotion has it --------------------------------------------------------
 
 
 @inner
-def rounded(x, single):
+def rounded(x: float, single: bool) -> float:
     """x, rounded to float32 if `single`."""
     return float(np.float32(x)) if single else float(x)
 
 
 @inner
-def add(a, b, single):
+def add(a: float, b: float, single: bool) -> float:
     """a + b."""
     return rounded(rounded(a, single) + rounded(b, single), single)
 
 
 @inner
-def subtract(a, b, single):
+def subtract(a: float, b: float, single: bool) -> float:
     """a - b."""
     return rounded(rounded(a, single) - rounded(b, single), single)
 
 
 @inner
-def multiply(a, b, single):
+def multiply(a: float, b: float, single: bool) -> float:
     """a * b."""
     return rounded(rounded(a, single) * rounded(b, single), single)
 
 
 @inner
-def divide(a, b, single):
+def divide(a: float, b: float, single: bool) -> float:
     """a / b."""
     return rounded(rounded(a, single) / rounded(b, single), single)
 
@@ -136,8 +59,8 @@ def divide(a, b, single):
 
 
 @inner
-def _beyond(x, lower, upper, margin):
-    """How far x lies outside the bounds, in margins; negative inside them."""
+def _beyond(x: float, lower: float, upper: float, margin: float) -> float:
+    """Distance of x from the bounds, in margins; negative inside them."""
     if margin < 0.0:
         return math.nan  # officially a ValueError
     if lower <= x <= upper:
@@ -148,9 +71,9 @@ def _beyond(x, lower, upper, margin):
 
 
 @inner
-def long_tail(x, lower, upper, margin):
+def long_tail(x: float, lower: float, upper: float, margin: float) -> float:
     """`tolerance(x, bounds=(lower, upper), margin=margin, sigmoid="long_tail")`."""
-    d = _beyond(x, lower, upper, margin)
+    d = _beyond(x, lower=lower, upper=upper, margin=margin)
     if d < 0.0:
         return 1.0
     s = d * LONG_TAIL_SCALE
@@ -158,9 +81,9 @@ def long_tail(x, lower, upper, margin):
 
 
 @inner
-def gaussian(x, lower, upper, margin):
+def gaussian(x: float, lower: float, upper: float, margin: float) -> float:
     """`tolerance(x, bounds=(lower, upper), margin=margin, sigmoid="gaussian")`."""
-    d = _beyond(x, lower, upper, margin)
+    d = _beyond(x, lower=lower, upper=upper, margin=margin)
     if d < 0.0:
         return 1.0
     s = d * GAUSSIAN_SCALE
@@ -168,7 +91,7 @@ def gaussian(x, lower, upper, margin):
 
 
 @inner
-def hamacher_product(a, b, single=False):
+def hamacher_product(a: float, b: float, single: bool = False) -> float:
     """`hamacher_product(a, b)` of two numbers in [0, 1]."""
     product = multiply(a, b, single)
     denominator = subtract(add(a, b, single), product, single)
@@ -176,12 +99,12 @@ def hamacher_product(a, b, single=False):
 
 
 @inner
-def _between(x, zero, one):
+def _between(x: float, zero: float, one: float) -> bool:
     return zero <= x <= one if one >= zero else one <= x <= zero
 
 
 @inner
-def rect_prism_tolerance(point, zero, one):
+def rect_prism_tolerance(point: Vector, zero: Vector, one: Vector) -> float:
     """`rect_prism_tolerance(curr=point, zero=zero, one=one)` of three points."""
     inside = (
         _between(point[0], zero[0], one[0])
@@ -198,8 +121,8 @@ def rect_prism_tolerance(point, zero, one):
 
 
 @inner
-def gripper_closed(grip, effort):
-    """How far the gripper is told to close: `min(max(0, action[-1]), effort) / effort`.
+def gripper_closed(grip: np.float32, effort: float) -> Rounded:
+    """Share of an effort with which the gripper closes: `min(max(0, action[-1]), effort) / effort`.
 
     Returns:
         The number in [0, 1], and whether it is officially a float32 (`single`).
@@ -212,8 +135,8 @@ def gripper_closed(grip, effort):
 
 
 @inner
-def caging_and_gripping(caging, grip, effort):
-    """What all caging rewards end in: the Hamacher product of caging and gripping.
+def caging_and_gripping(caging: float, grip: np.float32, effort: float) -> Rounded:
+    """Common end of all caging rewards: the Hamacher product of caging and gripping.
 
     Returns:
         The product, and whether it is officially a float32 (`single`).
@@ -227,13 +150,22 @@ def caging_and_gripping(caging, grip, effort):
 
 @inner
 def sideways_caging(
-    left_pad, right_pad, obj, obj_init, obj_radius, pad_success_thresh
-):  # y-axis part of `SawyerXYZEnv._gripper_caging_reward`
-    """How well the pads stand left and right of the object."""
+    left_pad: Vector,
+    right_pad: Vector,
+    obj: Vector,
+    obj_init: Vector,
+    obj_radius: float,
+    pad_success_thresh: float,
+) -> float:  # y-axis part of `SawyerXYZEnv._gripper_caging_reward`
+    """Quality of the pads' places left and right of the object, in [0, 1]."""
     left_margin = abs(abs(left_pad[1] - obj_init[1]) - pad_success_thresh)
     right_margin = abs(abs(right_pad[1] - obj_init[1]) - pad_success_thresh)
-    left = long_tail(abs(left_pad[1] - obj[1]), obj_radius, pad_success_thresh, left_margin)
-    right = long_tail(abs(right_pad[1] - obj[1]), obj_radius, pad_success_thresh, right_margin)
+    left = long_tail(
+        abs(left_pad[1] - obj[1]), lower=obj_radius, upper=pad_success_thresh, margin=left_margin
+    )
+    right = long_tail(
+        abs(right_pad[1] - obj[1]), lower=obj_radius, upper=pad_success_thresh, margin=right_margin
+    )
     return hamacher_product(left, right)
 
 
@@ -243,17 +175,17 @@ HIGH, MEDIUM, SPARSE = 2, 1, 0
 
 @inner
 def gripper_caging_reward(
-    now,
-    start,
-    obj,
-    obj_init,
-    obj_radius,
-    pad_success_thresh,
-    object_reach_radius,
-    xz_thresh,
-    density,
-    desired_gripper_effort=1.0,
-):
+    now: Now,
+    start: Start,
+    obj: Vector,
+    obj_init: Vector,
+    obj_radius: float,
+    pad_success_thresh: float,
+    object_reach_radius: float,
+    xz_thresh: float,
+    density: int,
+    desired_gripper_effort: float = 1.0,
+) -> Rounded:
     """`SawyerXYZEnv._gripper_caging_reward`: how well the gripper holds the object.
 
     Args:
@@ -266,17 +198,24 @@ def gripper_caging_reward(
         The reward in [0, 1], and whether it is officially a float32 (`single`).
     """
     caging_y = sideways_caging(
-        now.left_pad, now.right_pad, obj, obj_init, obj_radius, pad_success_thresh
+        left_pad=now.left_pad,
+        right_pad=now.right_pad,
+        obj=obj,
+        obj_init=obj_init,
+        obj_radius=obj_radius,
+        pad_success_thresh=pad_success_thresh,
     )
     margin_xz = distance_xz(obj_init, start.init_tcp) - xz_thresh
-    caging_xz = long_tail(distance_xz(now.tcp, obj), 0.0, xz_thresh, margin_xz)
+    caging_xz = long_tail(distance_xz(now.tcp, obj), lower=0.0, upper=xz_thresh, margin=margin_xz)
     caging = hamacher_product(caging_y, caging_xz)
-    held, single = caging_and_gripping(caging, now.grip, desired_gripper_effort)
+    held, single = caging_and_gripping(caging, grip=now.grip, effort=desired_gripper_effort)
     if density == HIGH:
         held = divide(add(held, caging, single), 2.0, single)
     elif density == MEDIUM:
         reach_margin = abs(distance(obj_init, start.init_tcp) - object_reach_radius)
-        reach = long_tail(distance(obj, now.tcp), 0.0, object_reach_radius, reach_margin)
+        reach = long_tail(
+            distance(obj, now.tcp), lower=0.0, upper=object_reach_radius, margin=reach_margin
+        )
         held = divide(add(held, reach, single), 2.0, single)
     return held, single
 
@@ -286,7 +225,9 @@ PAD_DISTANCE = 0.05  # farthest that a pad may stand from the object's centre
 
 
 @inner
-def pads_around_reward(now, start, obj_radius, grip_margin, xz_margin):
+def pads_around_reward(
+    now: Now, start: Start, obj_radius: float, grip_margin: float, xz_margin: float
+) -> float:
     """`_gripper_caging_reward` of push-back, soccer, sweep and sweep-into: pads around the object.
 
     Unlike the others it never looks at the action, so it is never a float32.
@@ -304,16 +245,18 @@ def pads_around_reward(now, start, obj_radius, grip_margin, xz_margin):
     left_margin = abs(abs(left) - PAD_DISTANCE)
     right_margin = abs(abs(right) - PAD_DISTANCE)
     caging_y = hamacher_product(
-        long_tail(right, obj_radius, PAD_DISTANCE, right_margin),
-        long_tail(left, obj_radius, PAD_DISTANCE, left_margin),
+        long_tail(right, lower=obj_radius, upper=PAD_DISTANCE, margin=right_margin),
+        long_tail(left, lower=obj_radius, upper=PAD_DISTANCE, margin=left_margin),
     )
     grip_distance = obj_radius + grip_margin
     gripping_y = hamacher_product(
-        long_tail(right, obj_radius, grip_distance, right_margin),
-        long_tail(left, obj_radius, grip_distance, left_margin),
+        long_tail(right, lower=obj_radius, upper=grip_distance, margin=right_margin),
+        long_tail(left, lower=obj_radius, upper=grip_distance, margin=left_margin),
     )
     margin_xz = distance_xz(start.obj_init, start.init_tcp) - xz_margin
-    caging_xz = long_tail(distance_xz(now.tcp, now.obj), 0.0, xz_margin, margin_xz)
+    caging_xz = long_tail(
+        distance_xz(now.tcp, now.obj), lower=0.0, upper=xz_margin, margin=margin_xz
+    )
     caging = hamacher_product(caging_y, caging_xz)
     return (caging + (gripping_y if caging > AROUND else 0.0)) / 2.0
 
@@ -325,7 +268,7 @@ QUARTER_TURN = (0.707, 0.0, 0.0, 0.707)
 
 
 @inner
-def grab_effort(grip):
+def grab_effort(grip: np.float32) -> float:
     """`_reward_grab_effort` of door-open and box-close: how far the gripper is told to close.
 
     In [0, 1]: float32 arithmetic, then a float.
@@ -336,27 +279,29 @@ def grab_effort(grip):
 
 
 @inner
-def funnel_floor(radius, bottleneck, slope, height):
-    """How high a funnel's wall stands at a distance from its axis; 0 within its bottleneck."""
+def funnel_floor(radius: float, bottleneck: float, slope: float, height: float) -> float:
+    """Height of a funnel's wall at a distance from its axis (m); 0 within its bottleneck."""
     return 0.0 if radius <= bottleneck else slope * math.log(radius - bottleneck) + height
 
 
 @inner
-def above_floor(z, floor, margin):
-    """How well a height keeps above the wall of a funnel, into which one comes only from above."""
-    return 1.0 if z >= floor else long_tail(floor - z, 0.0, 0.01, margin)
+def above_floor(z: float, floor: float, margin: float) -> float:
+    """Quality of a height above a funnel's wall, in [0, 1]: one enters it only from above."""
+    return 1.0 if z >= floor else long_tail(floor - z, lower=0.0, upper=0.01, margin=margin)
 
 
 @inner
-def turned_as(quat, ideal, tolerated):
-    """`_reward_quat`: how little a quaternion differs from the ideal one, in [0, 1]."""
+def turned_as(quat: Quaternion, ideal: Quaternion, tolerated: float) -> float:
+    """`_reward_quat`: likeness of a quaternion to the ideal one, in [0, 1]."""
     a, b, c, d = quat[0] - ideal[0], quat[1] - ideal[1], quat[2] - ideal[2], quat[3] - ideal[3]
     return max(1.0 - math.sqrt(a * a + b * b + c * c + d * d) / tolerated, 0.0)
 
 
 @inner
-def handled_reward(now, start, in_place, handle_length, ideal, density):
-    """What assembly, disassemble and hammer share: hold a tool by its handle, and do not turn it.
+def handled_reward(
+    now: Now, start: Start, in_place: float, handle_length: float, ideal: Quaternion, density: int
+) -> tuple[float, float, float]:
+    """Common part of assembly, disassemble and hammer: hold a tool by its handle, do not turn it.
 
     The handle lies along x, and may be held anywhere along it: the object to be caged is put where
     the hand is, as long as that is within the handle.
@@ -383,6 +328,6 @@ def handled_reward(now, start, in_place, handle_length, ideal, density):
         xz_thresh=0.01,
         density=density,
     )
-    turned = turned_as(now.quat, ideal, 0.4)
+    turned = turned_as(now.quat, ideal=ideal, tolerated=0.4)
     reward = add(multiply(2.0, held, single), 6.0 * in_place, single)
     return multiply(reward, turned, single), held, turned

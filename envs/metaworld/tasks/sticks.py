@@ -3,25 +3,15 @@
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     TouchForce,
     body_matrix,
     body_pos,
     site_pos,
 )
-from envs.metaworld.tasks.shared import (
-    HIGH,
-    distance,
-    gripper_caging_reward,
-    hamacher_product,
-    long_tail,
-    minus,
-    norm,
-    plus,
-    scaled,
-    vec,
-)
+from envs.metaworld.tasks.shared import HIGH, gripper_caging_reward, hamacher_product, long_tail
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled, vec
 
 NEAR_OBJECT = 0.03
 HELD = 0.02  # tcp to stick, below which it counts as held
@@ -37,22 +27,26 @@ INSERTED_Y, INSERTED_Z = 0.040, 0.060  # farthest that the stick's end may be be
 
 
 @inner
-def _lifted(now, stick_init):
-    """Whether the stick is off the table, the gripper not quite closed."""
+def _lifted(now: Now, stick_init: Vector) -> bool:
+    """True where the stick is off the table and the gripper is not quite closed."""
     return now.opened > 0.0 and now.obj[2] - LIFTED > stick_init[2]
 
 
 @inner
-def stick_push(now, start):
+def stick_push(now: Now, start: Start) -> Outcome:
     """stick-push-v3: push a container to the target with a stick."""
     stick_init = vec(start.extra, 0)
     stick = plus(now.obj, PUSH_STICK_OFFSET)
     tcp_to_stick = distance(stick, now.tcp)
     stick_margin = distance(stick_init, start.target) - CONTAINER_RADIUS
-    stick_in_place = long_tail(distance(stick, start.target), 0.0, CONTAINER_RADIUS, stick_margin)
+    stick_in_place = long_tail(
+        distance(stick, start.target), lower=0.0, upper=CONTAINER_RADIUS, margin=stick_margin
+    )
     container_to_target = distance(now.obj2, start.target)
     container_margin = distance(start.obj_init, start.target) - CONTAINER_RADIUS
-    container_in_place = long_tail(container_to_target, 0.0, CONTAINER_RADIUS, container_margin)
+    container_in_place = long_tail(
+        container_to_target, lower=0.0, upper=CONTAINER_RADIUS, margin=container_margin
+    )
     # officially a copy of the common one, in which the stick's start stands for the object's
     reward, _ = gripper_caging_reward(
         now,
@@ -84,8 +78,8 @@ def stick_push(now, start):
 
 
 @inner
-def _inserted(handle, end_of_stick):
-    """Whether the stick's end is through the handle."""
+def _inserted(handle: Vector, end_of_stick: Vector) -> bool:
+    """True where the stick's end is through the handle."""
     return (
         end_of_stick[0] >= handle[0]
         and abs(end_of_stick[1] - handle[1]) <= INSERTED_Y
@@ -94,7 +88,7 @@ def _inserted(handle, end_of_stick):
 
 
 @inner
-def stick_pull(now, start):
+def stick_pull(now: Now, start: Start) -> Outcome:
     """stick-pull-v3: pull a container to the target with a stick through its handle."""
     stick_init, end_of_stick = vec(start.extra, 0), vec(now.extra, 0)
     stick, handle, target = now.obj, now.obj2, start.target
@@ -105,13 +99,18 @@ def stick_pull(now, start):
 
     stick_to_container = norm(scaled(minus(stick, container), PULL_SCALE))
     stick_margin = norm(scaled(minus(stick_init, container_init), PULL_SCALE))
-    stick_in_place = long_tail(stick_to_container, 0.0, PULL_RADIUS, stick_margin)
+    stick_in_place = long_tail(
+        stick_to_container, lower=0.0, upper=PULL_RADIUS, margin=stick_margin
+    )
     stick_at_target = long_tail(
-        distance(stick, target), 0.0, PULL_RADIUS, distance(stick_init, target)
+        distance(stick, target), lower=0.0, upper=PULL_RADIUS, margin=distance(stick_init, target)
     )
     # officially the margin is that of the handle's start, not of the container's
     container_in_place = long_tail(
-        distance(container, target), 0.0, PULL_RADIUS, distance(start.obj_init, target)
+        distance(container, target),
+        lower=0.0,
+        upper=PULL_RADIUS,
+        margin=distance(start.obj_init, target),
     )
     object_grasped, single = gripper_caging_reward(
         now,
@@ -145,7 +144,7 @@ def stick_pull(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="stick-push-v3",
         reward=stick_push,

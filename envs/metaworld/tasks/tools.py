@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
+from jaxtyping import Float64
+
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (
     Object,
-    Outcome,
     TaskCode,
     body_pos,
     body_quat,
@@ -15,19 +17,15 @@ from envs.metaworld.tasks.interface import (
 )
 from envs.metaworld.tasks.shared import (
     HIGH,
-    distance,
     gaussian,
     gripper_closed,
     hamacher_product,
     handled_reward,
     long_tail,
-    minus,
     multiply,
-    norm,
-    plus,
-    scaled,
-    vec,
 )
+from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
+from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled, vec
 
 HAMMER_HANDLE_LENGTH = 0.14
 HAMMER_HEAD = (0.16, 0.06, 0.0)  # from the hammer's position
@@ -38,13 +36,18 @@ DRIVEN_BY_HAMMER = 5.0  # the reward above which the nail was not driven in by s
 
 
 @inner
-def hammer(now, start):
+def hammer(now: Now, start: Start) -> Outcome:
     """hammer-v3: pick up the hammer and drive the nail in."""
     head = plus(now.obj, HAMMER_HEAD)
-    placed = long_tail(distance(start.target, head), 0.0, 0.02, 0.2)
+    placed = long_tail(distance(start.target, head), lower=0.0, upper=0.02, margin=0.2)
     in_place = (0.1 if head[2] > HAMMER_LIFTED_Z else 0.0) + 0.9 * placed
     reward, held, turned = handled_reward(
-        now, start, in_place, HAMMER_HANDLE_LENGTH, HAMMER_IDEAL, HIGH
+        now,
+        start,
+        in_place=in_place,
+        handle_length=HAMMER_HANDLE_LENGTH,
+        ideal=HAMMER_IDEAL,
+        density=HIGH,
     )
     success = now.extra[0] > NAIL_DRIVEN
     if success and reward > DRIVEN_BY_HAMMER:
@@ -69,21 +72,23 @@ ENGAGED_MARGIN = math.pi / 2.0 - math.pi / 12.0
 
 
 @inner
-def lever_pull(now, start):
+def lever_pull(now: Now, start: Start) -> Outcome:
     """lever-pull-v3: lift the lever until it points up."""
     lever_init = vec(start.extra, 0)
     shoulder = norm(scaled(minus(plus(now.hand, SHOULDER), now.obj), LEVER_SCALE))
     ready_margin = norm(scaled(minus(plus(start.init_tcp, SHOULDER), lever_init), LEVER_SCALE))
-    ready = long_tail(shoulder, 0.0, 0.02, ready_margin)
+    ready = long_tail(shoulder, lower=0.0, upper=0.02, margin=ready_margin)
     error = abs(-now.extra[0] - UPRIGHT)
     in_place_margin = distance(lever_init, start.target)
-    in_place = long_tail(distance(now.obj, start.target), 0.0, 0.04, in_place_margin)
+    in_place = long_tail(
+        distance(now.obj, start.target), lower=0.0, upper=0.04, margin=in_place_margin
+    )
     return Outcome(
         reward=10.0 * hamacher_product(ready, in_place),
         success=error <= UPRIGHT_ERROR,
         near_object=shoulder < SHOULDER_NEAR,
         grasp_reward=ready,
-        in_place_reward=long_tail(error, 0.0, ENGAGED_ERROR, ENGAGED_MARGIN),
+        in_place_reward=long_tail(error, lower=0.0, upper=ENGAGED_ERROR, margin=ENGAGED_MARGIN),
         obj_to_target=shoulder,
     )
 
@@ -96,23 +101,23 @@ DIAL_NEAR = 0.01
 
 
 @inner
-def dial_offset(extra):
+def dial_offset(extra: Float64[np.ndarray, " E"]) -> Vector:
     """dial-turn-v3: the dial's handle, from its centre."""
     return DIAL_RADIUS * math.sin(extra[0]), DIAL_RADIUS * -math.cos(extra[0]), 0.0
 
 
 @inner
-def dial_turn(now, start):
+def dial_turn(now: Now, start: Start) -> Outcome:
     """dial-turn-v3: turn the dial with the closed gripper."""
     push_at = plus(now.obj, DIAL_PUSH_OFFSET)
     push_at_init = vec(start.extra, 0)
     target_to_obj = distance(now.obj, start.target)
     margin = abs(distance(push_at_init, start.target) - DIAL_TARGET_RADIUS)
-    in_place = long_tail(target_to_obj, 0.0, DIAL_TARGET_RADIUS, margin)
+    in_place = long_tail(target_to_obj, lower=0.0, upper=DIAL_TARGET_RADIUS, margin=margin)
     tcp_to_obj = distance(push_at, now.tcp)
     reach_margin = abs(distance(push_at_init, start.init_tcp) - DIAL_REACH_RADIUS)
     closed, single = gripper_closed(now.grip, 1.0)
-    reach = gaussian(tcp_to_obj, 0.0, DIAL_REACH_RADIUS, reach_margin)
+    reach = gaussian(tcp_to_obj, lower=0.0, upper=DIAL_REACH_RADIUS, margin=reach_margin)
     reach = hamacher_product(reach, closed, single)
     return Outcome(
         reward=multiply(10.0, hamacher_product(reach, in_place, single), single),
@@ -124,7 +129,7 @@ def dial_turn(now, start):
     )
 
 
-TASKS = (
+TASK_CLASSES = (
     TaskCode(
         env_name="hammer-v3",
         reward=hammer,
