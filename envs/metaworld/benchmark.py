@@ -1,11 +1,11 @@
-"""The official Meta-World benchmarks as disjoint, hashed sets of training and test tasks.
+"""Official Meta-World benchmarks as disjoint, hashed sets of training and test tasks.
 
-Yu et al. 2019, arXiv:1910.10897; benchmark classes of the `metaworld` package. Goals are those that
-the official classes draw, in the official order.
+Yu et al. 2019, arXiv:1910.10897; benchmark classes of the `metaworld` package. The goals are those
+of the official classes, in the official order.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from metarl.system.hardware import check_installed, default_device
 from metarl.tasks import TaskSet
 
 OFFICIAL_NUM_GOALS = 50
-"""Goals that an official benchmark draws for each class."""
+"""Number of goals that an official benchmark draws for each class."""
 BENCHMARKS = ("ML10", "ML25", "ML45", "custom", *(f"ML1-{name}" for name in CLASSES))
 Engine = Literal["native", "reference", "warp"]
 
@@ -55,29 +55,29 @@ class MetaWorldConfig(Config):
     benchmark: str = "ML1-reach-v3"
     """ML1-<class>, ML10, ML25, ML45, or `custom` with `train_classes` and `test_classes`."""
     train_classes: tuple[str, ...] = ()
-    """Classes to learn on, for `custom` only."""
+    """Training classes, for `custom` only."""
     test_classes: tuple[str, ...] = ()
-    """Classes held out, for `custom` only."""
+    """Held-out classes, for `custom` only."""
     seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
-    """Draws the goals. Apart from the run's seed, so that runs share their held-out tasks. ML1's
-    held-out goals are the training goals of the next seed: to try settings, add 2."""
+    """Seed of the goals, separate from the run's seed so that runs share their held-out tasks.
+    ML1's held-out goals are the training goals of the next seed: to try settings, add 2."""
     reward_version: Literal["v1", "v2"] = "v2"
-    """Version of the official reward functions; v1 is for the reference engine only."""
+    """Version of the official reward functions; v1 needs the reference engine."""
     engine: Engine = "native"
-    """`native` calls MuJoCo from compiled threads, `reference` steps the official objects; the
-    physics has the same bits. `warp` is MuJoCo Warp, for thousands of slots on a GPU."""
+    """Physics engine: `native` calls MuJoCo from compiled threads, `reference` steps the official
+    objects, with bit-equal physics; `warp` is MuJoCo Warp, for thousands of slots on a GPU."""
     num_threads: Few | None = None
-    """Threads of the native engine; one per processor where not given."""
+    """Threads of the native engine; by default one per processor."""
     num_goals: Annotated[int, Field(ge=1, le=OFFICIAL_NUM_GOALS)] = OFFICIAL_NUM_GOALS
-    """Goals per class: the first of the official ones."""
+    """Goals per class, the first of the official ones."""
     horizon: Annotated[int, Field(ge=1, le=HORIZON)] = HORIZON
-    """Steps of an episode; officially 500."""
+    """Steps per episode; officially 500."""
 
     def build(self) -> MetaWorld:
         """The distribution.
 
         Raises:
-            UserError: unknown benchmark or class, or lists that overlap.
+            UserError: the benchmark or a class is unknown, or the lists of classes overlap.
         """
         return MetaWorld(**self.model_dump(exclude={"kind"}))
 
@@ -85,20 +85,21 @@ class MetaWorldConfig(Config):
 class MetaWorld:
     """A Meta-World benchmark as a task distribution.
 
-    `protocol` is how agents are evaluated on it by its own documentation.
+    `protocol` holds the evaluation settings of Meta-World's documentation.
 
     Args:
         benchmark: `ML1-<class>`, `ML10`, `ML25`, `ML45`, or `custom`.
-        train_classes, test_classes: the classes of a custom benchmark.
-        seed: draws the goals; `metaworld.ML10(seed=…)` draws the same.
-        reward_version: of the official reward functions.
-        num_goals: per class, at most 50.
-        horizon: steps of an episode, at most 500.
-        engine: what steps the environments; `make_env` can be given another one.
-        num_threads: of the native engine; None for one per processor.
+        train_classes, test_classes: classes of a custom benchmark.
+        seed: seed of the goals, which equal those of `metaworld.ML10(seed=…)`.
+        reward_version: version of the official rewards.
+        num_goals: goals per class, at most 50.
+        horizon: steps per episode, at most 500.
+        engine: default engine of `make_env`.
+        num_threads: threads of the native engine; None for one per processor.
 
     Raises:
-        UserError: unknown benchmark or class, lists that overlap, a number out of range.
+        UserError: the benchmark or a class is unknown, the lists of classes overlap, or a number is
+            out of range.
     """
 
     protocol = METAWORLD
@@ -138,16 +139,16 @@ class MetaWorld:
         num_threads: int | None = None,
         render_mode: str | None = None,
     ) -> SlotEnv[MetaWorldTask]:
-        """Slots that play training tasks until `set_tasks` says otherwise.
+        """Slots that play training tasks until `set_tasks` is called.
 
         Args:
-            engine: `native`, `reference` or `warp`; as the benchmark was made where not given.
-            num_threads: of the native engine; as the benchmark was made where not given.
-            render_mode: `rgb_array` for `render`, which the warp engine does not have.
+            engine: `native`, `reference` or `warp`; None for the benchmark's.
+            num_threads: threads of the native engine; None for the benchmark's.
+            render_mode: `rgb_array` to enable `render`, which the warp engine lacks.
 
         Raises:
-            UserError: an unknown engine, one that does not have these rewards or draws nothing, or
-                one that lacks packages; an unknown render mode.
+            UserError: the engine or the render mode is unknown, the engine lacks these rewards or
+                cannot render, or its packages are missing.
         """
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
         engine = engine or self.engine
@@ -177,7 +178,7 @@ class MetaWorld:
 
 
 def _make_warp_env(tasks: Sequence[MetaWorldTask], *, horizon: int) -> SlotEnv[MetaWorldTask]:
-    """Imported here, as all else does without Warp."""
+    """A Warp environment; imported here because everything else works without Warp."""
     device = default_device()
     check_installed(device)
     from envs.metaworld.warp import WarpMetaWorldEnv
@@ -216,9 +217,9 @@ Goals = tuple[MetaWorldTask, ...]
 def _official_goals(
     benchmark: str, train: tuple[str, ...], test: tuple[str, ...], seed: int
 ) -> tuple[Goals, Goals]:
-    """All training and test tasks of the official benchmark object, in its order.
+    """Training and test tasks of the official benchmark object, in its order.
 
-    They are kept on disk, as the official object resets every environment for every goal.
+    They are cached on disk, because the official object resets an environment for every goal.
     """
     request = (version("metaworld"), version("numpy"), benchmark, train, test, seed)
     path = cache_folder() / "goals" / f"{hashlib.sha256(repr(request).encode()).hexdigest()}.npz"
@@ -248,9 +249,9 @@ def _draw_goals(
 
 
 def _pose(env: SawyerXYZEnv, ctrl: object, n_frames: int | None = None) -> None:
-    """`SawyerXYZEnv.do_simulation` where no time passes: goals do not depend on the physics.
+    """Replacement of `SawyerXYZEnv.do_simulation` without physics, on which goals do not depend.
 
-    Four times faster; a test draws the goals of all classes with the physics too.
+    It is four times faster; a test also draws the goals of all classes with physics.
     """
     del ctrl, n_frames
     mujoco.mj_kinematics(env.model, env.data)
@@ -264,5 +265,5 @@ def _read_goals(kept: dict[str, np.ndarray], split: str) -> Goals:
 
 
 def _first_goals(tasks: Goals, num_goals: int) -> list[MetaWorldTask]:
-    """The first goals of each class; the official order has the goals of a class side by side."""
+    """The first goals of each class; in the official order a class's goals are consecutive."""
     return [task for i, task in enumerate(tasks) if i % OFFICIAL_NUM_GOALS < num_goals]

@@ -1,11 +1,11 @@
-"""The native engine: MuJoCo's C library called from threads, observation and reward compiled.
+"""Native engine: threads that call MuJoCo's C library, with compiled observations and rewards.
 
-The same bits of physics as the official environments, many times faster. V2 rewards; the official
-`info` but for `grasp_success`, which only the reference engine gives.
+Its physics equals that of the official environments to the bit, many times faster. It has the V2
+rewards and the official `info`, except `grasp_success`, which only the reference engine has.
 """
 
 # pyright: reportCallIssue=false
-# Type checkers see the typing context of intrinsics as an argument.
+# Type checkers take the typing context of intrinsics for an argument.
 
 from collections.abc import Sequence
 from functools import cache
@@ -40,13 +40,13 @@ OUTCOME_NAMES = ("unscaled_reward", *Outcome._fields[1:])
 
 @inner
 def act(action, constants, mocap_pos, ctrl):
-    """The official action: the hand's mocap body moves within its box, the fingers push."""
+    """Applies the official action: moves the hand's mocap body within its box, and the fingers."""
     scale = np.float32(constants[ACTION_SCALE])
     for k in range(3):
         delta = min(max(action[k], np.float32(-1.0)), np.float32(1.0)) * scale  # float32
         moved = mocap_pos[k] + np.float64(delta)
         mocap_pos[k] = min(max(moved, constants[MOCAP_LOW + k]), constants[MOCAP_HIGH + k])
-    ctrl[0] = np.float64(action[3])  # MuJoCo clips it; the reward sees it as it is
+    ctrl[0] = np.float64(action[3])  # MuJoCo clips it; the reward uses the unclipped value
     ctrl[1] = -np.float64(action[3])
 
 
@@ -76,20 +76,20 @@ def compiled_observe(env_name: str) -> CFunc:
 class NativeEnv(EngineEnv[MetaWorldTask]):
     """A vector environment with one Meta-World task in each slot.
 
-    Nothing is random once tasks are chosen, so seeds change nothing. `info` has `success`,
-    `near_object`, `grasp_reward`, `in_place_reward`, `obj_to_target` and `unscaled_reward`; only
-    `grasp_success` of the official ones is left to the reference engine. Of actions beyond [-1, 1]
-    the first three are clipped; the fourth is clipped in the controls, not in the reward.
+    Given the tasks, everything is deterministic, so seeds have no effect. `info` has `success`,
+    `near_object`, `grasp_reward`, `in_place_reward`, `obj_to_target` and `unscaled_reward`; the
+    official `grasp_success` is only in the reference engine. The first three actions are clipped to
+    [-1, 1]; the fourth is clipped in the controls, but not in the reward.
 
     Args:
         tasks: one for each slot, in any mixture.
-        horizon: steps in an episode.
+        horizon: steps per episode.
         num_threads: None for one per processor that this process may use.
-        render_mode: `rgb_array` for `render`.
+        render_mode: `rgb_array` to enable `render`.
 
     Raises:
-        ValueError: no task, an unknown one, or a number out of range.
-        UserError: an unknown render mode.
+        ValueError: there is no task, a task is unknown, or a number is out of range.
+        UserError: the render mode is unknown.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
             outcome_size=len(Outcome._fields),
             readings_size=max(readings),
             num_substeps=NUM_SUBSTEPS,
-            finish="forward",  # not cosmetic: it changes the solver's warm start
+            finish="forward",  # needed: it changes the solver's warm start
             horizon=horizon,
             num_threads=num_threads,
         )
@@ -124,7 +124,7 @@ class NativeEnv(EngineEnv[MetaWorldTask]):
         )
 
     def scene(self, task: MetaWorldTask) -> Scene:
-        """The official scene, with what the task moves where the task has it."""
+        """The official scene, with the task's positions of bodies and sites."""
         return drawn_scene(task)
 
     def _shared_model(self, task: MetaWorldTask) -> SharedModel:

@@ -1,4 +1,4 @@
-"""What the official package defines: classes, tasks, and environment objects that play them."""
+"""Definitions of the official package: classes, tasks, and the environments that play them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.types import Task
 
 CLASSES = tuple(ALL_V3_ENVIRONMENTS)
-"""The names of the 50 task classes."""
+"""Names of the 50 task classes."""
 HORIZON = 500
-"""Steps of an official episode."""
+"""Steps per official episode."""
 DT = 1 / SawyerXYZEnv.metadata["render_fps"]
-"""Seconds in a step."""
+"""Duration of a step (s)."""
 ACTION_SPACE = spaces.Box(-1.0, 1.0, (4,), np.float32)
-"""Moves of the hand along x, y and z, in hundredths of a metre per step, and the gripper's grip."""
+"""Displacements of the hand along x, y and z (cm per step), and the effort to close the gripper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class MetaWorldTask:
     """A Meta-World environment with one goal."""
 
     env_name: str
-    """The class, e.g. `reach-v3`."""
+    """Name of the class, such as `reach-v3`."""
     rand_vec: Float[np.ndarray, " P"]
-    """The official goal vector: initial object position and target, as the class defines them."""
+    """Official goal vector: initial object position and target (m), as the class defines them."""
 
     @property
     def parameters(self) -> Float[np.ndarray, " P"]:
@@ -38,17 +38,17 @@ class MetaWorldTask:
 
     @property
     def goal(self) -> Float[np.ndarray, " 3"]:
-        """Where the target is, or the thing that is to be moved, in metres."""
+        """Position of the target, or of the object to be moved (m)."""
         return self.rand_vec[-3:]
 
 
 def make_official_env(env_name: str, reward_version: str = "v2") -> SawyerXYZEnv:
-    """The official environment of a class; it needs a task before use."""
+    """Official environment of a class; it needs a task before use."""
     return ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
 
 
 def set_official_task(env: SawyerXYZEnv, task: MetaWorldTask) -> None:
-    """Gives an official environment its goal, hidden from the observation as in all ML benchmarks.
+    """Sets an official environment's goal, hidden from the observation as in all ML benchmarks.
 
     Takes effect at the environment's next `reset`.
     """
@@ -57,15 +57,15 @@ def set_official_task(env: SawyerXYZEnv, task: MetaWorldTask) -> None:
 
 
 def decode(task: Task) -> MetaWorldTask:
-    """An official task as ours.
+    """An official task as a `MetaWorldTask`.
 
-    It carries its goal pickled: decode only what this process made a moment ago.
+    Official tasks hold pickled goals: decode only tasks that this process has made itself.
     """
     return MetaWorldTask(task.env_name, pickle.loads(task.data)["rand_vec"])
 
 
 def observation_space() -> spaces.Box:
-    """The official bounds; they are the same for every class while the goal is hidden."""
+    """Official bounds, which are the same for every class while the goal is hidden."""
     hand, gripper, free = SawyerXYZEnv._HAND_SPACE, [1.0], np.full(14, np.inf)
     frame_high = np.concatenate([hand.high, gripper, free])
     frame_low = np.concatenate([hand.low, [-1.0], -free])

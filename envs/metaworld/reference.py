@@ -1,6 +1,6 @@
-"""The reference engine: the official environment objects, stepped one after the other.
+"""Reference engine: the official environment objects, stepped one after the other.
 
-Slow and complete: it is what every other engine must agree with.
+It is slow but complete, and every other engine must agree with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from metarl.system.seeding import derive_seed
 
 
 class ReferenceEnv(DrawnEnv[MetaWorldTask]):
-    """Official environment objects, one per slot (about 20 MB each)."""
+    """A vector environment of official environment objects, one per slot (about 20 MB each)."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
         self, slots: Int[np.ndarray, " n"], tasks: Sequence[MetaWorldTask]
     ) -> Float[np.ndarray, "N 39"]:
         self._assign(slots.tolist(), tasks)
-        while self._new_seeds:  # of the environments that the slots have now
+        while self._new_seeds:  # for the environments that the slots have now
             slot, seed = self._new_seeds.popitem()
             self._playing[slot][1].seed(seed)
         self._reset(slots.tolist())
@@ -104,7 +104,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
         self._write_down()
 
     def scene(self, task: MetaWorldTask) -> Scene:
-        """The official scene, with what the task moves where the task has it."""
+        """The official scene, with the task's positions of bodies and sites."""
         return drawn_scene(task)
 
     def _shared_model(self, task: MetaWorldTask) -> SharedModel:
@@ -116,7 +116,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
         return np.concatenate([drawn_state(env.model, env.data), edits])
 
     def record(self, sink: Sink | None) -> None:
-        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        """Passes every whole episode to `sink`, starting at the next `reset`; None stops it."""
         self._sink = sink
 
     def _write_down(self) -> None:
@@ -124,7 +124,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
             self._states.append([drawn_state(env.model, env.data) for env in self.envs])
 
     def _hand_over(self) -> None:
-        """The states of the episode that has just ended, filled up to rows of one length."""
+        """Passes the episode that has just ended to the sink, its states padded to one length."""
         if self._sink is None or len(self._states) <= self.horizon:
             return
         size = max(map(len, self._states[0]))
@@ -136,9 +136,9 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
     ) -> tuple[
         Float[np.ndarray, "N 39"], Float[np.ndarray, " N"], Bool[np.ndarray, " N"], dict[str, Any]
     ]:
-        """One official step in every slot.
+        """Takes one official step in every slot.
 
-        `info` holds every entry of the official one as an array (N,), and `final_obs` (N, 39).
+        `info` holds every entry of the official `info` as an array (N,), and `final_obs` (N, 39).
         """
         results = [env.step(action) for env, action in zip(self.envs, actions, strict=True)]
         self._steps += 1
@@ -158,7 +158,7 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
         return self._obs.copy(), reward, ended, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Frees the official environments, and what draws."""
+        """Frees the official environments and the renderers."""
         super().close_extras()
         for env in [*self.envs, *(e for spare in self._spare.values() for e in spare)]:
             env.close()

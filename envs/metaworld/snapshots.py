@@ -1,11 +1,11 @@
-"""Official resets, each taken once and kept: the start of every episode of a task.
+"""Cached snapshots of official resets, from which all episodes of a task start.
 
-For a fixed task the official `reset()` is deterministic, so one snapshot of it serves for good. The
+For a fixed task the official `reset()` is deterministic, so a single snapshot is enough. The
 official environment stays the only source of scenes, goals, resets and constants.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 import hashlib
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ from envs.metaworld.tasks.interface import (
 from metarl.rollout import scene as drawing
 from metarl.system.cache import cache_folder, read_arrays, write_arrays
 
-EDITED = ("body_pos", "site_pos")  # all that the 50 official resets change in mjModel
+EDITED = ("body_pos", "site_pos")  # the only arrays of mjModel that the 50 official resets change
 FIELDS = ("state", "edits", "constants", "memory", "obs")
 CAMERA = "corner2"
-MOCAP_QUAT = (1.0, 0.0, 1.0, 0.0)  # what every official step sets; it never changes after a reset
+MOCAP_QUAT = (1.0, 0.0, 1.0, 0.0)  # every official step sets it; constant after a reset
 
 
 class Official(NamedTuple):
-    """An official environment, its scene, and the snapshots of it that are in memory, by goal."""
+    """An official environment, its scene, and its snapshots in memory, by goal."""
 
     env: object
     scene: SharedModel
@@ -48,19 +48,19 @@ class Official(NamedTuple):
 
 @cache
 def official(env_name: str) -> Official:
-    """The official environment of a name, and its scene with what the task's code reads."""
+    """Official environment of a class, and its scene with the readings of the task's code."""
     env = make_official_env(env_name)
     readings = [source.reading(env.model) for source in TASK_CLASSES[env_name].sources()]
     return Official(env, SharedModel(env.model, EDITED, readings), {})
 
 
 def take_snapshot(env, scene: SharedModel, task: MetaWorldTask) -> Snapshot:
-    """The state right after the official reset to a task."""
+    """Snapshot of the state right after the official reset to a task."""
     code = TASK_CLASSES[task.env_name]
     set_official_task(env, task)
     obs, _ = env.reset()
     late = [name for name in code.constants if getattr(env, name) is None]
-    if late:  # bin-picking: the first step fixes it, to the same value whatever the action
+    if late:  # bin-picking: the first step sets it, to the same value for any action
         env.step(np.zeros(4, dtype=np.float32))
         fixed = {name: getattr(env, name) for name in late}
         obs, _ = env.reset()
@@ -78,7 +78,7 @@ def take_snapshot(env, scene: SharedModel, task: MetaWorldTask) -> Snapshot:
 
 
 def _constants(env, code: TaskCode) -> np.ndarray:
-    """What the reset fixed, laid out as the task's compiled code expects it."""
+    """Values fixed by the reset, in the layout of the task's compiled code (C,)."""
     extra = [_extra_constant(env, name) for name in code.constants]
     constants = np.full(EXTRA_CONSTANTS, np.nan)
     for name, start in START_ATTRIBUTES.items():
@@ -102,7 +102,7 @@ def _extra_constant(env, name: str) -> np.ndarray:
 
 
 def _moves(value, simulation: mujoco.MjData) -> bool:
-    """Whether an attribute is a view of the simulation, so that it changes with every step."""
+    """True if an attribute is a view of the simulation, which changes with every step."""
     arrays = ("xpos", "xquat", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "qpos")
     return isinstance(value, np.ndarray) and any(
         np.shares_memory(value, getattr(simulation, array)) for array in arrays
@@ -110,14 +110,14 @@ def _moves(value, simulation: mujoco.MjData) -> bool:
 
 
 def snapshots(tasks: Sequence[MetaWorldTask]) -> list[Snapshot]:
-    """A snapshot of each task, from the cache on disk where it has been taken before."""
+    """Snapshot of each task, from the cache on disk if it was taken before."""
     for env_name in dict.fromkeys(task.env_name for task in tasks):
         _take_missing(env_name, [t for t in tasks if t.env_name == env_name])
     return [official(task.env_name).known[_goal(task)] for task in tasks]
 
 
 def drawn_scene(task: MetaWorldTask) -> drawing.Scene:
-    """What recordings of a task are drawn in."""
+    """Scene for a task's recordings."""
     (snapshot,) = snapshots([task])
     env, scene, _ = official(task.env_name)
     return drawing.Scene(model=scene.edited_model(snapshot.edits), camera=CAMERA, dt=env.dt)
@@ -142,7 +142,7 @@ def _take_missing(env_name: str, tasks: Sequence[MetaWorldTask]) -> None:
 
 
 def _stamp(code: TaskCode) -> str:
-    """What makes a cached snapshot void when it changes."""
+    """Hash of everything that a cached snapshot depends on."""
     versions = (version("metaworld"), mujoco.__version__)
     digest = hashlib.sha256(repr((versions, code.constants, EDITED)).encode())
     digest.update(Path(__file__).read_bytes())

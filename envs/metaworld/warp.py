@@ -1,7 +1,7 @@
-"""The Warp engine: Meta-World's scenes on MuJoCo Warp, observation and reward the native engine's.
+"""Warp engine: Meta-World on MuJoCo Warp, with the native engine's observations and rewards.
 
-V2 rewards. Physics in float32 by another solver, so the same actions do not give the same bits;
-the tasks are the same: official scenes, goals, resets, and one definition of what is rewarded.
+It has the V2 rewards. Its physics is in float32 and uses another solver, so results are not
+bit-equal; scenes, goals, resets and the code of rewards are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from metarl.rollout.scene import Scene
 
 @cache
 def scene_spec(env_name: str) -> SceneSpec:
-    """A class of tasks as the engine needs it."""
+    """Scene of a class of tasks for the engine."""
     code = TASK_CLASSES[env_name]
     touches = any(isinstance(source, TouchForce) for source in code.readings)
     return SceneSpec(
@@ -34,7 +34,7 @@ def scene_spec(env_name: str) -> SceneSpec:
         code=WorldCode(env_name.replace("-", "_"), act, observe_function(code)),
         memory_size=FRAME_SIZE,
         num_substeps=NUM_SUBSTEPS,
-        # forces cost a whole forward pass; elsewhere the places of things are enough
+        # Forces need a whole forward pass; without them the poses of bodies are enough.
         finish="forward" if touches else "positions",
     )
 
@@ -42,15 +42,15 @@ def scene_spec(env_name: str) -> SceneSpec:
 class WarpMetaWorldEnv(WarpEnv[MetaWorldTask]):
     """A vector environment with one Meta-World task in each slot, on a device.
 
-    The official environments' `info` but for `grasp_success`, as the native engine gives it.
+    `info` is that of the native engine: the official one without `grasp_success`.
 
     Args:
         tasks: one for each slot, in any mixture. The slots of one class share a scene.
-        horizon: steps in an episode.
-        device: None for the current GPU, or for the processor where there is none.
+        horizon: steps per episode.
+        device: None for the current GPU, or for the CPU if there is none.
 
     Raises:
-        ValueError: no task, an unknown one, or a number out of range.
+        ValueError: there is no task, a task is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class WarpMetaWorldEnv(WarpEnv[MetaWorldTask]):
         )
 
     def scene(self, task: MetaWorldTask) -> Scene:
-        """The official scene, with what the task moves where the task has it."""
+        """The official scene, with the task's positions of bodies and sites."""
         return drawn_scene(task)
 
     def _placements(self, tasks: tuple[MetaWorldTask, ...]) -> list[Placement]:

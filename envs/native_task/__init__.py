@@ -1,7 +1,7 @@
-"""Meta-World-like tasks of your own on the native engine: all that a module of one needs.
+"""Interface for your own Meta-World-like tasks on the native engine.
 
 A module declares `task` (a `NativeTask`), `train_tasks`, `test_tasks` and `horizon`;
-docs/your_own_native_task.md goes all the way with an example.
+docs/your_own_native_task.md has a complete example.
 """
 
 from envs.engine.compiled import inner

@@ -1,7 +1,7 @@
 """A task of the native engine as a user declares it, and the module that declares it."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from metarl.system.user_module import UserModule
 from metarl.tasks import TaskSet
 
 NAMES = ("task", "train_tasks", "test_tasks", "horizon")
-"""Names that a module must have; `name` may be there too."""
+"""Names that a module must define; `name` is optional."""
 
 Place = Callable[[mujoco.MjModel, mujoco.MjData, Any], Sequence[float] | None]
-"""`place(model, data, task)` puts things where a task has them and returns the target (x, y, z)."""
+"""`place(model, data, task)` sets up a task's scene and returns the target (x, y, z) (m)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,17 @@ class NativeTask:
     """A class of tasks around Meta-World's table and Sawyer arm."""
 
     xml: str
-    """MJCF text of all but the table and the arm, which the engine adds. Files that it names have
+    """MJCF text of everything except the table and the arm, which the engine adds. Files in it need
     absolute paths."""
     reward: Callable[[Now, Start], Outcome]
     """Pure function, decorated with `inner`. `start.extra` holds the numbers of the task."""
     objects: tuple[Object, ...]
     """One or two objects that the agent observes."""
     place: Place
-    """Python function that sets up the start of a task's episodes. It may change `data`, and of
-    the model `body_pos`, `body_quat` and `site_pos`. It is called once for each task."""
+    """Python function that sets up the start of a task's episodes. It may change `data` and the
+    model's `body_pos`, `body_quat` and `site_pos`. It is called once per task."""
     readings: tuple[Source | TouchForce, ...] = ()
-    """Further numbers of the simulation that the reward reads; `now.extra` holds them."""
+    """Further readings of the simulation for the reward; `now.extra` holds them."""
     hand_init: Vector = (0.0, 0.6, 0.2)
     """Position to which the hand moves before an episode starts (m)."""
     hand_low: Vector = (-0.5, 0.4, 0.05)
@@ -48,14 +48,14 @@ class NativeTask:
     hand_high: Vector = (0.5, 1.0, 0.5)
     """Upper bounds of the positions that actions can command (m)."""
     frame_skip: int = 5
-    """Physics steps of 2.5 ms in a step of the environment."""
+    """Physics steps of 2.5 ms per environment step."""
     camera: str = "corner2"
-    """Camera of replays and videos: one of the arm's or of `xml`."""
+    """Camera of replays and videos: one of the arm or of `xml`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """The content of a user's module."""
+    """Content of a user's module."""
 
     module: UserModule
     name: str
@@ -66,10 +66,10 @@ class Declaration:
 
 
 def read_declaration(module: UserModule, horizon: int | None) -> Declaration:
-    """The content of a module, which is executed; `horizon` replaces its own where it is given.
+    """Content of a module, which is executed; `horizon`, if given, overrides the module's.
 
     Raises:
-        UserError: it cannot be imported, or a name is missing or holds something else.
+        UserError: the module cannot be imported, or a name is missing or has a wrong value.
     """
     names = dict(vars(module.loaded))
     if horizon is not None:

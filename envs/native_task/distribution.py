@@ -21,26 +21,26 @@ from metarl.system.user_module import UserModule
 
 
 class NativeTaskConfig(Config):
-    """A Meta-World-like task of your own on the native engine, from a Python module."""
+    """Your own Meta-World-like tasks on the native engine, from a Python module."""
 
     kind: Literal["native_task"] = "native_task"
     module: str
-    """A .py file, or a name that can be imported: task, train_tasks, test_tasks, horizon."""
+    """Python file, or importable name, with task, train_tasks, test_tasks and horizon."""
     horizon: Size | None = None
-    """Steps of an episode, in place of what the module says."""
+    """Steps per episode; overrides the module's."""
     num_threads: Few | None = None
-    """Threads of the engine; one per processor where not given."""
+    """Threads of the engine; by default one per processor."""
 
     @property
     def code(self) -> str:
-        """The code that `build` executes: a file with its whole path, or the name of a module."""
+        """Name of the code that `build` executes: a file with its full path, or a module."""
         return UserModule(self.module).code
 
     def build(self) -> NativeTasks:
         """The distribution.
 
         Raises:
-            UserError: the module cannot be used; says why.
+            UserError: the module cannot be used; the message gives the reason.
         """
         module = UserModule(self.module)
         return NativeTasks(module, horizon=self.horizon, num_threads=self.num_threads)
@@ -51,11 +51,11 @@ class NativeTasks:
 
     Args:
         module: the module, which is executed.
-        horizon: steps of an episode; None for what the module says.
+        horizon: steps per episode; None for the module's.
         num_threads: threads of the engine; None for one per processor.
 
     Raises:
-        UserError: the module cannot be used; says why.
+        UserError: the module cannot be used; the message gives the reason.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class NativeTasks:
         """SHA-256 of the module's file."""
         self._num_threads = num_threads
         self._starts = Starts(declared.task, module)
-        self._starts.snapshot(self.train[0])  # so that mistakes show before training starts
+        self._starts.snapshot(self.train[0])  # reports mistakes before training starts
 
     def make_env(self, num_slots: int, *, render_mode: str | None = None) -> NativeTaskEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise.
+        """Slots that play training tasks until `set_tasks` is called.
 
         Raises:
-            UserError: an unknown render mode, or a task that cannot be placed.
+            UserError: the render mode is unknown, or a task cannot be placed.
         """
         return NativeTaskEnv(
             self.train.sample(num_slots, np.random.default_rng(0)),
@@ -90,19 +90,19 @@ class NativeTasks:
 class NativeTaskEnv(EngineEnv[GymnasiumTask]):
     """A vector environment with one declared task in each slot.
 
-    Observations, actions and `info` are those of Meta-World's native engine, so that an agent of
-    one can be adapted to the other. Nothing is random once tasks are chosen.
+    Observations, actions and `info` are those of Meta-World's native engine, so an agent trained on
+    one can adapt to the other. Given the tasks, everything is deterministic.
 
     Args:
         tasks: the task of each slot.
-        starts: the scene that they share.
-        horizon: steps in an episode.
+        starts: their common scene and its starts.
+        horizon: steps per episode.
         num_threads: None for one per processor that this process may use.
-        render_mode: `rgb_array` for `render`.
+        render_mode: `rgb_array` to enable `render`.
 
     Raises:
-        ValueError: no task, or a number out of range.
-        UserError: an unknown render mode.
+        ValueError: there is no task, or a number is out of range.
+        UserError: the render mode is unknown.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class NativeTaskEnv(EngineEnv[GymnasiumTask]):
         self._starts = starts
 
     def scene(self, task: GymnasiumTask) -> Scene:
-        """The scene of a task, with what `place` moves where the task has it."""
+        """The scene of a task, after `place`."""
         edits = self._starts.snapshot(task).edits
         return Scene(
             model=self._starts.scene.edited_model(edits),

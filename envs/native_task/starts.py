@@ -1,7 +1,7 @@
-"""The scene of a declared task, and the moments from which its episodes start."""
+"""The scene of a declared task, and the snapshots from which its episodes start."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see into mujoco's C code.
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from metarl.errors import MESSAGE_LIMIT, UserError, printable
 from metarl.system.user_module import UserModule, describe
 
 EDITED = ("body_pos", "body_quat", "site_pos")
-"""The arrays of the model that `place` may change."""
+"""Arrays of the model that `place` may change."""
 GUARDED = ("body_", "geom_", "site_", "jnt_", "dof_", "actuator_", "eq_", "tendon_", "qpos")
-"""Prefixes of arrays that it must leave alone, but for those."""
+"""Prefixes of arrays that `place` must not change, except those in `EDITED`."""
 RESET_STEPS = 50
-"""Steps in which the hand moves to its first position, as officially."""
+"""Steps in which the hand moves to its initial position, as in the official reset."""
 METRES_PER_ACTION = 0.01
 HAND_WELD = "metarl_hand"
 WELD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 5.0)
-"""Official numbers of the weld between the hand and the mocap body that actions move."""
+"""Official parameters of the weld between the hand and the mocap body that actions move."""
 
 ASSETS = Path(metaworld.__file__).parent / "assets"
 SCENE = f"""
@@ -70,7 +70,7 @@ SCENE = f"""
 
 
 def sawyer_model(xml: str) -> mujoco.MjModel:
-    """A task's MJCF on Meta-World's table, within reach of the Sawyer arm.
+    """Model of a task's MJCF together with Meta-World's table and Sawyer arm.
 
     Raises:
         ValueError: MuJoCo cannot compile it.
@@ -83,7 +83,7 @@ def sawyer_model(xml: str) -> mujoco.MjModel:
 def with_hand_at(
     model: mujoco.MjModel, position: tuple[float, float, float], *, frame_skip: int
 ) -> mujoco.MjData:
-    """The simulation after the official reset of the hand: open, at a position (m)."""
+    """Simulation after the official reset of the hand: gripper open, at a position (m)."""
     data = mujoco.MjData(model)
     for _ in range(RESET_STEPS):
         data.mocap_pos[0] = position
@@ -98,11 +98,11 @@ class Starts:
 
     Args:
         declared: the class of tasks.
-        module: where it is declared.
+        module: the module that declares it.
 
     Raises:
-        UserError: MuJoCo cannot compile the scene, something that is read is not in it, or the
-            reward cannot be compiled.
+        UserError: MuJoCo cannot compile the scene, a reading is not in it, or the reward cannot be
+            compiled.
     """
 
     def __init__(self, declared: NativeTask, module: UserModule) -> None:
@@ -116,7 +116,7 @@ class Starts:
                 f"{declared.frame_skip}; the engine takes 1 or 2 objects and a frame_skip from 1 on"
             )
         code = TaskCode(
-            # unique, as compiled code of two modules may meet in one process
+            # Unique, because one process may load the compiled code of two modules.
             env_name=f"{module.name}_{(module.content_hash or '')[:16]}",
             reward=declared.reward,
             objects=declared.objects,
@@ -142,10 +142,10 @@ class Starts:
         self._known: dict[bytes, Snapshot] = {}
 
     def snapshot(self, task: GymnasiumTask) -> Snapshot:
-        """The start of a task's episodes.
+        """Snapshot of the start of a task's episodes.
 
         Raises:
-            UserError: `place` fails or changes what it must not, or the reward is not finite.
+            UserError: `place` fails or makes a forbidden change, or the reward is not finite.
         """
         key = task.parameters.tobytes()
         if key not in self._known:
@@ -153,7 +153,7 @@ class Starts:
         return self._known[key]
 
     def _placed(self, task: GymnasiumTask) -> Snapshot:
-        """The moment after `place`, without what the agent observes."""
+        """Snapshot of the moment after `place`, without its observation."""
         model, original = self._placing, self.scene.model
         for name in EDITED:
             getattr(model, name)[:] = getattr(original, name)
@@ -163,7 +163,7 @@ class Starts:
         try:
             target = self.declared.place(model, data, task.value)
             given = np.full(3, np.nan) if target is None else np.array(target, np.float64)
-        except Exception as error:  # code of the user's
+        except Exception as error:  # the user's code
             raise self._mistake(f"place fails for {_shown(task)}: {describe(error)}") from error
         if given.shape != (3,):
             raise self._mistake(f"place must return a target (x, y, z), but returned {target!r}")
@@ -193,7 +193,7 @@ class Starts:
         )
 
     def _observed(self, placed: Snapshot, task: GymnasiumTask) -> Snapshot:
-        """The snapshot with its observation, in which the frame before is the same one."""
+        """The snapshot with its observation, whose last frame equals the current one."""
         probe = Batch(
             num_slots=1,
             action_size=ACTION_SIZE,
@@ -224,7 +224,7 @@ class Starts:
         return observed
 
     def _check_edits(self, model: mujoco.MjModel) -> None:
-        """Checks that `place` left alone what slots do not have of their own."""
+        """Checks that `place` changed only arrays of which each slot has its own copy."""
         original = self.scene.model
         for name in dir(model):
             if name in EDITED or not name.startswith(GUARDED):
@@ -253,5 +253,5 @@ def _shown(task: GymnasiumTask) -> str:
 
 
 def _message(error: Exception) -> str:
-    """The text of an exception; a KeyError would quote it."""
+    """Text of an exception, without the quotes that a KeyError adds."""
     return printable(error.args[0] if error.args else error, limit=MESSAGE_LIMIT)

@@ -1,4 +1,4 @@
-"""Observation and reward of the Meta-World tasks, one module for each family of tasks."""
+"""Observations and rewards of the Meta-World tasks, one module per family of tasks."""
 
 from envs.metaworld.tasks import (
     assembling,
@@ -40,4 +40,4 @@ FAMILIES = (
 TASK_CLASSES: dict[str, TaskCode] = {
     task.env_name: task for family in FAMILIES for task in family.TASK_CLASSES
 }
-"""Every task that the native engine knows, by its official name."""
+"""Code of every task of the native engine, by official name."""

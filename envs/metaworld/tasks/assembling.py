@@ -32,10 +32,10 @@ WRENCH_SCALE = (1.0, 1.0, 3.0)  # height matters most
 
 @inner
 def nut_over_peg(nut: Vector, target: Vector) -> tuple[float, bool]:
-    """Quality of the nut's place over the peg, and True where it is on it."""
+    """Quality of the nut's position over the peg, in [0, 1], and True if it is on the peg."""
     radius = distance_xy(target, nut)
     success = radius < ALIGNED and target[2] - nut[2] > 0.0
-    # once on the peg, there is no reason to ask for more accuracy
+    # Once on the peg, more accuracy is not needed.
     bottleneck = 0.02 if success else 0.01
     height = funnel_floor(radius, bottleneck=bottleneck, slope=0.02, height=0.2)
     error = target[0] - nut[0], target[1] - nut[1], height - nut[2]
@@ -69,7 +69,7 @@ def assembly(now: Now, start: Start) -> Outcome:
 @inner
 def disassemble(now: Now, start: Start) -> Outcome:
     """disassemble-v3: lift the wrench's nut off the peg."""
-    above = 0.0, 0.0, 0.1  # where the nut should get to, from the target
+    above = 0.0, 0.0, 0.1  # goal of the nut, relative to the target
     nut = vec(now.extra, 0)
     placed = long_tail(distance(plus(start.target, above), nut), lower=0.0, upper=0.02, margin=0.2)
     in_place = (0.1 if nut[2] > WRENCH_LIFTED_Z else 0.0) + 0.9 * placed
@@ -93,8 +93,8 @@ def disassemble(now: Now, start: Start) -> Outcome:
 
 
 NEAR_OBJECT = 0.03
-INSERTED = 0.07  # the peg's head from the target
-PEG_HELD = 0.08  # tcp to peg, below which it counts as held
+INSERTED = 0.07  # distance of the peg's head from the target
+PEG_HELD = 0.08  # distance of tcp and peg below which it counts as held
 PEG_LIFTED = 0.01
 PEG_SCALE = (1.0, 2.0, 2.0)  # the hole lies along x
 
@@ -107,7 +107,7 @@ def peg_insert_side(now: Now, start: Start) -> Outcome:
     obj_to_target = norm(scaled(minus(head, start.target), PEG_SCALE))
     margin = norm(scaled(minus(vec(start.extra, 0), start.target), PEG_SCALE))
     near_target = long_tail(obj_to_target, lower=0.0, upper=INSERTED, margin=margin)
-    # two prisms around the hole, in which the head would hit the box
+    # Two prisms around the hole in which the head would hit the box.
     clear_1 = rect_prism_tolerance(head, zero=vec(now.extra, 3), one=vec(now.extra, 6))
     clear_2 = rect_prism_tolerance(head, zero=vec(now.extra, 9), one=vec(now.extra, 12))
     clear = hamacher_product(clear_2, clear_1)
@@ -127,7 +127,7 @@ def peg_insert_side(now: Now, start: Start) -> Outcome:
         object_grasped = 1.0
         reward = hamacher_product(object_grasped, in_place) + (1.0 + 5.0 * in_place)
     else:
-        # within a prism, `in_place` is officially an np.float64, and the product too
+        # Within a prism, `in_place` is officially an np.float64, and so is the product.
         reward = hamacher_product(object_grasped, in_place, single and clear == 1.0)
     if obj_to_target <= INSERTED:
         reward = 10.0
@@ -141,11 +141,11 @@ def peg_insert_side(now: Now, start: Start) -> Outcome:
     )
 
 
-UNPLUGGED = 0.05  # the plug's end from the target
+UNPLUGGED = 0.05  # distance of the plug's end from the target
 UNPLUG_SUCCESS_RADIUS = 0.07
-PLUG_HELD = 0.035  # tcp to plug, below which it counts as held
+PLUG_HELD = 0.035  # distance of tcp and plug below which it counts as held
 PLUG_MOVED = 0.015
-PLUG_OPENING = 0.5  # of the gripper, below which there is no plug in it
+PLUG_OPENING = 0.5  # opening of the gripper below which it holds no plug
 
 
 @inner

@@ -13,9 +13,9 @@ from envs.metaworld.tasks.values import Now, Outcome, Start
 from envs.metaworld.tasks.vectors import distance
 
 NEAR_OBJECT = 0.05
-COFFEE_BUTTON_WAY = 0.03  # how deep the coffee machine's button goes
+COFFEE_BUTTON_WAY = 0.03  # travel of the coffee machine's button
 
-# From the body of a button to its top.
+# The offset leads from the body of a button to its top.
 SIDE_BUTTON = Object(body_pos("button"), body_quat("button"), offset=(0.0, -0.193, 0.0))
 TOP_BUTTON = Object(body_pos("button"), body_quat("button"), offset=(0.0, 0.0, 0.193))
 
@@ -31,13 +31,13 @@ def _near(now: Now, start: Start, radius: float) -> tuple[float, float]:
 
 @inner
 def _pressed(obj_to_target: float, way: float) -> float:
-    """Quality of the button's depth, in [0, 1]."""
+    """Quality of the button's travel, in [0, 1]."""
     return long_tail(obj_to_target, lower=0.0, upper=0.005, margin=way)
 
 
 @inner
 def _press_sideways(now: Now, start: Start, way: float) -> Outcome:
-    """Press a button that points to the robot; it goes `way` metres deep."""
+    """Press a button that points to the robot and travels `way` (m)."""
     tcp_to_obj, near = _near(now, start, radius=0.05)
     obj_to_target = abs(start.target[1] - now.obj[1])
     pressed = _pressed(obj_to_target, way)

@@ -24,24 +24,24 @@ from envs.metaworld.tasks.shared import (
 from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
 from envs.metaworld.tasks.vectors import distance, distance_xy, minus, norm, plus, scaled, vec
 
-DOOR_OPEN = 0.08  # metres of x between handle and target
-GRIP_OFFSET = (-0.05, 0.0, 0.0)  # where to grip, from the handle
-HOOK_OFFSET = (0.05, 0.03, -0.01)  # where to be, from there
+DOOR_OPEN = 0.08  # distance along x between handle and target
+GRIP_OFFSET = (-0.05, 0.0, 0.0)  # from the handle to the point to grip
+HOOK_OFFSET = (0.05, 0.03, -0.01)  # from there to the goal of the hand
 FUNNEL_RADIUS = 0.12
 AJAR = math.pi / 90.0
 WIDE_OPEN = math.pi / 2.0 + math.pi / 6
 
-CLOSE_RADIUS = 0.05  # handle to target, below which the door counts as closed for the reward
+CLOSE_RADIUS = 0.05  # distance of handle and target below which the reward counts it as closed
 CLOSE_SUCCESS_RADIUS = 0.08
 
-LOCK_SCALE = (0.25, 1.0, 0.5)  # how much a distance to the lock counts, axis by axis
+LOCK_SCALE = (0.25, 1.0, 0.5)  # weights of the distance to the lock, by axis
 LOCK_LENGTH = 0.1
 SHOULDER_OFFSET = (0.0, 0.055, 0.07)  # from the hand to the gripper's shoulder, which pushes
 
 
 @inner
 def _ready_to_open(hand: Vector, grip_at: Vector) -> float:
-    """Quality of the hand's place behind the handle; it must come from above, as by a funnel."""
+    """Quality of the hand's position behind the handle; a funnel makes it come from above."""
     radius = distance_xy(hand, grip_at)
     floor = funnel_floor(radius, bottleneck=FUNNEL_RADIUS, slope=0.04, height=0.4)
     above = above_floor(hand[2], floor=floor, margin=floor / 2.0)
@@ -53,7 +53,7 @@ def _ready_to_open(hand: Vector, grip_at: Vector) -> float:
 @inner
 def door_open(now: Now, start: Start) -> Outcome:
     """door-open-v3: pull a door open by its handle."""
-    angle = now.extra[0]  # of the hinge; opening is negative
+    angle = now.extra[0]  # hinge angle; opening is negative
     effort = grab_effort(now.grip)
     ready = _ready_to_open(now.hand, plus(now.obj, GRIP_OFFSET))
     wide = long_tail(WIDE_OPEN + angle, lower=0.0, upper=0.5, margin=math.pi / 3.0)
@@ -87,14 +87,14 @@ def door_close(now: Now, start: Start) -> Outcome:
         success=obj_to_target <= CLOSE_SUCCESS_RADIUS,
         near_object=0.0,
         grasp_reward=1.0,
-        in_place_reward=hand_in_place,  # the hand's, officially too
+        in_place_reward=hand_in_place,  # officially the hand's too
         obj_to_target=obj_to_target,
     )
 
 
 @inner
 def _turned(hint: float, near: float, to_lock: float, lock_to_target: float) -> Outcome:
-    """Common end of both lock tasks: the hint to approach, and the turn of the lock."""
+    """Common end of both lock tasks: reward for the approach, and for the turn of the lock."""
     turned = long_tail(lock_to_target, lower=0.0, upper=0.005, margin=LOCK_LENGTH)
     return Outcome(
         reward=2.0 * hint + 8.0 * turned,

@@ -12,9 +12,9 @@ from envs.metaworld.tasks.shared import (
 from envs.metaworld.tasks.values import Now, Outcome, Start
 from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled
 
-OPEN_LENGTH = 0.2  # metres from shut to open
+OPEN_LENGTH = 0.2  # travel from shut to open
 OPEN_SUCCESS_RADIUS = 0.03
-CAGING_SCALE = (3.0, 3.0, 1.0)  # x and y count more: the gripper shall come down onto the handle
+CAGING_SCALE = (3.0, 3.0, 1.0)  # x and y count more, so that the gripper comes down onto the handle
 
 CLOSE_RADIUS = 0.05
 CLOSE_SUCCESS_RADIUS = CLOSE_RADIUS + 0.015

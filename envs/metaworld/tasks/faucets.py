@@ -10,8 +10,8 @@ TARGET_RADIUS = 0.07
 HANDLE_RADIUS = 0.01
 NEAR_OBJECT = 0.01
 
-OBJECT_OFFSET = (0.0, 0.0, -0.01)  # from the handle's site to what the observation shows
-OPEN_OFFSET = (-0.04, 0.0, 0.03)  # from there to where the handle is pushed open
+OBJECT_OFFSET = (0.0, 0.0, -0.01)  # from the handle's site to the observed position
+OPEN_OFFSET = (-0.04, 0.0, 0.03)  # from there to the point at which the handle is pushed open
 
 
 @inner

@@ -14,12 +14,12 @@ from envs.metaworld.tasks.vectors import distance, vec
 
 NEAR_OBJECT = 0.05
 
-PRESS_RADIUS = 0.02  # metres of z between handle and target
+PRESS_RADIUS = 0.02  # distance along z between handle and target
 HANDLE_RADIUS = 0.02
 
 PULL_RADIUS = 0.05
 PULL_SIDE_SUCCESS_RADIUS = 0.08
-HELD = 0.035  # tcp to handle, below which it counts as held
+HELD = 0.035  # distance of tcp and handle below which it counts as held
 LIFTED = 0.01
 
 
@@ -75,7 +75,7 @@ def _pull(
 
 @inner
 def handle_pull(now: Now, start: Start) -> Outcome:
-    """handle-pull-v3: pull a handle up; only its height counts."""
+    """handle-pull-v3: pull a handle up; only its height (m) counts."""
     grasped = gripper_caging_reward(
         now,
         start,
@@ -93,14 +93,14 @@ def handle_pull(now: Now, start: Start) -> Outcome:
         target_to_obj=abs(start.target[2] - now.obj[2]),
         margin=abs(start.target[2] - start.obj_init[2]),
         grasped=grasped,
-        height=now.obj[1],  # y, not z: the official reward has it so
+        height=now.obj[1],  # y, not z, as in the official reward
         success_radius=PULL_RADIUS,
     )
 
 
 @inner
 def handle_pull_side(now: Now, start: Start) -> Outcome:
-    """handle-pull-side-v3: pull a handle up that stands at the side."""
+    """handle-pull-side-v3: pull up a handle at the side."""
     grasped = gripper_caging_reward(
         now,
         start,

@@ -1,11 +1,12 @@
-"""A Meta-World task as the native engine takes it, and its way to compiled code.
+"""Definition of a Meta-World task for the native engine, and its compilation.
 
-A task is a pure reward function and a table entry that says what is read from the simulation. Here
-the two become one C callback: readings in; observation, reward, success and information out.
+A task is a pure reward function and a table entry that lists its readings of the simulation. This
+module compiles both to one C callback: readings in; observation, reward, success and `info` out.
 """
 
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
-# Type checkers see the typing context of intrinsics as an argument, and nothing of mujoco's C code.
+# Type checkers take the typing context of intrinsics for an argument, and cannot see mujoco's C
+# code.
 
 import inspect
 from collections.abc import Callable
@@ -26,14 +27,14 @@ from envs.metaworld.tasks.values import Now, Outcome, Quaternion, Start, Vector
 from envs.metaworld.tasks.vectors import clip, distance, quaternion, vec
 
 OBS_SIZE = 39
-FRAME_SIZE = 18  # what one moment adds to the observation; it holds two of them, then the goal
+FRAME_SIZE = 18  # numbers per frame; the observation holds two frames, then the goal
 OBJECT_SIZE = 7  # position and quaternion of one object; a frame has room for two
 FIRST_OBJECT, SECOND_OBJECT = 4, 4 + OBJECT_SIZE
 HAND_LOW, HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
-GRIPPER_WIDTH = 0.1  # metres at which the observation calls the gripper fully open
+GRIPPER_WIDTH = 0.1  # width (m) at which the observation counts the gripper as fully open
 OUTCOME_SIZE = len(Outcome._fields)
 
-# Constants of a task begin with these attributes of the official environment; its own follow.
+# A task's constants begin with these attributes of the official environment; its own follow.
 START_ATTRIBUTES = {"_target_pos": 0, "obj_init_pos": 3, "init_tcp": 6, "hand_init_pos": 9}
 MOCAP_LOW, MOCAP_HIGH, ACTION_SCALE, EXTRA_CONSTANTS = 12, 15, 18, 19
 MAX_CONSTANTS = 64
@@ -48,7 +49,7 @@ class Source(NamedTuple):
     size: int
 
     def reading(self, model: mujoco.MjModel) -> Reading:
-        """Place of the numbers in a model's `mjData`."""
+        """Location of the numbers in a model's `mjData`."""
         element = getattr(model, self.kind)(self.name)
         if self.kind == "joint":
             return Reading(self.array, int(element.qposadr[0]), self.size)
@@ -63,7 +64,7 @@ class TouchForce(NamedTuple):
     size: int = 1
 
     def reading(self, model: mujoco.MjModel) -> Touch:
-        """The geoms as a model numbers them."""
+        """The geoms by their indices in a model."""
         return Touch(model.geom(self.geom).id, model.geom(self.other).id)
 
 
@@ -113,7 +114,7 @@ class Object:
 
     Attributes:
         position: source of its position.
-        rotation: source of its rotation, or the constant quaternion that stands there officially.
+        rotation: source of its rotation, or the official constant quaternion.
         offset: displacement added to the position (m): constant, or an `inner` function of the
             task's own readings (the dial).
     """
@@ -123,13 +124,13 @@ class Object:
     offset: tuple[float, float, float] | Callable = (0.0, 0.0, 0.0)
 
     def sources(self) -> tuple[Source, ...]:
-        """The readings that it needs."""
+        """Its readings."""
         return tuple(s for s in (self.position, self.rotation) if isinstance(s, Source))
 
 
 @dataclass(frozen=True)
 class TaskCode:
-    """One task: all that its observation and reward need.
+    """Definition of a task's observation and reward.
 
     Attributes:
         env_name: official name.
@@ -146,7 +147,7 @@ class TaskCode:
     constants: tuple[str, ...] = ()
 
     def sources(self) -> tuple[Source | TouchForce, ...]:
-        """All that is read, in order: the arm, the objects, the task's own."""
+        """All readings, in order: the arm, the objects, the task's own."""
         objects = tuple(s for o in self.objects for s in o.sources())
         return ARM + objects + self.readings
 
@@ -163,7 +164,7 @@ ARM = (
 HAND, RIGHT_CLAW, LEFT_CLAW, RIGHT_END, LEFT_END, LEFT_PAD, RIGHT_PAD, ARM_SIZE = range(0, 24, 3)
 
 
-NO_ROTATION, QUATERNION, MATRIX = range(3)  # how an object's rotation is read
+NO_ROTATION, QUATERNION, MATRIX = range(3)  # kinds of an object's rotation
 
 
 @inner
@@ -177,7 +178,7 @@ def _begin_frame(
     last_frame: Float64[np.ndarray, " 18"],
     obs: Float64[np.ndarray, " 39"],
 ) -> None:
-    """Write all of an observation but the objects: the arm now, the last frame, the hidden goal."""
+    """Write an observation without its objects: current arm, last frame, hidden goal."""
     hand = vec(readings, HAND)
     opened = distance(vec(readings, RIGHT_CLAW), vec(readings, LEFT_CLAW)) / GRIPPER_WIDTH
     for k in range(3):
@@ -198,7 +199,7 @@ def _add_object(
     offset: Vector,
     frame: Float64[np.ndarray, " 7"],
 ) -> None:
-    """Write one object into its seven places of a frame."""
+    """Write the seven numbers of an object into a frame."""
     for k in range(3):
         frame[k] = readings[at + k] + offset[k]
     if rotation == MATRIX:
@@ -213,7 +214,7 @@ def _add_object(
 
 @inner
 def _end_frame(last_frame: Float64[np.ndarray, " 18"], obs: Float64[np.ndarray, " 39"]) -> None:
-    """Remember the frame as it is, then clip the observation to its space."""
+    """Store the unclipped frame, then clip the observation to its space."""
     for k in range(FRAME_SIZE):
         last_frame[k] = obs[k]
     for k in range(3):
@@ -254,7 +255,7 @@ def _start(constants: Float64[np.ndarray, " C"]) -> Start:
 
 
 def _object_writer(seen: Object, at: int, *, name: str) -> Callable:
-    """A compiled function that writes an object into a frame; its readings start at `at`."""
+    """Compiled function that writes an object into a frame; its readings start at `at`."""
     offset, rotation = seen.offset, seen.rotation
     if isinstance(rotation, Source):
         kind, constant = (MATRIX if rotation.size == 9 else QUATERNION), (0.0, 0.0, 0.0, 0.0)
@@ -297,11 +298,11 @@ def _write_nothing(
 
 
 def observe_function(task: TaskCode) -> Callable:
-    """The task as one compiled function of arrays, for other compiled code to call.
+    """The task as one compiled function of arrays, to be called from compiled code.
 
     `observe(readings, constants, action, last_frame, obs, outcome)` writes the last three; the
-    outcome is an `Outcome`. It allocates nothing and knows no addresses, so it can be compiled for
-    a GPU too.
+    outcome is an `Outcome`. It allocates no memory and uses no addresses, so it also compiles for a
+    GPU.
     """
     second_at = ARM_SIZE + sum(s.size for s in task.objects[0].sources())
     size = sum(s.size for s in task.sources())
@@ -331,7 +332,7 @@ def observe_function(task: TaskCode) -> Callable:
 
 
 def observe_sources(task: TaskCode) -> list[str]:
-    """The files that a task's code comes from."""
+    """Source files of a task's code."""
     modules = (shared.__file__, values.__file__, vectors.__file__)
     return [__file__, *modules, task.reward.__code__.co_filename]
 

@@ -35,13 +35,13 @@ from envs.metaworld.tasks.vectors import (
 TARGET_RADIUS = 0.05
 SUCCESS_RADIUS = 0.07
 NEAR_OBJECT = 0.03
-HELD = 0.02  # tcp to object, below which it counts as held
+HELD = 0.02  # distance of tcp and object below which it counts as held
 LIFTED = 0.01
 
 
 @inner
 def pick_place_caging(now: Now, start: Start) -> Rounded:
-    """`_gripper_caging_reward` of pick-place-v3 itself; (reward, single) as the shared one."""
+    """`_gripper_caging_reward` of pick-place-v3; returns (reward, single) like the shared one."""
     pad_success_margin, xz_success_margin, obj_radius = 0.05, 0.005, 0.015
     obj_y = now.obj[1]
     right_margin = abs(abs(obj_y - now.right_pad[1]) - pad_success_margin)
@@ -85,14 +85,14 @@ def pick_place(now: Now, start: Start) -> Outcome:
     )
 
 
-MIDPOINT_Y, MIDPOINT_Z = 0.77, 0.25  # above the wall; its x is that of the target
+MIDPOINT_Y, MIDPOINT_Z = 0.77, 0.25  # above the wall, at the x of the target
 MIDPOINT_SCALE = (1.0, 1.0, 3.0)  # height matters most: the puck must get over the wall
 BEYOND_WALL_Y = 0.75
 
 
 @inner
 def pick_place_wall(now: Now, start: Start) -> Outcome:
-    """pick-place-wall-v3: bring the puck over a wall, by a point above it, to the target."""
+    """pick-place-wall-v3: bring the puck over a wall, through a point above it, to the target."""
     lifted = 0.015
     midpoint = start.target[0], MIDPOINT_Y, MIDPOINT_Z
     tcp_to_obj = distance(now.obj, now.tcp)
@@ -132,7 +132,7 @@ def pick_place_wall(now: Now, start: Start) -> Outcome:
     )
 
 
-GRABBED = 0.04  # hand (or tcp) to object, below which it counts as grabbed from a hole or bin
+GRABBED = 0.04  # distance of hand (or tcp) and object below which it counts as grabbed
 RAISED = 0.02
 FUNNEL_BOTTLENECK = 0.03
 
@@ -151,12 +151,12 @@ def grabbed_reward(
     """pick-out-of-hole-v3 and bin-picking-v3: hold the object, lift it, and keep above the floor.
 
     Args:
-        now, start: what the task's reward function got.
-        object_grasped, single: what the caging reward returned.
-        in_place: how near the object is to its target.
-        above: how well the gripper keeps above the funnels' walls.
-        apart: the distance of gripper and object.
-        pinched: an opening of the gripper so small that there can be no object in it.
+        now, start: arguments of the task's reward function.
+        object_grasped, single: result of the caging reward.
+        in_place: quality of the object's distance to its target, in [0, 1].
+        above: quality of the gripper's height above the funnels' walls, in [0, 1].
+        apart: distance of gripper and object (m).
+        pinched: opening of the gripper below which it cannot hold the object.
     """
     reward = hamacher_product(object_grasped, in_place, single)
     if apart < GRABBED and now.obj[2] - RAISED > start.obj_init[2] and not now.opened < pinched:
@@ -216,7 +216,7 @@ def bin_picking(now: Now, start: Start) -> Outcome:
     target_to_obj = distance(now.obj, target)
     margin = start.extra[0]
     in_place = long_tail(target_to_obj, lower=0.0, upper=TARGET_RADIUS, margin=margin)
-    floor = min(  # one may come down into the first bin and into the second
+    floor = min(  # the gripper may come down into either bin
         funnel_floor(
             distance_xy(now.hand, start.obj_init),
             bottleneck=FUNNEL_BOTTLENECK,

@@ -27,21 +27,21 @@ from envs.metaworld.tasks.vectors import clip, distance, distance_xy, minus, nor
 
 LIFTED = 0.01
 
-SHELF_RADIUS = 0.05  # of the target on the shelf
+SHELF_RADIUS = 0.05  # radius of the target on the shelf
 SHELF_SUCCESS_RADIUS = 0.07
 SHELF_NEAR_OBJECT = 0.03
-SHELF_HELD = 0.025  # tcp to object, below which it counts as held
+SHELF_HELD = 0.025  # distance of tcp and object below which it counts as held
 SHELF_HALF_WIDTH = 0.15
-SHELF_DEPTH = 3 * SHELF_RADIUS  # of the space in front of the target
+SHELF_DEPTH = 3 * SHELF_RADIUS  # depth of the space in front of the target
 SHELF_HEIGHT = 0.24
 
 
 @inner
 def shelf_bound(obj: Vector, target: Vector, in_place: float) -> tuple[float, bool]:
-    """shelf-place-v3: how much `in_place` counts: less in front of the shelf, nothing under it.
+    """shelf-place-v3: `in_place`, reduced in front of the shelf and 0 under it.
 
     Returns:
-        What is left of `in_place`, and whether it is officially an np.float64 from there on.
+        The reduced `in_place`, and True if it is officially an np.float64 from there on.
     """
     front = target[1] - SHELF_DEPTH
     between = target[0] - SHELF_HALF_WIDTH < obj[0] < target[0] + SHELF_HALF_WIDTH
@@ -93,7 +93,7 @@ HOOP_RADIUS = 0.08
 HOOP_HEIGHT = 0.3  # slightly above the hoop
 HOOP_SCALE = (1.0, 1.0, 2.0)  # height matters most: the ball must come from above
 BALL_NEAR = 0.05
-BALL_HELD = 0.035  # tcp to ball, below which it counts as held
+BALL_HELD = 0.035  # distance of tcp and ball below which it counts as held
 
 
 @inner
@@ -132,7 +132,7 @@ def basketball(now: Now, start: Start) -> Outcome:
     )
 
 
-LID_HANDLE = (0.0, 0.0, 0.02)  # of the lid, from its centre
+LID_HANDLE = (0.0, 0.0, 0.02)  # from the lid's centre to its handle
 LID_SCALE = (1.0, 1.0, 3.0)  # height matters most
 LID_LIFTED_Z = 0.04
 LID_BOTTLENECK = 0.02
@@ -158,7 +158,7 @@ def box_close(now: Now, start: Start) -> Outcome:
     reward = 10.0 if success else 2.0 * hamacher_product(effort, ready) + 8.0 * lifted
     return Outcome(
         reward=reward
-        * turned_as(now.quat, ideal=QUARTER_TURN, tolerated=0.2),  # or it would be kicked there
+        * turned_as(now.quat, ideal=QUARTER_TURN, tolerated=0.2),  # kicking should not pay
         success=success,
         near_object=ready,
         grasp_reward=effort,

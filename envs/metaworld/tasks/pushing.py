@@ -23,30 +23,30 @@ from envs.metaworld.tasks.values import Now, Outcome, Rounded, Start
 from envs.metaworld.tasks.vectors import clip, distance, minus, norm, scaled
 
 TARGET_RADIUS = 0.05
-SUCCESS_RADIUS = 0.07  # of all but push-v3
+SUCCESS_RADIUS = 0.07  # for all tasks except push-v3
 NEAR_OBJECT = 0.03
-HELD = 0.02  # tcp to puck, below which it counts as held
+HELD = 0.02  # distance of tcp and puck below which it counts as held
 
 PUSH_WALL_MIDPOINT = (-0.05, 0.77)  # beside the wall, at the puck's height
 PUSH_WALL_SCALE = (3.0, 1.0, 1.0)
-PUSH_WALL_PASSED = 0.75  # y from which on the target counts, not the midpoint
+PUSH_WALL_PASSED = 0.75  # y beyond which the target replaces the midpoint
 
 PUSH_BACK_HELD = 0.01
-PUSH_BACK_OPENED = 0.55  # a gripper with the puck in it is less open
-PUSH_BACK_NEARER = 0.01  # metres that the puck has come nearer to the target
+PUSH_BACK_OPENED = 0.55  # a gripper that holds the puck is less open
+PUSH_BACK_NEARER = 0.01  # decrease of the puck's distance to the target
 
 COFFEE_SCALE = (2.0, 2.0, 1.0)
 COFFEE_HELD = 0.04
 
 SOCCER_SCALE = (3.0, 1.0, 1.0)
 SOCCER_TARGET_RADIUS = 0.07
-GOAL_DEPTH = 0.1  # of the line of the goal, before the target
+GOAL_DEPTH = 0.1  # distance of the goal line before the target
 GOAL_HALF_WIDTH = 0.10
 
 
 @inner
 def _puck_grasped(now: Now, start: Start) -> Rounded:
-    """The caging reward of push-v3 and push-wall-v3, and whether it is a float32 (`single`)."""
+    """Caging reward of push-v3 and push-wall-v3, and True if it is a float32 (`single`)."""
     return gripper_caging_reward(
         now,
         start,
@@ -145,7 +145,7 @@ def push_back(now: Now, start: Start) -> Outcome:
 def coffee_mug(now: Now, start: Start) -> Outcome:
     """coffee-push-v3, coffee-pull-v3: hold the mug and bring it to the target.
 
-    Officially two rewards, of which every line is the same.
+    The two official rewards are identical.
     """
     target_to_obj = norm(scaled(minus(now.obj, start.target), COFFEE_SCALE))
     margin = norm(scaled(minus(start.obj_init, start.target), COFFEE_SCALE))
@@ -184,7 +184,7 @@ def soccer(now: Now, start: Start) -> Outcome:
     """soccer-v3: push the ball into the goal."""
     tcp_to_obj = distance(now.obj, now.tcp)
     target_to_obj = norm(scaled(minus(now.obj, start.target), SOCCER_SCALE))
-    # officially measured from where the ball is, not from the target: the margin grows with the way
+    # Officially measured from the ball, not from the target, so the margin grows as the ball moves.
     margin = norm(scaled(minus(now.obj, start.obj_init), SOCCER_SCALE))
     in_place = long_tail(target_to_obj, lower=0.0, upper=SOCCER_TARGET_RADIUS, margin=margin)
     goal_line = start.target[1] - GOAL_DEPTH

@@ -1,4 +1,4 @@
-"""Tasks in which the hand has to get somewhere."""
+"""Tasks in which the hand must reach a target."""
 
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import Object, TaskCode, body_pos, geom_matrix

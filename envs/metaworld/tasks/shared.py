@@ -1,11 +1,11 @@
-"""Pieces that the rewards of many tasks share: the official formulas, to the bit where possible.
+"""Official formulas that the rewards of many tasks share, bit-equal where possible.
 
-Everything is scalar code: vectors are tuples of three floats, nothing is allocated, so that it
-compiles for a CPU and for a GPU alike.
+Everything is scalar code: vectors are tuples of three floats and no memory is allocated, so it
+compiles for a CPU and for a GPU.
 
-Officially actions are float32, and NumPy gives float32 when a float32 meets a Python float. So
-wherever the gripper's action enters a reward, the arithmetic from there on is done in float32.
-Functions here that end in a parameter `single` repeat that: with it they round as float32 does.
+Official actions are float32, and NumPy returns float32 for an operation of a float32 and a Python
+float. So once the gripper's action enters a reward, further arithmetic is in float32. Functions
+here with a last parameter `single` reproduce that: if it is True, they round as float32 does.
 """
 
 import math
@@ -19,7 +19,7 @@ from envs.metaworld.tasks.vectors import clip, distance, distance_xz, minus
 VALUE_AT_MARGIN = 0.1
 LONG_TAIL_SCALE = math.sqrt(1 / VALUE_AT_MARGIN - 1)
 GAUSSIAN_SCALE = math.sqrt(-2 * math.log(VALUE_AT_MARGIN))
-CAGED = 0.97  # the caging above which closing the gripper counts
+CAGED = 0.97  # caging above which closing the gripper counts
 
 
 # --- float32, as NumPy's promotion has it --------------------------------------------------------
@@ -125,7 +125,7 @@ def gripper_closed(grip: np.float32, effort: float) -> Rounded:
     """Share of an effort with which the gripper closes: `min(max(0, action[-1]), effort) / effort`.
 
     Returns:
-        The number in [0, 1], and whether it is officially a float32 (`single`).
+        The number in [0, 1], and True if it is officially a float32 (`single`).
     """
     if grip <= np.float32(0.0):
         return 0.0, False
@@ -139,7 +139,7 @@ def caging_and_gripping(caging: float, grip: np.float32, effort: float) -> Round
     """Common end of all caging rewards: the Hamacher product of caging and gripping.
 
     Returns:
-        The product, and whether it is officially a float32 (`single`).
+        The product, and True if it is officially a float32 (`single`).
     """
     if caging > CAGED:
         gripping, single = gripper_closed(grip, effort)
@@ -157,7 +157,7 @@ def sideways_caging(
     obj_radius: float,
     pad_success_thresh: float,
 ) -> float:  # y-axis part of `SawyerXYZEnv._gripper_caging_reward`
-    """Quality of the pads' places left and right of the object, in [0, 1]."""
+    """Quality of the pads' positions left and right of the object, in [0, 1]."""
     left_margin = abs(abs(left_pad[1] - obj_init[1]) - pad_success_thresh)
     right_margin = abs(abs(right_pad[1] - obj_init[1]) - pad_success_thresh)
     left = long_tail(
@@ -186,16 +186,16 @@ def gripper_caging_reward(
     density: int,
     desired_gripper_effort: float = 1.0,
 ) -> Rounded:
-    """`SawyerXYZEnv._gripper_caging_reward`: how well the gripper holds the object.
+    """`SawyerXYZEnv._gripper_caging_reward`: quality of the gripper's hold of the object.
 
     Args:
-        now, start: what the task's reward function got.
-        obj: the official `obj_pos`.
-        obj_init: the official `self.obj_init_pos`, which is `start.obj_init` but where that moves.
+        now, start: arguments of the task's reward function.
+        obj: official `obj_pos` (m).
+        obj_init: official `self.obj_init_pos` (m), which is `start.obj_init` unless that moves.
         density: HIGH, MEDIUM or SPARSE.
 
     Returns:
-        The reward in [0, 1], and whether it is officially a float32 (`single`).
+        The reward in [0, 1], and True if it is officially a float32 (`single`).
     """
     caging_y = sideways_caging(
         left_pad=now.left_pad,
@@ -220,8 +220,8 @@ def gripper_caging_reward(
     return held, single
 
 
-AROUND = 0.95  # the caging above which `pads_around_reward` counts how tightly the pads stand
-PAD_DISTANCE = 0.05  # farthest that a pad may stand from the object's centre
+AROUND = 0.95  # caging above which `pads_around_reward` counts the distance of the pads
+PAD_DISTANCE = 0.05  # largest distance of a pad from the object's centre
 
 
 @inner
@@ -230,13 +230,13 @@ def pads_around_reward(
 ) -> float:
     """`_gripper_caging_reward` of push-back, soccer, sweep and sweep-into: pads around the object.
 
-    Unlike the others it never looks at the action, so it is never a float32.
+    Unlike the others it does not depend on the action, so it is never a float32.
 
     Args:
-        now, start: what the task's reward function got.
-        obj_radius: nearest that a pad may stand to the object's centre.
-        grip_margin: how much farther a pad may stand to count as gripping.
-        xz_margin: official `x_z_success_margin`.
+        now, start: arguments of the task's reward function.
+        obj_radius: smallest distance of a pad from the object's centre (m).
+        grip_margin: additional distance at which a pad still counts as gripping (m).
+        xz_margin: official `x_z_success_margin` (m).
 
     Returns:
         The reward in [0, 1].
@@ -261,17 +261,17 @@ def pads_around_reward(
     return (caging + (gripping_y if caging > AROUND else 0.0)) / 2.0
 
 
-# --- things with a handle ------------------------------------------------------------------------
+# --- objects with a handle -----------------------------------------------------------------------
 
 QUARTER_TURN = (0.707, 0.0, 0.0, 0.707)
-"""The quaternion of a wrench or a lid as it lies at first; officially rounded like this."""
+"""Initial quaternion of a wrench or a lid, rounded as in the official code."""
 
 
 @inner
 def grab_effort(grip: np.float32) -> float:
-    """`_reward_grab_effort` of door-open and box-close: how far the gripper is told to close.
+    """`_reward_grab_effort` of door-open and box-close: effort to close the gripper, in [0, 1].
 
-    In [0, 1]: float32 arithmetic, then a float.
+    It is computed in float32 and returned as a float.
     """
     return float(
         (clip(grip, np.float32(-1.0), np.float32(1.0)) + np.float32(1.0)) / np.float32(2.0)
@@ -280,19 +280,19 @@ def grab_effort(grip: np.float32) -> float:
 
 @inner
 def funnel_floor(radius: float, bottleneck: float, slope: float, height: float) -> float:
-    """Height of a funnel's wall at a distance from its axis (m); 0 within its bottleneck."""
+    """Height of a funnel's wall (m) at a distance from its axis; 0 within its bottleneck."""
     return 0.0 if radius <= bottleneck else slope * math.log(radius - bottleneck) + height
 
 
 @inner
 def above_floor(z: float, floor: float, margin: float) -> float:
-    """Quality of a height above a funnel's wall, in [0, 1]: one enters it only from above."""
+    """Quality of a height above a funnel's wall, in [0, 1]; it forces an approach from above."""
     return 1.0 if z >= floor else long_tail(floor - z, lower=0.0, upper=0.01, margin=margin)
 
 
 @inner
 def turned_as(quat: Quaternion, ideal: Quaternion, tolerated: float) -> float:
-    """`_reward_quat`: likeness of a quaternion to the ideal one, in [0, 1]."""
+    """`_reward_quat`: similarity of a quaternion to the ideal one, in [0, 1]."""
     a, b, c, d = quat[0] - ideal[0], quat[1] - ideal[1], quat[2] - ideal[2], quat[3] - ideal[3]
     return max(1.0 - math.sqrt(a * a + b * b + c * c + d * d) / tolerated, 0.0)
 
@@ -303,18 +303,18 @@ def handled_reward(
 ) -> tuple[float, float, float]:
     """Common part of assembly, disassemble and hammer: hold a tool by its handle, do not turn it.
 
-    The handle lies along x, and may be held anywhere along it: the object to be caged is put where
-    the hand is, as long as that is within the handle.
+    The handle lies along x and may be held anywhere: the caged point follows the hand's x within
+    the length of the handle.
 
     Args:
-        now, start: what the task's reward function got.
-        in_place: how well the tool's head is where it should be.
-        handle_length: metres.
-        ideal: the quaternion that the tool should have.
-        density: of the caging reward.
+        now, start: arguments of the task's reward function.
+        in_place: quality of the position of the tool's head, in [0, 1].
+        handle_length: length of the handle (m).
+        ideal: ideal quaternion of the tool.
+        density: density of the caging reward.
 
     Returns:
-        The reward, the caging reward, and how well the tool is turned.
+        The reward, the caging reward, and the quality of the tool's rotation.
     """
     within = abs(now.obj[0] - now.hand[0]) < handle_length / 2.0
     held, single = gripper_caging_reward(

@@ -9,8 +9,8 @@ from envs.metaworld.tasks.vectors import distance
 TARGET_RADIUS = 0.05
 SUCCESS_RADIUS = 0.07
 NEAR_OBJECT = 0.03
-LOW = 0.03  # height of the tcp, up to which the hand can move the plate
-TOUCHED = 0.07  # tcp to plate, below which it counts as touched
+LOW = 0.03  # height of the tcp up to which the hand can move the plate
+TOUCHED = 0.07  # distance of tcp and plate below which it counts as touched
 
 
 @inner
@@ -49,9 +49,9 @@ def plate_slide(now: Now, start: Start) -> Outcome:
 
 @inner
 def plate_slide_other(now: Now, start: Start) -> Outcome:
-    """plate-slide-side-v3, plate-slide-back-v3, plate-slide-back-side-v3: slide it another way.
+    """plate-slide-side-v3, plate-slide-back-v3, plate-slide-back-side-v3: other directions.
 
-    Officially three rewards, of which every line is the same.
+    The three official rewards are identical.
     """
     obj_to_target = distance(now.obj, start.target)
     in_place_margin = distance(start.obj_init, start.target) - TARGET_RADIUS

@@ -14,21 +14,21 @@ from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
 from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled, vec
 
 NEAR_OBJECT = 0.03
-HELD = 0.02  # tcp to stick, below which it counts as held
+HELD = 0.02  # distance of tcp and stick below which it counts as held
 LIFTED = 0.01
-CONTAINER_RADIUS = 0.12  # around the target, in which the container has arrived
+CONTAINER_RADIUS = 0.12  # distance to the target below which the container has arrived
 
-PUSH_STICK_OFFSET = (0.015, 0.0, 0.0)  # where to grip, from the stick's centre
+PUSH_STICK_OFFSET = (0.015, 0.0, 0.0)  # from the stick's centre to the point to grip
 
 PULL_RADIUS = 0.05
-PULL_CONTAINER_OFFSET = (0.05, 0.0, 0.0)  # of the container's centre, from its handle
+PULL_CONTAINER_OFFSET = (0.05, 0.0, 0.0)  # from the container's handle to its centre
 PULL_SCALE = (1.0, 1.0, 2.0)
-INSERTED_Y, INSERTED_Z = 0.040, 0.060  # farthest that the stick's end may be beside the handle
+INSERTED_Y, INSERTED_Z = 0.040, 0.060  # largest displacement of the stick's end from the handle
 
 
 @inner
 def _lifted(now: Now, stick_init: Vector) -> bool:
-    """True where the stick is off the table and the gripper is not quite closed."""
+    """True if the stick is off the table and the gripper is not quite closed."""
     return now.opened > 0.0 and now.obj[2] - LIFTED > stick_init[2]
 
 
@@ -47,7 +47,7 @@ def stick_push(now: Now, start: Start) -> Outcome:
     container_in_place = long_tail(
         container_to_target, lower=0.0, upper=CONTAINER_RADIUS, margin=container_margin
     )
-    # officially a copy of the common one, in which the stick's start stands for the object's
+    # Officially a copy of the shared one, with the stick's initial position as the object's.
     reward, _ = gripper_caging_reward(
         now,
         start,
@@ -66,7 +66,7 @@ def stick_push(now: Now, start: Start) -> Outcome:
         reward = 2.0 + 5.0 * stick_in_place + 3.0 * container_in_place
         if container_to_target <= CONTAINER_RADIUS:
             reward = 10.0
-    touched = now.extra[0] > 0.0 and now.extra[1] > 0.0  # by both pads
+    touched = now.extra[0] > 0.0 and now.extra[1] > 0.0  # both pads touch it
     return Outcome(
         reward=reward,
         success=touched and lifted and container_to_target <= CONTAINER_RADIUS,
@@ -79,7 +79,7 @@ def stick_push(now: Now, start: Start) -> Outcome:
 
 @inner
 def _inserted(handle: Vector, end_of_stick: Vector) -> bool:
-    """True where the stick's end is through the handle."""
+    """True if the stick's end is through the handle."""
     return (
         end_of_stick[0] >= handle[0]
         and abs(end_of_stick[1] - handle[1]) <= INSERTED_Y
@@ -105,7 +105,7 @@ def stick_pull(now: Now, start: Start) -> Outcome:
     stick_at_target = long_tail(
         distance(stick, target), lower=0.0, upper=PULL_RADIUS, margin=distance(stick_init, target)
     )
-    # officially the margin is that of the handle's start, not of the container's
+    # Officially the margin uses the handle's initial position, not the container's.
     container_in_place = long_tail(
         distance(container, target),
         lower=0.0,

@@ -1,4 +1,4 @@
-"""Tasks in which an object is swept off its place."""
+"""Tasks in which an object is swept away."""
 
 from envs.engine.compiled import inner
 from envs.metaworld.tasks.interface import (

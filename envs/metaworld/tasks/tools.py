@@ -28,11 +28,11 @@ from envs.metaworld.tasks.values import Now, Outcome, Start, Vector
 from envs.metaworld.tasks.vectors import distance, minus, norm, plus, scaled, vec
 
 HAMMER_HANDLE_LENGTH = 0.14
-HAMMER_HEAD = (0.16, 0.06, 0.0)  # from the hammer's position
+HAMMER_HEAD = (0.16, 0.06, 0.0)  # from the hammer's position to its head
 HAMMER_LIFTED_Z = 0.02
-HAMMER_IDEAL = (1.0, 0.0, 0.0, 0.0)  # its quaternion as it lies at first
+HAMMER_IDEAL = (1.0, 0.0, 0.0, 0.0)  # its initial quaternion
 NAIL_DRIVEN = 0.09
-DRIVEN_BY_HAMMER = 5.0  # the reward above which the nail was not driven in by something else
+DRIVEN_BY_HAMMER = 5.0  # reward above which it was the hammer that drove the nail in
 
 
 @inner
@@ -62,8 +62,8 @@ def hammer(now: Now, start: Start) -> Outcome:
     )
 
 
-LEVER_SCALE = (4.0, 1.0, 4.0)  # y matters least: get below the lever first, then against it
-SHOULDER = (0.0, 0.055, 0.07)  # the part of the hand that lifts, from the hand
+LEVER_SCALE = (4.0, 1.0, 4.0)  # y matters least: first below the lever, then against it
+SHOULDER = (0.0, 0.055, 0.07)  # from the hand to its part that lifts the lever
 SHOULDER_NEAR = 0.03
 UPRIGHT = math.pi / 2.0
 UPRIGHT_ERROR = math.pi / 24.0
@@ -94,7 +94,7 @@ def lever_pull(now: Now, start: Start) -> Outcome:
 
 
 DIAL_RADIUS = 0.05
-DIAL_PUSH_OFFSET = (0.05, 0.02, 0.09)  # where to push, from the dial's handle
+DIAL_PUSH_OFFSET = (0.05, 0.02, 0.09)  # from the dial's handle to the point to push
 DIAL_TARGET_RADIUS = 0.07
 DIAL_REACH_RADIUS = 0.005
 DIAL_NEAR = 0.01
@@ -102,7 +102,7 @@ DIAL_NEAR = 0.01
 
 @inner
 def dial_offset(extra: Float64[np.ndarray, " E"]) -> Vector:
-    """dial-turn-v3: the dial's handle, from its centre."""
+    """dial-turn-v3: displacement of the dial's handle from its centre (m)."""
     return DIAL_RADIUS * math.sin(extra[0]), DIAL_RADIUS * -math.cos(extra[0]), 0.0
 
 

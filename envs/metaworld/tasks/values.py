@@ -1,4 +1,4 @@
-"""The values that reward functions take and return, with their shapes and units.
+"""Arguments and results of reward functions, with their shapes and units.
 
 A reward function is `reward(now: Now, start: Start) -> Outcome`. Lengths are in metres, angles in
 radians. Positions are in the world's frame: y points away from the robot, z up, and the table's top
@@ -13,9 +13,9 @@ from jaxtyping import Float64
 Vector = tuple[float, float, float]
 """A position or a displacement: x, y, z (m)."""
 Quaternion = tuple[float, float, float, float]
-"""A rotation. Its order is that of its source: (w, x, y, z) or (x, y, z, w)."""
+"""A rotation, in the order of its source: (w, x, y, z) or (x, y, z, w)."""
 Rounded = tuple[float, bool]
-"""A number, and whether it is officially a float32 (`single`; see `shared`)."""
+"""A number, and True if it is officially a float32 (`single`; see `shared`)."""
 
 
 class Now(NamedTuple):
@@ -30,7 +30,7 @@ class Now(NamedTuple):
     quat: Quaternion
     """Rotation of the first object: `obs[7:11]`, officially `_get_quat_objects()`."""
     obj2: Vector
-    """Position of the second object (m): `obs[11:14]`; zeros where there is none."""
+    """Position of the second object (m): `obs[11:14]`; zeros if there is none."""
     tcp: Vector
     """Point between the fingertips (m): `tcp_center`."""
     left_pad: Vector
@@ -40,12 +40,12 @@ class Now(NamedTuple):
     grip: np.float32
     """Effort to close the gripper: `action[3]`, not clipped to [-1, 1]."""
     extra: Float64[np.ndarray, " E"]
-    """The task's `readings` one after the other: positions (m), joint angles (rad) or slides (m),
-    forces (N)."""
+    """The task's `readings`, concatenated: positions (m), joint angles (rad) or slides (m), forces
+    (N)."""
 
 
 class Start(NamedTuple):
-    """Numbers that the reset fixed for all steps of an episode; NaN where it fixed none."""
+    """Numbers that the reset fixes for all steps of an episode; NaN for those that it does not."""
 
     target: Vector
     """Position of the target (m): `_target_pos`."""
@@ -56,8 +56,8 @@ class Start(NamedTuple):
     hand_init: Vector
     """Position to which the reset moves the hand (m): `hand_init_pos`."""
     extra: Float64[np.ndarray, " E"]
-    """The task's `constants` one after the other, in units of the task's own; of a declared
-    `NativeTask` the numbers of the task."""
+    """The task's `constants`, concatenated, in the task's own units; for a declared `NativeTask`,
+    the numbers of the task."""
 
 
 class Outcome(NamedTuple):
@@ -66,12 +66,12 @@ class Outcome(NamedTuple):
     reward: float
     """Reward of the step, officially in [0, 10]."""
     success: bool
-    """True where the task is solved in this step."""
+    """True if the task is solved in this step."""
     near_object: float | bool
-    """True where the gripper is near the object; some classes put another number here."""
+    """True if the gripper is near the object; some classes put another number here."""
     grasp_reward: float
     """Quality of the grasp, or of the approach, officially in [0, 1]."""
     in_place_reward: float
     """Closeness of the object to its target, officially in [0, 1]."""
     obj_to_target: float
-    """Distance from the object to its target (m); 0 where a class has none."""
+    """Distance from the object to its target (m); 0 if a class has none."""

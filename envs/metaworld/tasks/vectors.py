@@ -1,6 +1,6 @@
-"""Vectors of three numbers in scalar code: positions and displacements (m), rotations.
+"""Scalar code for vectors of three numbers, positions and displacements (m), and for rotations.
 
-Nothing is allocated, so that it compiles for a CPU and for a GPU alike.
+It allocates no memory, so it compiles for a CPU and for a GPU.
 """
 
 import math
@@ -23,44 +23,44 @@ def vec(array: Float64[np.ndarray, " E"], start: int) -> Vector:
 
 @inner
 def plus(a: Vector, b: Vector) -> Vector:
-    """The sum of two vectors."""
+    """Sum of two vectors."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 @inner
 def minus(a: Vector, b: Vector) -> Vector:
-    """The difference of two vectors."""
+    """Difference of two vectors."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
 
 
 @inner
 def scaled(a: Vector, b: Vector) -> Vector:
-    """The product of two vectors, element by element."""
+    """Element-wise product of two vectors."""
     return a[0] * b[0], a[1] * b[1], a[2] * b[2]
 
 
 @inner
 def norm(a: Vector) -> float:
-    """The Euclidean length of a vector."""
+    """Euclidean length of a vector."""
     return math.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
 
 
 @inner
 def distance(a: Vector, b: Vector) -> float:
-    """The Euclidean distance of two points."""
+    """Euclidean distance of two points."""
     return norm(minus(a, b))
 
 
 @inner
 def distance_xy(a: Vector, b: Vector) -> float:
-    """The distance of two points seen from above."""
+    """Distance of two points in the x-y plane."""
     x, y = a[0] - b[0], a[1] - b[1]
     return math.sqrt(x * x + y * y)
 
 
 @inner
 def distance_xz(a: Vector, b: Vector) -> float:
-    """The distance of two points in the x-z plane."""
+    """Distance of two points in the x-z plane."""
     x, z = a[0] - b[0], a[2] - b[2]
     return math.sqrt(x * x + z * z)
 
@@ -73,10 +73,10 @@ def clip(x: N, low: N, high: N) -> N:
 
 @inner
 def quaternion(m: Float64[np.ndarray, " 9"]) -> Quaternion:
-    """The quaternion (x, y, z, w) of a rotation matrix (9 numbers, row by row).
+    """Quaternion (x, y, z, w) of a rotation matrix (9 numbers, row by row).
 
-    It repeats `scipy.spatial.transform.Rotation.from_matrix(m).as_quat()`, sign included: the
-    largest of the three diagonal elements and the trace chooses the formula, the first if equal.
+    It equals `scipy.spatial.transform.Rotation.from_matrix(m).as_quat()`, sign included: the
+    largest of the three diagonal elements and the trace selects the formula, the first if equal.
     """
     trace = m[0] + m[4] + m[8]
     if m[0] >= m[4] and m[0] >= m[8] and m[0] >= trace:
