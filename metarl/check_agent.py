@@ -214,7 +214,7 @@ def check_randomness(checked: Checked) -> None:
 
 
 def check_tasks_are_apart(checked: Checked) -> None:
-    """What the agent does on a task does not depend on the tasks beside it."""
+    """An agent acts on a task independently of the tasks beside it."""
     agent = checked.agent()
     rows = slice(0, checked.shape.slots_per_task)
     here, there = (
@@ -272,7 +272,7 @@ THEN: tuple[Check, ...] = (check_randomness, check_tasks_are_apart, check_resume
 
 
 def findings(config: AgentConfig) -> list[str]:
-    """What is wrong, a line for each fault that was found; empty where nothing is."""
+    """Faults that were found, a line each; empty for a sound agent."""
     found: list[str] = []
     for where, actions in ENVIRONMENTS.items():
         for check in (*FIRST, *THEN):
