@@ -208,7 +208,7 @@ def test_runs_are_checked_before_anything_is_played(
     run, other = "runs/cheetah/seed1", "runs/other/seed1"
     for message, arguments in (
         ("on the same tasks", [run, "runs/bandit/seed1"]),
-        ("is there twice", [run, other, run]),
+        ("is given twice", [run, other, run]),
         ("not for few-shot learning", [run, str(few_shot)]),
         ("no checkpoint", [run, "runs/cheetah/seed2", other, "--checkpoint", "5"]),
         ("damaged", [run, str(damaged)]),
@@ -247,7 +247,7 @@ def test_mistakes_are_one_line(capsys) -> None:
         ("name one run", [run, "runs/cheetah/seed2"]),
         ("no stored evaluation", [run, "--stored", "--episodes", "7"]),
         ("on the same tasks", [run, "runs/bandit/seed1", "--compare"]),
-        ("is there twice", [run, run, "--compare"]),
+        ("is given twice", [run, run, "--compare"]),
         ("for all held-out tasks", [run, "--yardstick", "--report", "--split", "train"]),
         ("add --report", [run, "--yardstick"]),
         ("unknown key 'yardsticks.tsks'", [run, "--yardsticks.tsks", "3"]),

@@ -54,7 +54,7 @@ def check_alike(settings: Sequence[Setting]) -> None:
             )
         if (setting.experiment, setting.seed) in known:
             raise UserError(
-                f"{setting.experiment}, seed {setting.seed}, is there twice; name it once"
+                f"{setting.experiment}, seed {setting.seed}, is given twice; name it once"
             )
         known.add((setting.experiment, setting.seed))
         alike = firsts.setdefault(setting.experiment, setting)

@@ -62,7 +62,7 @@ def evaluate(
         print_evaluation(evaluation, console)
     finally:  # even if stdout cannot be written
         if stores:
-            with or_what_is_safe("of this evaluation there is what was printed"):
+            with or_what_is_safe("this evaluation is printed, not stored"):
                 evaluation.write(path)
                 recordings_file(path).unlink(missing_ok=True)  # of the replaced evaluation
     if published:

@@ -79,8 +79,8 @@ def append_start(folder: Path) -> None:
         pass
     except UserError as error:
         kept = set_aside(path)
-        note(f"{error}; kept as {kept.name}. Whether this machine and its versions are those that "
-             f"{folder} was trained with cannot be told")  # fmt: skip
+        note(f"{error}; kept as {kept.name}. Cannot tell whether machine and versions are those "
+             f"that {folder} was trained with")  # fmt: skip
     now = environment()
     if starts and (changed := differences(starts[-1], now)):
         note(f"{folder} was last trained with {', '.join(changed)}: it goes on, but its numbers "
@@ -139,4 +139,4 @@ def check_same_content(
              "the new one")  # fmt: skip
     if before.module != now.module:
         note(f"the module of {folder}'s tasks changed since it was last saved; its tasks are the "
-             "same, but if they play otherwise, its curve is one over both")  # fmt: skip
+             "same, but if they play differently, its curve mixes both")  # fmt: skip

@@ -213,7 +213,7 @@ class Run:
                     kept, damaged = _copy_lines(log, whole, last=self.iteration)
                 if damaged:
                     aside = set_aside(path)
-                    note(f"{damaged} damaged lines of {path} are dropped; as it was, it is kept as "
+                    note(f"{damaged} damaged lines of {path} are dropped; the old file is kept as "
                          f"{aside.name}")  # fmt: skip
         except FileNotFoundError:
             pass

@@ -102,9 +102,7 @@ class Session:
             with stopping.interruptible():
                 yield
         except Exception as error:
-            self._progress.note(
-                f"nothing shown of iteration {self.run.iteration}: {printable(error)}"
-            )
+            self._progress.note(f"iteration {self.run.iteration} is not shown: {printable(error)}")
 
     def compare_by(self, names: Sequence[str]) -> None:
         """Adds the run to TensorBoard's hyperparameter table, with the last value of these
@@ -232,7 +230,7 @@ def check_can_skip(
         "; lower the learning rate or look at the rewards, or go on without such iterations: "
         "--on-nan skip in a new run"
         if isinstance(error, NotFiniteError)
-        else f"; once it is mended go on with --resume {run.folder}"
+        else f"; once it is fixed, go on with --resume {run.folder}"
     )
     raise UserError(
         f"iteration {run.iteration + 1}: {error}{advice}. The last good state is in {run.save()}"

@@ -115,7 +115,7 @@ class Board:
             yield
         except Exception as error:
             self._failed = True
-            note(f"TensorBoard shows no more of {self._folder}, which goes on without: {error}")
+            note(f"TensorBoard files of {self._folder} end here, it goes on without: {error}")
 
 
 class EventFile:

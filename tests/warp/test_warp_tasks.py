@@ -25,7 +25,8 @@ STEPPED = list(TASK_CLASSES) if ALL else ["reach-v3", "drawer-close-v3", "stick-
 
 @pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_observation_reward_and_success_on_recorded_states(env_name):
-    """From positions alone, through the engine's own readings; for forces see stick-push below."""
+    """Computed from positions alone, through the engine's own readings; for forces see
+    stick-push."""
     tasks = official_tasks(env_name, seed=1, count=2)
     moments, _ = play_natively(tasks, 120)
     env = WarpMetaWorldEnv(tasks)

@@ -159,7 +159,7 @@ def test_one_step_and_a_learned_step_size_by_hand() -> None:
 
 
 def differences(kind: str, steps: int, net: nn.Module, loss_of) -> list[float]:
-    """Distances of our result from torch's, per parameter, relative to the length of the steps."""
+    """Checks that our steps end where torch's do; returns the largest change of each parameter."""
     ours, theirs_class, options = OPTIMIZERS[kind]
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
     losses = [

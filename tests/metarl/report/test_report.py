@@ -304,7 +304,7 @@ def test_seeds_of_an_experiment_are_pooled_and_agents_compared() -> None:
 
 def test_runs_that_cannot_be_compared_are_named() -> None:
     ours = evaluation()
-    with pytest.raises(UserError, match="is there twice"):
+    with pytest.raises(UserError, match="is given twice"):
         comparison_report([ours, ours])
     with pytest.raises(UserError, match="compare runs on the same tasks"):
         comparison_report([ours, replace(ours, split_hash="other", experiment="b")])
