@@ -1,4 +1,4 @@
-"""Measures how fast a trained agent adapts to tasks that it never saw.
+"""Measures how fast a trained agent adapts to held-out tasks.
 
 python evaluate.py runs/maml_trpo_ml1_reach/seed1            all held-out tasks
 python evaluate.py RUN --checkpoint 0                        the untrained agent
@@ -7,10 +7,10 @@ python evaluate.py RUN --tasks ML10                          another distributio
 python evaluate.py RUN --protocol metaworld                  as Meta-World documents it
 python evaluate.py RUN --report                              a page with pictures and a 3-D replay
 python evaluate.py RUN --video --camera corner               MP4s, before and after adaptation
-python evaluate.py RUN --live                                watch it play in a browser
+python evaluate.py RUN --live                                watch the agent play in a browser
 python evaluate.py --compare RUN RUN … --replay              several agents or seeds on one page
-python evaluate.py RUN --output DIR                          results go there, not into the run
-python evaluate.py RUN --shots '[1, 5]' --report             of few-shot learning
+python evaluate.py RUN --output DIR                          store results there, not in the run
+python evaluate.py RUN --shots '[1, 5]' --report             a few-shot learner
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ from metarl.training.experiment import (
 
 
 class EvaluationConfig(EvaluationOptions):
-    """How to evaluate."""
+    """Options of an evaluation."""
 
     yardsticks: Annotated[YardsticksConfig, Applies(needs=("yardstick",))] = YardsticksConfig()
-    """How they learn, on how many tasks."""
+    """Settings of the yardsticks' training, and the number of tasks they play."""
 
 
 def evaluate_one(trials: Trials, config: EvaluationConfig, console: Console) -> None:
-    """Evaluates a run; writes its report, or its rollouts alone, where that is asked for."""
+    """Evaluates a run; writes its report, or its rollouts alone, on request."""
     path = evaluation_file(trials, config)
     file = recordings_file(path)
     wanted = config.report or config.replay or config.video
@@ -124,13 +124,13 @@ def report(
 def yardstick_sections(
     config: EvaluationConfig, evaluations: Sequence[Evaluation], trials: Sequence[Trials]
 ) -> list[Section]:
-    """What else plays the same tasks; nothing where it was not asked for."""
+    """The section on yardsticks that play the same tasks; empty if it was not requested."""
     if not config.yardstick:
         return []
     new = config.model_copy(
         update={"checkpoint": 0, "report": False, "replay": False, "video": False}
     )
-    # First, as a checkpoint may be missing, and the others take minutes.
+    # The untrained agents come first: a checkpoint may be missing, and yardsticks take minutes.
     untrained = [measure(find_trials(t.folder, new), new, None) for t in trials]
     yardsticks = measure_yardsticks(
         trials[0].distribution, config.yardsticks, trials[0].output / "yardsticks", print
@@ -141,7 +141,7 @@ def yardstick_sections(
 def evaluate_few_shot(
     folder: Path, experiment: FewShotExperiment, config: EvaluationConfig, console: Console
 ) -> None:
-    """Judges a few-shot learner, or reads how it was judged before; prints, stores and reports."""
+    """Evaluates a few-shot learner, or reads a stored evaluation; prints, stores and reports it."""
     checkpoint = find_checkpoint(folder, config)
     options = config.result_options(few_shot=True, exclude_defaults=True)
     output = output_folder(folder, experiment, config)
@@ -158,7 +158,7 @@ def evaluate_few_shot(
         try:
             print_few_shot(evaluation, console)
         finally:  # also where the output cannot be written
-            with or_what_is_safe("of this evaluation there is what was printed"):
+            with or_what_is_safe("the evaluation is printed above, but not stored"):
                 evaluation.write(path)
         with or_without_picture():
             plot_few_shot(evaluation, path.with_suffix(".png"))
@@ -170,7 +170,7 @@ def evaluate_few_shot(
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Runs the command line."""
     switches = [
         name for name, field in EvaluationConfig.model_fields.items() if field.annotation is bool
     ]

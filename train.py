@@ -1,10 +1,10 @@
 """Trains a meta-learning agent; `train` is the loop, `train_few_shot` that of few-shot learning.
 
 python train.py                                            the default experiment
-python train.py configs/rl2_bandit.yaml --seed 3           another one; any value is a flag
-python train.py --resume runs/rl2_bandit/seed3             go on where a run stopped
-python train.py --check my_module.py                       what is wrong with tasks of your own
-python train.py --list                                     every distribution and experiment
+python train.py configs/rl2_bandit.yaml --seed 3           another experiment; any value is a flag
+python train.py --resume runs/rl2_bandit/seed3             continue a stopped run
+python train.py --check my_module.py                       check your own tasks for mistakes
+python train.py --list                                     list all distributions and experiments
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-# Threads of torch that wait by spinning for long stall when another process takes their core.
+# Torch's threads wait by spinning; with a long spin they stall when another process takes a core.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numpy as np
@@ -61,7 +61,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     """Meta-reinforcement learning until the budget is spent, from the folder's newest checkpoint.
 
-    An iteration plays a trial on a batch of training tasks and takes one meta-update.
+    Each iteration plays a trial on a meta-batch of training tasks and takes one meta-update.
     """
     plan = experiment.train
     distribution = experiment.env.build()
@@ -105,7 +105,7 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
 def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) -> None:
     """Few-shot learning until the budget is spent, from the folder's newest checkpoint.
 
-    An iteration is a number of meta-updates, each on a batch of tasks given by labelled examples.
+    Each iteration takes several meta-updates, each on a meta-batch of few-shot tasks.
     """
     plan = experiment.train
     distribution = experiment.env.build()
@@ -137,7 +137,7 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
 
 
 def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
-    """Trains whatever the experiment is of."""
+    """Starts the training loop of the experiment's kind."""
     if isinstance(experiment, FewShotExperiment):
         train_few_shot(experiment, folder, new=new)
     else:
@@ -147,7 +147,7 @@ def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
 def show_video(
     run: Run, agent: Agent[Any], distribution: TaskDistribution, experiment: Experiment
 ) -> None:
-    """Plays one training task with the agent as it is, and shows that in TensorBoard."""
+    """Plays one training task with the current agent, and shows a video of it in TensorBoard."""
     shape = experiment.agent.trial_shape(experiment.train.episodes_per_trial)
     seed = derive_seed(experiment.seed, "video", run.iteration)
     task = distribution.train.sample(1, np.random.default_rng(seed))
@@ -159,10 +159,10 @@ def show_video(
 
 
 def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:
-    """How trials are laid out in training.
+    """The layout of trials in training.
 
     Raises:
-        UserError: the agent cannot learn from such trials.
+        UserError: the agent cannot learn from such trials, or they do not fit into memory.
     """
     plan = experiment.train
     shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
@@ -177,13 +177,13 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
 
 
 def checking_agents() -> list[Any]:
-    """Small agents that learn from a user's tasks for a moment, to see whether they can."""
+    """Configs of small agents that try briefly to learn from a user's tasks."""
     configs: list[Any] = list(kinds("metarl.agents").values())
     return [config.small() for config in configs if hasattr(config, "small")]
 
 
 def print_what_there_is() -> None:
-    """Every task distribution and every experiment, a line each."""
+    """Prints every task distribution and every experiment, one line each."""
     print("Task distributions")
     for kind, config in [item for field in FIELDS for item in kinds(field.envs).items()]:
         print(f"  {f'--env.kind {kind}':42}  {(config.__doc__ or '').splitlines()[0]}")
@@ -201,7 +201,7 @@ def print_what_there_is() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command line."""
+    """Runs the command line."""
     positional, options = split_command_line(
         arguments, switches=("help", "list", "trust"), texts=("resume", "run_dir", "check")
     )
@@ -225,16 +225,16 @@ def main(arguments: list[str]) -> None:
     if resume is not None:
         folder = Path(resume)
         if positional or options or run_dir is not None:
-            raise UserError("--resume goes on with the run as it was; give it alone")
+            raise UserError("--resume continues the run unchanged; give it alone")
         start(load_run(folder, trusted=trusted), folder, new=False)
         return
     if trusted:
-        raise UserError("--trust is for --resume: who trains with a config has chosen its module")
+        raise UserError("--trust is for --resume; a config that you train with is trusted anyway")
     experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
     if help_wanted:
         print(
             __doc__,
-            "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: where the run goes.\n",
+            "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: the run's folder.\n",
         )
         tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[type(experiment)]],
                  default=experiment, args=["--help"],

@@ -1,4 +1,4 @@
-"""MAML: a starting point from which a few gradient steps on a few examples fit a network to a task.
+"""MAML: learns a starting point from which a few gradient steps on few examples fit a task.
 
 Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
 arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
@@ -6,7 +6,7 @@ arXiv:1703.03400, algorithm 2. With `first_order` FOMAML (section 5.2), with
 
     adapt        φ ← φ − α ∇ L(φ; support), `steps` times, from the common starting point θ
     objective    L(φ; query), a mean over tasks, as a function of θ through all gradient steps
-    update       θ, and α where it is learned, by Adam
+    update       θ, and α if it is learned, by Adam
 
 L is `task_losses`: cross-entropy or squared error, a mean over examples (equations 2 and 3).
 """
@@ -39,7 +39,7 @@ from metarl.types import FewShotBatch, FewShotShape
 
 
 class MAMLConfig(OuterAdamConfig):
-    """MAML, FOMAML and Meta-SGD. Defaults are the paper's for sinusoids."""
+    """MAML, FOMAML and Meta-SGD. Defaults are those of the paper for sinusoids."""
 
     kind: Literal["maml"] = "maml"
 
@@ -47,32 +47,32 @@ class MAMLConfig(OuterAdamConfig):
     """The network up to its last layer."""
 
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What adapts to a task."""
+    """Optimizer of adaptation."""
     inner_learning_rate: Positive = 0.01
     """Step size of adaptation (α)."""
     learn_inner_learning_rate: bool = False
-    """Learn a step size for each parameter, from α on (Meta-SGD)."""
+    """Learn a step size for each parameter, with initial value α (Meta-SGD)."""
     momentum: Fraction = 0.0
-    """Of the inner SGD."""
+    """Momentum of the inner SGD."""
     steps: Few = 1
     """Gradient steps on a task in training."""
     evaluation_steps: Few = 5
     """Gradient steps on a task in evaluation."""
     every_step: bool = False
-    """Learn from the query loss after each step, not after the last alone (the multi-step loss of
-    Antoniou et al. 2019, arXiv:1810.09502, with equal weights): good after one step and after
-    several."""
+    """Learn from the query loss after each step, not only after the last (the multi-step loss of
+    Antoniou et al. 2019, arXiv:1810.09502, with equal weights), so that the network is good after
+    one step and after several."""
     first_order: bool = False
-    """Take adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
+    """Treat adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
     adapt_in_training: bool = True
-    """Learn a starting point for adaptation. If not, one network is trained on the examples of all
-    tasks, and gradient steps are taken in evaluation only: what meta-learning has to beat."""
+    """Learn a starting point for adaptation. If false, one network is trained on the examples of
+    all tasks and takes gradient steps in evaluation only: the baseline of meta-learning."""
 
     max_gradient_norm: Positive = 10.0
-    """Longer meta-gradients are cut to this: where a task's steps diverged their length says
-    nothing."""
+    """Norm that longer meta-gradients are clipped to: if a task's steps diverge, the length of the
+    meta-gradient is meaningless."""
     tasks_at_once: Size = 8
-    """Tasks of a meta-batch that are differentiated together; decides speed and memory alone."""
+    """Tasks of a meta-batch that are differentiated together; affects only speed and memory."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> MAML:
         """A new learner."""
@@ -83,27 +83,28 @@ class MAMLConfig(OuterAdamConfig):
 
 
 class StartAndRates(nn.Module):
-    """All that MAML learns: the network's initial parameters, and perhaps their step sizes."""
+    """The learned parameters of MAML: the network's initial parameters, and optional step sizes."""
 
     def __init__(self, network: nn.Module, rate: float, *, learn_rates: bool) -> None:
         super().__init__()
         self.network = network
         self.unit = rate
-        # In units of the first step size: a step of Adam is then a small share of it. Learned as
-        # they are, step sizes of a hundredth would double in ten updates, and the steps diverge.
+        # Rates are in units of the initial step size, so that a step of Adam changes them by a
+        # small share. Learned directly, step sizes of 0.01 would double in ten updates, and
+        # adaptation would diverge.
         self.rates = nn.ParameterList(
             [nn.Parameter(torch.ones_like(p)) for p in network.parameters()] if learn_rates else []
         )
 
     def rates_by_name(self) -> dict[str, Tensor]:
-        """The learned step sizes by the name of the parameter; empty where there are none."""
+        """The learned step sizes by parameter name; empty if they are not learned."""
         if not len(self.rates):
             return {}
         names = [name for name, _ in self.network.named_parameters()]
         return {name: self.unit * r for name, r in zip(names, self.rates, strict=True)}
 
     def metrics(self) -> dict[str, float]:
-        """What is worth logging of the step sizes."""
+        """The mean learned step size, to be logged; empty if step sizes are not learned."""
         if not len(self.rates):
             return {}
         rates = torch.cat([rate.detach().flatten() for rate in self.rates])
@@ -114,7 +115,7 @@ class StartAndRates(nn.Module):
 
 
 class MAML:
-    """The learner."""
+    """The MAML learner."""
 
     def __init__(
         self, config: MAMLConfig, shape: FewShotShape, *, seed: int, device: torch.device
@@ -135,7 +136,7 @@ class MAML:
     # -- adapting ----------------------------------------------------------------------------------
 
     def adapt(self, batch: FewShotBatch, *, steps: int, differentiable: bool) -> Adapted:
-        """Gradient steps on the support of each task, from the common starting point."""
+        """Takes gradient steps on the support of each task, from the common starting point."""
 
         def support_loss(parameters: Parameters) -> Float[Tensor, " N"]:
             return task_losses(self.outputs(parameters, batch.support_x, None), batch.support_y)
@@ -149,7 +150,7 @@ class MAML:
         )
 
     def inner_optimizer(self) -> InnerOptimizer:
-        """SGD or Adam, with the step sizes as they are now."""
+        """SGD or Adam, with the current step sizes."""
         rate = self.learned.rates_by_name() or self.config.inner_learning_rate
         if self.config.inner_optimizer == "adam":
             return Adam(learning_rate=rate)
@@ -164,7 +165,7 @@ class MAML:
         *,
         after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Outputs on the query after so many gradient steps on the support."""
+        """Outputs on the query after each number of gradient steps in `after` on the support."""
         nothing = support_y[:, :0]
         support = FewShotBatch(
             support_x=support_x, support_y=support_y, query_x=query_x[:, :0], query_y=nothing
@@ -175,10 +176,10 @@ class MAML:
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """A step of Adam along the mean query loss after adaptation (algorithm 2, line 10).
+        """One step of Adam on the mean query loss after adaptation (algorithm 2, line 10).
 
         Raises:
-            NotFiniteError: the meta-gradient is NaN or infinite; the parameters are as before.
+            NotFiniteError: the meta-gradient is NaN or infinite; the parameters are unchanged.
         """
         del generator
         config = self.config
@@ -193,8 +194,11 @@ class MAML:
         return {**metrics, "gradient_norm": norm, **self.learned.metrics()}
 
     def _accumulate(self, part: FewShotBatch, *, num_tasks: int) -> dict[str, Float[Tensor, " N"]]:
-        """Adds the gradient of some of `num_tasks` tasks to that of the others; returns their
-        losses and accuracies."""
+        """Adds the gradient of a part of the `num_tasks` tasks to the accumulated one.
+
+        Returns:
+            The query losses and accuracies of these tasks.
+        """
         steps = self.config.steps if self.config.adapt_in_training else 0
         adapted = self.adapt(part, steps=steps, differentiable=True)
         every_step = self.config.every_step and steps > 0
@@ -215,6 +219,6 @@ class MAML:
         return learned | optim.state_dict(self.optimizer, self.learned)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.learned.load_state_dict(optim.section(tensors, "learned."))
         optim.load_state_dict(self.optimizer, self.learned, tensors)

@@ -1,16 +1,16 @@
-"""MAML-TRPO: a starting point from which few policy-gradient steps fit a policy to a task.
+"""MAML-TRPO: learns a starting point from which few policy-gradient steps fit a policy to a task.
 
 Finn et al. 2017, "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
 arXiv:1703.03400, algorithm 3, with TRPO (Schulman et al. 2015, arXiv:1502.05477) as outer learner.
-The tasks' policies after adaptation are functions of the common starting point; TRPO moves that
-point so that they earn more, while none of them moves further than a trust region allows.
+The adapted policies of the tasks are functions of the common starting point; TRPO moves that point
+so that their returns rise, while their mean KL to the old ones stays within a trust region.
 
-    act          by the task's own parameters φ, which start at θ; its episodes run side by side
+    act          with the task's own parameters φ, which start at θ; its episodes run in parallel
     adapt        φ ← φ − α ∘ ∇ inner_loss(φ) on the episodes that were just played; act; adapt; …
     objective    `surrogate` on the last episodes, a mean over tasks, as a function of θ through all
                  gradient steps; `mean_kl` of the adapted policies, a mean over tasks, ≤ `max_kl`
-    update       θ along the natural gradient (`conjugate_gradient` on `KLCurvature`), as far as
-                 `line_search` finds that the surrogate rises and the KL holds
+    update       θ along the natural gradient (`conjugate_gradient` on `KLCurvature`), by the first
+                 step length of `line_search` that raises the surrogate within the trust region
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ from metarl.types import Rollout, TimeStep, TrialShape
 
 
 class MAMLTRPOConfig(AdaptationConfig):
-    """MAML-TRPO. Defaults are those of the Meta-World baselines where not said otherwise."""
+    """MAML-TRPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
     kind: Literal["maml_trpo"] = "maml_trpo"
 
     adapt_in_training: bool = True
-    """Learn a starting point for adaptation. If not, one policy is trained on all tasks, and
-    gradient steps are taken at test time only: the baseline that meta-learning has to beat."""
+    """Learn a starting point for adaptation. If false, one policy is trained on all tasks and takes
+    gradient steps in evaluation only: the baseline of meta-learning."""
 
     max_kl: Positive = 0.01
     """Trust region: mean KL of the adapted policies to those that acted, in nats."""
     cg_iterations: Size = 10
-    """Conjugate-gradient steps towards the natural gradient."""
+    """Conjugate-gradient iterations for the natural gradient."""
     cg_damping: Annotated[float, Field(ge=0)] = 0.01
-    """Added to the diagonal of the KL's Hessian. Published: 1e-5, which on small batches lets the
-    natural gradient run off along directions that no data speaks of."""
+    """Number added to the diagonal of the KL's Hessian. Published: 1e-5, with which small batches
+    give a natural gradient that is too long in directions without data."""
     curvature_stride: Size = 1
-    """Every so many steps of experience go into that Hessian (TRPO's appendix C). It decides the
-    direction, and how long a step is tried first; gradient, surrogate, KL and so what is accepted
-    are of all steps."""
+    """Stride of the environment steps that the KL's Hessian is computed from (TRPO, appendix C). It
+    affects only the direction and the first step length that is tried: gradient, surrogate and KL,
+    which decide whether a step is accepted, use all steps."""
     line_search_steps: Size = 15
-    """Step lengths that are tried."""
+    """Maximum number of step lengths that the line search tries."""
     line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """Each is so much of the one before."""
+    """Ratio of each step length to the previous one."""
 
     @classmethod
     def small(cls) -> MAMLTRPOConfig:
-        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        """A config whose agent plays and learns within moments, to check a user's tasks."""
         return cls(hidden_sizes=(8,), episodes_per_step=2)
 
     def build(
@@ -77,11 +77,11 @@ class MAMLTRPOConfig(AdaptationConfig):
         return MAMLTRPO(self, observation_space, action_space, seed=seed, device=device)
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """A rollout before each gradient step, and one after all of them; a single rollout where
-        training takes no gradient step.
+        """A rollout before each gradient step, and one at the end; a single rollout if training
+        takes no gradient steps.
 
         Raises:
-            UserError: `episodes` is no multiple of `episodes_per_step`.
+            UserError: `episodes` is not a multiple of `episodes_per_step`.
         """
         shape = super().trial_shape(episodes)
         if training and not self.adapt_in_training:
@@ -91,10 +91,10 @@ class MAMLTRPOConfig(AdaptationConfig):
     def check_training(
         self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
     ) -> None:
-        """Checks that trials of this shape can be learned from.
+        """Checks that the agent can learn from trials of this shape.
 
         Raises:
-            UserError: they leave no gradient step, classes would have unequal weight, or the
+            UserError: a trial has no gradient step, classes would have unequal weight, or the
                 stride skips whole episodes.
         """
         if self.curvature_stride >= max(horizon, 2):
@@ -114,20 +114,20 @@ class MAMLTRPOConfig(AdaptationConfig):
 
 
 def inner_loss(policy: ActionDistribution, experience: Experience) -> Float[Tensor, " G"]:
-    """REINFORCE's loss −log π(a|s) · A of each task, a mean over the task's own steps: adaptation
-    is one step of policy gradient along it (Finn et al. 2017, eq. 4 and algorithm 3, line 6)."""
+    """REINFORCE's loss −log π(a|s) · A of each task, a mean over the task's steps; adaptation takes
+    a gradient step on it (Finn et al. 2017, eq. 4 and algorithm 3, line 6)."""
     return -(policy.log_prob(experience.action) * experience.advantage).mean(1)
 
 
 def surrogate(policy: ActionDistribution, query: Experience) -> Float[Tensor, " G"]:
-    """TRPO's surrogate π(a|s) / π_acted(a|s) · A of each task, a mean over its steps: what a policy
-    earns more than the one that acted, by importance sampling (Schulman et al. 2015, eq. 14)."""
+    """TRPO's surrogate π(a|s) / π_acted(a|s) · A of each task, a mean over its steps: the expected
+    gain over the policy that acted, by importance sampling (Schulman et al. 2015, eq. 14)."""
     return (ratio(policy, query) * query.advantage).mean(1)
 
 
 def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, " G"]:
-    """KL(old ‖ new) of each task's policies, a mean over the states that were seen (Schulman et al.
-    2015, eq. 12), in nats."""
+    """KL(old ‖ new) in nats of each task's policies, a mean over the visited states (Schulman et
+    al. 2015, eq. 12)."""
     return kl_divergence(old, new).mean(1)
 
 
@@ -135,11 +135,11 @@ def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "
 
 
 class KLCurvature:
-    """The Hessian of the mean KL of adapted policies to themselves, on the experience in `batches`.
+    """The Hessian of the mean KL from the current adapted policies, on the experience in `batches`.
 
-    Where a policy stands the KL to it has no slope. So its Hessian along the meta-parameters is
-    Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted parameters, and
-    nothing is lost by leaving out the second derivatives of adaptation: the product is exact.
+    The KL from a policy to itself has zero gradient. Its Hessian along the meta-parameters is
+    therefore exactly Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted
+    parameters: the term with the second derivatives of adaptation vanishes.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class KLCurvature:
             self._slopes.append(slopes)
 
     def product(self, vector: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-        """The Hessian, and the damping on its diagonal, times a vector."""
+        """The product of the damped Hessian and a vector."""
         total = torch.zeros_like(vector)
         for unrolled, slopes in zip(self._unrolled, self._slopes, strict=True):
             moved = hessian_product(slopes, unrolled.adapted, unrolled.push(vector))
@@ -179,15 +179,16 @@ def conjugate_gradient(
     iterations: int,
     tolerance: float = 1e-10,
 ) -> Float[Tensor, " D"]:
-    """x with Ax ≈ target, for a symmetric positive definite A (Hestenes and Stiefel 1952).
+    """Solution x of Ax ≈ target, for a symmetric positive definite A (Hestenes and Stiefel 1952).
 
-    Of the KL's Hessian A and the gradient it makes the natural gradient (Schulman et al. 2015,
-    appendix C).
+    With the KL's Hessian as A and the gradient as target, x is the natural gradient (Schulman et
+    al. 2015, appendix C).
 
     Args:
         product: v ↦ Av.
-        iterations: at most so many.
-        tolerance: of the squared norm of the residual, at which it stops early.
+        target: right-hand side.
+        iterations: maximum number of iterations.
+        tolerance: squared norm of the residual at which the iteration stops early.
     """
     solution = torch.zeros_like(target)
     residual = direction = target
@@ -215,8 +216,8 @@ def line_search(
     """The first acceptable of start + step, start + shrink·step, start + shrink²·step, …
 
     Returns:
-        The accepted point, or `start` where none is; how many were tried; the fraction of the step
-        that was taken, 0 where none.
+        The accepted point, or `start` if none is accepted; the number of points tried; the fraction
+        of the step that was taken, 0 if none.
     """
     for tried in range(max_tries):
         fraction = shrink**tried
@@ -230,7 +231,7 @@ def line_search(
 
 
 class MAMLTRPO:
-    """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
+    """The MAML-TRPO agent. Its adaptation state is one set of policy parameters per task, `G P`."""
 
     def __init__(
         self,
@@ -253,13 +254,14 @@ class MAMLTRPO:
     # -- acting and adapting -----------------------------------------------------------------------
 
     def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
-        """The starting point, for each task."""
+        """The starting point, repeated for each task."""
         return self.policies.start_of_each(num_slots // self.config.episodes_per_step)
 
     def act(
         self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
-        """Actions by each task's own policy (the mode without a generator), log-probabilities."""
+        """Actions of each task's own policy (the mode without a generator), log-probabilities, and
+        the unchanged state."""
         action, log_prob = self.policies.act(state, step.obs, generator=generator)
         return action, log_prob, state
 
@@ -267,14 +269,15 @@ class MAMLTRPO:
         """One gradient step on each task: φ − α ∘ ∇ inner_loss(φ) (algorithm 3, line 7).
 
         Raises:
-            NotFiniteError: a task's step leads nowhere; names the task.
+            NotFiniteError: a task's adapted parameters are not finite; names the task.
         """
         experience, _ = self.experience(rollout)
         return self.inner_loop.step(state, experience)
 
     def experience(self, rollout: Rollout) -> tuple[Experience, float]:
-        """The steps of each task with their advantages (GAE over a linear baseline of each task,
-        normalised within the task), and the share of returns that the baseline explains."""
+        """The steps of each task with their advantages (GAE over a linear baseline per task,
+        normalised within the task), and the share of the returns' variance that the baseline
+        explains."""
         return experience_of(
             rollout,
             obs=self.policies.scaled(rollout.seen.obs),
@@ -286,12 +289,12 @@ class MAMLTRPO:
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """TRPO on the policies as they are after adaptation.
+        """One TRPO step on the adapted policies.
 
-        `trial` is a rollout before each gradient step, and one after all of them.
+        `trial` has a rollout before each gradient step, and one at the end.
 
         Raises:
-            NotFiniteError: something is NaN or infinite; the parameters are as before.
+            NotFiniteError: an intermediate result is NaN or infinite; the parameters are unchanged.
         """
         del generator
         config, policies = self.config, self.policies
@@ -306,8 +309,8 @@ class MAMLTRPO:
         )  # fmt: skip
         direction = conjugate_gradient(curvature.product, gradient, iterations=config.cg_iterations)
         squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
-        del curvature  # and with it the graphs
-        # without any slope (no reward differs from another) there is no step either
+        del curvature  # frees the graphs
+        # The clamp keeps the step 0 where the gradient is 0, e.g. if all rewards are equal.
         step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction
         if not step.isfinite().all():
             raise NotFiniteError("the natural gradient")
@@ -318,7 +321,7 @@ class MAMLTRPO:
             nonlocal after, kl
             try:
                 after, kl = self._surrogate_and_kl(candidate, batches, acted)
-            except NotFiniteError:  # too far; a shorter step may do
+            except NotFiniteError:  # the step is too long; a shorter one may work
                 after, kl = math.nan, math.nan
             return after > before and kl <= config.max_kl
 
@@ -350,7 +353,7 @@ class MAMLTRPO:
     def _surrogate_and_gradient(
         self, meta: Float[Tensor, " D"], batches: Sequence[TaskBatch]
     ) -> tuple[float, Float[Tensor, " D"], list[ActionDistribution]]:
-        """The surrogate, its gradient through the gradient steps, and the policies that acted."""
+        """The surrogate, its gradient through all gradient steps, and the policies that acted."""
         total, gradient, acted = 0.0, torch.zeros_like(meta), []
         for batch in batches:
             unrolled = self.inner_loop.unroll(meta, batch)
@@ -372,8 +375,8 @@ class MAMLTRPO:
         batches: Sequence[TaskBatch],
         acted: Sequence[ActionDistribution],
     ) -> tuple[float, float]:
-        """The surrogate elsewhere, and the KL of the adapted policies there to those that acted
-        (nats)."""
+        """The surrogate at `meta`, and the KL (nats) from the policies that acted to the adapted
+        policies there."""
         total, kl = 0.0, 0.0
         for batch, old in zip(batches, acted, strict=True):
             unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
@@ -387,10 +390,10 @@ class MAMLTRPO:
     # -- saving ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The policy and the step sizes: all that a bit-exact resume needs."""
-        # the prefix is that of all stored checkpoints
+        """Policy, normalizer and step sizes: all that a bit-exact resume needs."""
+        # Stored checkpoints have this prefix.
         return {f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.policies.load_state_dict(optim.section(tensors, "inner_loop."))

@@ -1,10 +1,10 @@
-"""Matching Networks: a query is what the support examples are that it resembles.
+"""Matching Networks: a query gets the labels of the support examples that it resembles.
 
 Vinyals et al. 2016, "Matching Networks for One Shot Learning", arXiv:1606.04080: attention over the
-support set, with and without full context embeddings. As equation 1 is a weighted mean of labels it
-regresses functions too.
+support set, with and without full context embeddings. Equation 1 is a weighted mean of labels, so
+that it also regresses functions.
 
-    adapt        nothing: the support is looked at anew for each query
+    adapt        nothing: each query attends to the support
     objective    cross-entropy (or squared error) of `labels_by_attention` on the query, a mean over
                  tasks
     update       f and g by Adam
@@ -35,15 +35,15 @@ class MatchingConfig(OuterAdamConfig):
     kind: Literal["matching"] = "matching"
 
     encoder: EncoderConfig = Conv4Config()
-    """The space in which examples are compared, before their context (f' and g')."""
+    """Network that embeds examples, before their context is added (f' and g')."""
     full_context: bool = False
-    """Embed each example in the light of the whole support (FCE): a bidirectional LSTM over the
-    support, and an LSTM that attends to it for each query."""
+    """Let the embeddings depend on the whole support (FCE): a bidirectional LSTM over the support,
+    and an LSTM that attends to it for each query."""
     processing_steps: Few = 5
-    """Steps of that LSTM (K)."""
+    """Steps of the LSTM of each query (K)."""
     cosine_scale: Positive = 10.0
-    """Cosines are multiplied by this before the softmax; in the paper by 1, which leaves even a
-    perfect match among five at 65 % of the attention."""
+    """Factor on the cosines before the softmax. The paper's is 1, with which even a perfect match
+    among five gets only 65 % of the attention."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Matching:
         """A new learner."""
@@ -54,7 +54,7 @@ class MatchingConfig(OuterAdamConfig):
 
 
 class Embeddings(nn.Module):
-    """An encoder, and with `full_context` what lets the support change how an example is seen."""
+    """An encoder, and with `full_context` the LSTMs that make embeddings depend on the support."""
 
     def __init__(self, encoder: Encoder, *, full_context: bool, processing_steps: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Embeddings(nn.Module):
     def forward(
         self, support_x: Float[Tensor, "N S *F"], query_x: Float[Tensor, "N Q *F"]
     ) -> tuple[Float[Tensor, "N S D"], Float[Tensor, "N Q D"]]:
-        """g(xᵢ, S) and f(x̂, S)."""
+        """The embeddings g(xᵢ, S) of the support and f(x̂, S) of the query."""
         parameters = dict(self.encoder.named_parameters())
         support = self.embed(parameters, support_x, None)
         query = self.embed(parameters, query_x, support_x)
@@ -89,10 +89,10 @@ class Embeddings(nn.Module):
     def query_in_context(
         self, query: Float[Tensor, "N Q D"], support: Float[Tensor, "N S D"]
     ) -> Float[Tensor, "N Q D"]:
-        """f(x̂, S): K steps of an LSTM that reads the query and what of the support it recalls.
+        """f(x̂, S): K steps of an LSTM that reads the query and its attention readout rₖ₋₁.
 
         In appendix A.1 the LSTM's hidden state is [hₖ₋₁, rₖ₋₁] and its input f'(x̂). Its gates are
-        linear in all three, so to give rₖ₋₁ beside the input is the same.
+        linear in all three, so that rₖ₋₁ can equally be a part of the input, as here.
         """
         assert self.query_memory is not None
         rows = query.flatten(0, 1)
@@ -112,7 +112,7 @@ class Embeddings(nn.Module):
 def attention(
     query: Float[Tensor, "N Q D"], support: Float[Tensor, "N S D"], *, scale: float
 ) -> Float[Tensor, "N Q S"]:
-    """The softmax over the support of (scaled) cosines (section 2.1.1)."""
+    """Attention weights: the softmax of scaled cosines over the support (section 2.1.1)."""
     cosine = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(1, 2)
     return (scale * cosine).softmax(-1)
 
@@ -120,8 +120,8 @@ def attention(
 def labels_by_attention(
     weight: Float[Tensor, "N Q S"], support_y: Shaped[Tensor, "N S *W"]
 ) -> Float[Tensor, "N Q W"]:
-    """ŷ = Σ a(x̂, xᵢ) yᵢ (eq. 1): where labels are given the log-probability of each class, else the
-    regressed values."""
+    """ŷ = Σ a(x̂, xᵢ) yᵢ (eq. 1): for labels the log-probability of each class, else the regressed
+    values."""
     if support_y.is_floating_point():
         return weight @ support_y
     member = F.one_hot(support_y).to(weight.dtype)
@@ -133,7 +133,7 @@ def labels_by_attention(
 
 
 class Matching:
-    """The learner."""
+    """The Matching Networks learner."""
 
     default_steps = 0
 
@@ -157,7 +157,7 @@ class Matching:
         support_y: Shaped[Tensor, "N S *W"],
         query_x: Float[Tensor, "N Q *F"],
     ) -> Float[Tensor, "N Q W"]:
-        """Log-probabilities of the classes, or regressed values."""
+        """Log-probabilities of the classes, or regressed values, of each query example."""
         support, query = self.network(support_x, query_x)
         weight = attention(query, support, scale=self.config.cosine_scale)
         return labels_by_attention(weight, support_y)
@@ -175,10 +175,10 @@ class Matching:
         return self.outputs(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """A step of Adam along the mean loss of the query (section 2.2).
+        """One step of Adam on the mean loss of the query (section 2.2).
 
         Raises:
-            NotFiniteError: the gradient is NaN or infinite; the parameters are as before.
+            NotFiniteError: the gradient is NaN or infinite; the parameters are unchanged.
         """
         del generator
         measured = scores(
@@ -196,6 +196,6 @@ class Matching:
         return network | optim.state_dict(self.optimizer, self.network)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.network.load_state_dict(optim.section(tensors, "network."))
         optim.load_state_dict(self.optimizer, self.network, tensors)

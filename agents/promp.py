@@ -1,12 +1,12 @@
-"""ProMP: proximal meta-policy search, a MAML whose outer learner is PPO.
+"""ProMP: proximal meta-policy search, MAML with PPO as outer learner.
 
-Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search", arXiv:1810.06784, algorithm 1. Two
-things set it apart from MAML-TRPO: its inner surrogate is the probability ratio, whose Hessian
-estimates with low variance how adaptation depends on where it starts (LVC, section 5); and the
-outer learner takes several Adam steps on one batch, held back by PPO's clip after adaptation and
-by a KL penalty before it.
+Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search", arXiv:1810.06784, algorithm 1. It
+differs from MAML-TRPO in two ways: its inner surrogate is the probability ratio, whose Hessian
+estimates with low variance how adaptation depends on its starting point (LVC, section 5); and the
+outer learner takes several Adam steps on one batch, limited by PPO's clip after adaptation and by
+a KL penalty before it.
 
-    act          by the task's own parameters φ, which start at θ; its episodes run side by side
+    act          with the task's own parameters φ, which start at θ; its episodes run in parallel
     adapt        φ ← φ − α ∘ ∇ inner_loss(φ) on the episodes that were just played; act; adapt; …
     objective    `clipped_surrogate` on the last episodes less `inner_kl_coef` × `mean_kl` before
                  each step, a mean over tasks, as a function of θ through all gradient steps
@@ -36,22 +36,23 @@ from metarl.types import Rollout, TimeStep
 
 
 class ProMPConfig(AdaptationConfig):
-    """ProMP. Defaults are the paper's where not said otherwise."""
+    """ProMP. Defaults are those of the paper unless stated otherwise."""
 
     kind: Literal["promp"] = "promp"
 
     learning_rate: Positive = 1e-3
-    """Adam's step size."""
+    """Step size of Adam."""
     epochs: Size = 5
     """Adam steps on one batch."""
     clip: Positive = 0.3
-    """Range of the probability ratio after adaptation."""
+    """Clip of the probability ratio after adaptation, to 1 ± this."""
     inner_kl_coef: Annotated[float, Field(ge=0)] = 5e-4
-    """Weight of the KL, before each gradient step, to the policy that acted."""
+    """Weight of the KL penalty between the policies that acted and those before each gradient
+    step."""
 
     @classmethod
     def small(cls) -> ProMPConfig:
-        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        """A config whose agent plays and learns within moments, to check a user's tasks."""
         return cls(hidden_sizes=(8,), episodes_per_step=2)
 
     def build(
@@ -70,9 +71,9 @@ class ProMPConfig(AdaptationConfig):
 
 
 def inner_loss(policy: ActionDistribution, experience: Experience) -> Float[Tensor, " G"]:
-    """The likelihood-ratio loss −π(a|s) / π_acted(a|s) · A of each task, a mean over the task's own
-    steps (eq. 11). Where the policy acted its gradient is that of −log π(a|s) · A; its Hessian has
-    less variance."""
+    """The likelihood-ratio loss −π(a|s) / π_acted(a|s) · A of each task, a mean over the task's
+    steps (eq. 11). At the policy that acted its gradient equals that of −log π(a|s) · A, and its
+    Hessian has less variance."""
     return -(ratio(policy, experience) * experience.advantage).mean(1)
 
 
@@ -80,7 +81,7 @@ def clipped_surrogate(
     policy: ActionDistribution, query: Experience, *, clip: float
 ) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
     """PPO's clipped surrogate of each task after adaptation, a mean over its steps (Schulman et al.
-    2017, arXiv:1707.06347, eq. 7), and the share of steps whose ratio is clipped."""
+    2017, arXiv:1707.06347, eq. 7), and the share of steps with a clipped ratio."""
     gain = ratio(policy, query)
     clipped = gain.clamp(1 - clip, 1 + clip)
     surrogate = torch.minimum(gain * query.advantage, clipped * query.advantage).mean(1)
@@ -88,8 +89,8 @@ def clipped_surrogate(
 
 
 def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, " G"]:
-    """KL(old ‖ new) of each task's policies before a gradient step, a mean over the states that
-    were seen (the penalty of eq. 14), in nats."""
+    """KL(old ‖ new) in nats of each task's policies before a gradient step, a mean over the visited
+    states (the penalty of eq. 14)."""
     return kl_divergence(old, new).mean(1)
 
 
@@ -97,7 +98,7 @@ def mean_kl(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "
 
 
 class ProMP:
-    """The agent. Its adaptation state is a set of policy parameters for each task, `G P`."""
+    """The ProMP agent. Its adaptation state is one set of policy parameters per task, `G P`."""
 
     def __init__(
         self,
@@ -121,13 +122,14 @@ class ProMP:
     # -- acting and adapting -----------------------------------------------------------------------
 
     def begin_trial(self, num_slots: int) -> Float[Tensor, "G P"]:
-        """The starting point, for each task."""
+        """The starting point, repeated for each task."""
         return self.policies.start_of_each(num_slots // self.config.episodes_per_step)
 
     def act(
         self, state: Float[Tensor, "G P"], step: TimeStep, *, generator: torch.Generator | None
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "G P"]]:
-        """Actions by each task's own policy (the mode without a generator), log-probabilities."""
+        """Actions of each task's own policy (the mode without a generator), log-probabilities, and
+        the unchanged state."""
         action, log_prob = self.policies.act(state, step.obs, generator=generator)
         return action, log_prob, state
 
@@ -135,14 +137,15 @@ class ProMP:
         """One gradient step on each task: φ − α ∘ ∇ inner_loss(φ).
 
         Raises:
-            NotFiniteError: a task's step leads nowhere; names the task.
+            NotFiniteError: a task's adapted parameters are not finite; names the task.
         """
         experience, _ = self.experience(rollout)
         return self.inner_loop.step(state, experience)
 
     def experience(self, rollout: Rollout) -> tuple[Experience, float]:
-        """The steps of each task with their advantages (GAE over a linear baseline of each task,
-        normalised within the task), and the share of returns that the baseline explains."""
+        """The steps of each task with their advantages (GAE over a linear baseline per task,
+        normalised within the task), and the share of the returns' variance that the baseline
+        explains."""
         return experience_of(
             rollout,
             obs=self.policies.scaled(rollout.seen.obs),
@@ -154,12 +157,13 @@ class ProMP:
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """Several Adam steps on one batch of adaptations.
+        """Several Adam steps on the same trial.
 
-        `trial` is a rollout before each gradient step, and one after all of them.
+        `trial` has a rollout before each gradient step, and one at the end.
 
         Raises:
-            NotFiniteError: something is NaN or infinite.
+            NotFiniteError: an advantage, an adapted parameter or the meta-gradient is NaN or
+                infinite.
         """
         del generator
         experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
@@ -187,7 +191,7 @@ class ProMP:
         }
 
     def _policies_before_steps(self, batch: TaskBatch) -> list[ActionDistribution]:
-        """The policies that acted before each gradient step."""
+        """The policies that acted before each gradient step, at the states of its experience."""
         meta = self.policies.meta_parameters()
         unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
         return [
@@ -198,7 +202,7 @@ class ProMP:
     def _gradient_and_metrics(
         self, batches: Sequence[TaskBatch], acted: Sequence[Sequence[ActionDistribution]]
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
-        """Means over all tasks."""
+        """The gradient of the objective and the metrics, as means over all tasks."""
         meta = self.policies.meta_parameters()
         num_tasks = sum(batch.num_tasks for batch in batches)
         gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
@@ -243,13 +247,13 @@ class ProMP:
     # -- saving ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Policy, step sizes and optimizer: all that a bit-exact resume needs."""
-        return {  # the prefix is that of all stored checkpoints
+        """Policy, normalizer, step sizes and optimizer: all that a bit-exact resume needs."""
+        return {  # Stored checkpoints have the prefix `inner_loop`.
             **{f"inner_loop.{name}": t for name, t in self.policies.state_dict().items()},
             **optim.state_dict(self.optimizer, self.policies),
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.policies.load_state_dict(optim.section(tensors, "inner_loop."))
         optim.load_state_dict(self.optimizer, self.policies, tensors)

@@ -1,7 +1,7 @@
-"""Prototypical Networks: a class is the mean of its examples, in a space that is learned.
+"""Prototypical Networks: each class is represented by the mean of its embedded examples.
 
 Snell et al. 2017, "Prototypical Networks for Few-shot Learning", arXiv:1703.05175, algorithm 1.
-Nothing is adapted by gradient steps: the network learns across tasks to map examples so that a
+There are no gradient steps on a task: the network learns across tasks to embed examples so that a
 query is near the mean of its own class.
 
     adapt        c ← `prototypes` of the embedded support
@@ -30,22 +30,23 @@ from metarl.types import FewShotBatch, FewShotShape
 
 
 class PrototypicalConfig(OuterAdamConfig):
-    """Prototypical Networks. Defaults are the paper's for Omniglot."""
+    """Prototypical Networks. Defaults are those of the paper for Omniglot."""
 
     kind: Literal["prototypical"] = "prototypical"
 
     encoder: EncoderConfig = Conv4Config()
-    """The space in which classes are compared (f)."""
+    """Network that embeds examples (f)."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """Squared Euclidean distance, or one minus the cosine."""
     cosine_scale: Positive = 10.0
-    """Cosine distances are multiplied by this: alone, between 0 and 2, they can say little."""
+    """Factor on cosine distances. Without it they lie between 0 and 2, too close together for
+    confident class probabilities."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Prototypical:
         """A new learner.
 
         Raises:
-            UserError: there are no classes to take the mean of.
+            UserError: the tasks are regression; there are no classes.
         """
         if not shape.classification:
             raise UserError(
@@ -61,7 +62,7 @@ class PrototypicalConfig(OuterAdamConfig):
 def prototypes(
     embedded: Float[Tensor, "N S D"], label: Int[Tensor, "N S"]
 ) -> Float[Tensor, "N W D"]:
-    """The mean of the embedded support examples of each class (eq. 1)."""
+    """Mean of the embedded support examples of each class (eq. 1)."""
     member = F.one_hot(label).to(embedded.dtype)
     return member.transpose(1, 2) @ embedded / member.sum(1)[..., None]
 
@@ -69,15 +70,15 @@ def prototypes(
 def squared_distance(
     query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
 ) -> Float[Tensor, "N Q W"]:
-    """‖x − c‖², summed over features: a Bregman divergence, of which the mean is the centre (2.3).
-    Differences are taken before they are squared, so that large features cost no precision."""
+    """‖x − c‖², summed over features: a Bregman divergence, whose minimiser is the mean (section
+    2.3). It is computed from the differences, so that large features lose no precision."""
     return (query[:, :, None] - centres[:, None]).square().sum(-1)
 
 
 def cosine_distance(
     query: Float[Tensor, "N Q D"], centres: Float[Tensor, "N W D"]
 ) -> Float[Tensor, "N Q W"]:
-    """1 − cos(x, c)."""
+    """Cosine distance 1 − cos(x, c)."""
     return 1 - F.normalize(query, dim=-1) @ F.normalize(centres, dim=-1).transpose(1, 2)
 
 
@@ -85,7 +86,7 @@ def cosine_distance(
 
 
 class Prototypical:
-    """The learner."""
+    """The Prototypical Networks learner."""
 
     default_steps = 0
 
@@ -106,7 +107,7 @@ class Prototypical:
         support_y: Int[Tensor, "N S"],
         query_x: Float[Tensor, "N Q *F"],
     ) -> Float[Tensor, "N Q W"]:
-        """−d(f(x), c_k), of which equation 2 is the softmax."""
+        """Logits −d(f(x), c_k); equation 2 is their softmax."""
         parameters = dict(self.encoder.named_parameters())
         support = self.embed(parameters, support_x, None)
         query = self.embed(parameters, query_x, support_x)
@@ -128,10 +129,10 @@ class Prototypical:
         return self.logits(support_x, support_y, query_x).expand(len(after), -1, -1, -1)
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """A step of Adam along the mean loss of the query (algorithm 1).
+        """One step of Adam on the mean loss of the query (algorithm 1).
 
         Raises:
-            NotFiniteError: the gradient is NaN or infinite; the parameters are as before.
+            NotFiniteError: the gradient is NaN or infinite; the parameters are unchanged.
         """
         del generator
         measured = scores(
@@ -149,6 +150,6 @@ class Prototypical:
         return encoder | optim.state_dict(self.optimizer, self.encoder)
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.encoder.load_state_dict(optim.section(tensors, "encoder."))
         optim.load_state_dict(self.optimizer, self.encoder, tensors)

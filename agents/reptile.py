@@ -1,8 +1,8 @@
-"""Reptile: a starting point that moves towards where training on tasks leads.
+"""Reptile: moves a starting point towards the parameters that training on tasks reaches.
 
 Nichol et al. 2018, "On First-Order Meta-Learning Algorithms", arXiv:1803.02999, algorithms 1
-(serial) and 2 (batched). No derivative passes through the inner steps, and all labelled examples of
-a task are trained on: there is no query in training.
+(serial) and 2 (batched). No derivative passes through the inner steps, and training uses all
+labelled examples of a task: there is no query in training.
 
     adapt        φ ← φ − α ∇ L(φ; a minibatch of the task), `steps` times, from the starting point θ
     update       θ ← θ + ε · mean over tasks of φ − θ
@@ -37,11 +37,11 @@ from metarl.nn.encoders import EncoderConfig, EncoderWithHead, MLPConfig
 from metarl.types import FewShotBatch, FewShotShape
 
 MEASURED_PART = 5
-"""One task in so many is adapted to for the metrics: Reptile itself has no need of a query."""
+"""One task in this many is evaluated for the metrics, because Reptile itself needs no query."""
 
 
 class ReptileConfig(Config):
-    """Reptile. Defaults are the paper's for sinusoids."""
+    """Reptile. Defaults are those of the paper for sinusoids."""
 
     kind: Literal["reptile"] = "reptile"
 
@@ -49,35 +49,35 @@ class ReptileConfig(Config):
     """The network up to its last layer."""
 
     batched: bool = True
-    """One move towards the mean of where the meta-batch's tasks lead (algorithm 2), or a move after
-    each task in turn (algorithm 1)."""
+    """Make one move towards the mean of the parameters that the meta-batch's tasks reach (algorithm
+    2). If false, move after each task in turn (algorithm 1)."""
     inner_optimizer: Literal["sgd", "adam"] = "sgd"
-    """What trains on a task; the paper's for images is Adam, without momentum."""
+    """Optimizer on a task; the paper's for images is Adam, without momentum."""
     inner_learning_rate: Positive = 0.02
-    """Its step size."""
+    """Step size of the inner optimizer (α)."""
     inner_beta1: Fraction = 0.0
     """Momentum of the inner Adam."""
     steps: Size = 5
-    """Inner steps on a task in training (k)."""
+    """Gradient steps on a task in training (k)."""
     inner_batch: Size = 10
-    """Labelled examples of the task in a step, in training and evaluation; drawn without
-    replacement until all have come."""
+    """Labelled examples of the task in each step, in training and evaluation; they are drawn
+    without replacement until all are used."""
     evaluation_steps: Size = 32
     """Gradient steps on a task in evaluation, on its support alone."""
 
     outer_step: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the way that is moved (ε)."""
+    """Initial share of the way to move (ε)."""
     final_outer_step: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Where ε goes, in a straight line."""
+    """Final share of the way, reached linearly."""
     decay_updates: Count = 10_000
-    """Meta-updates that it takes to get there."""
+    """Meta-updates until `final_outer_step` is reached."""
 
     def build(self, shape: FewShotShape, *, seed: int, device: torch.device) -> Reptile:
         """A new learner."""
         return Reptile(self, shape, seed=seed, device=device)
 
 
-# -- the pieces of the algorithm -------------------------------------------------------------------
+# -- parts of the algorithm ------------------------------------------------------------------------
 
 
 def draw_minibatches(
@@ -88,8 +88,8 @@ def draw_minibatches(
     steps: int,
     generator: torch.Generator,
 ) -> list[Shaped[Tensor, "N B"]]:
-    """For each step the rows of each task's minibatch: of a random order of its examples the next
-    ones, then of another order."""
+    """Row indices of each task's minibatch, for each step. They run through the examples in random
+    order; once all are used, a new order begins."""
     size = min(size, num_examples)
     orders_needed = -(-steps * size // num_examples)
     chance = torch.rand(
@@ -111,7 +111,7 @@ def moved_towards(start: Parameters, reached: Parameters, *, share: float) -> Pa
 
 
 def falling(start: float, end: float, *, done: int, total: int) -> float:
-    """A number on its straight way from `start` to `end`, where it stays after `total` updates."""
+    """Linear interpolation from `start` to `end` over `total` updates; `end` from then on."""
     left = 1 - min(done / total, 1)
     return end + left * (start - end)
 
@@ -120,7 +120,7 @@ def falling(start: float, end: float, *, done: int, total: int) -> float:
 
 
 class Reptile:
-    """The learner."""
+    """The Reptile learner."""
 
     def __init__(
         self, config: ReptileConfig, shape: FewShotShape, *, seed: int, device: torch.device
@@ -148,7 +148,7 @@ class Reptile:
         steps: int,
         generator: torch.Generator,
     ) -> list[Parameters]:
-        """Each task's parameters before, between and after steps on minibatches of its examples."""
+        """Parameters of each task before the first step on minibatches and after each step."""
         minibatches = draw_minibatches(
             x.shape[1], self.config.inner_batch, num_tasks=len(x), steps=steps, generator=generator
         )
@@ -165,7 +165,7 @@ class Reptile:
         return adapt(start, losses, self.inner_optimizer(), differentiable=False).trajectory
 
     def inner_optimizer(self) -> InnerOptimizer:
-        """SGD or Adam; a new one for each task."""
+        """SGD or Adam, without state from earlier tasks."""
         config = self.config
         if config.inner_optimizer == "adam":
             return Adam(learning_rate=config.inner_learning_rate, betas=(config.inner_beta1, 0.999))
@@ -180,22 +180,22 @@ class Reptile:
         *,
         after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Outputs on the query after so many gradient steps on the support.
+        """Outputs on the query after each number of gradient steps in `after` on the support.
 
-        Minibatches come in the same order whenever the same number of examples is adapted to.
+        The order of minibatches is fixed for a given number of support examples.
         """
         generator = torch.Generator(support_x.device).manual_seed(0)
         reached = self.train_on(support_x, support_y, steps=max(after), generator=generator)
         return torch.stack([self.outputs(reached[n], query_x, support_x) for n in after])
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """θ ← θ + ε · mean (φ − θ), with φ where training on each task leads.
+        """One update θ ← θ + ε · mean (φ − θ), where training on a task reaches φ.
 
-        The metrics are of the query before anything was trained on it: a part of the tasks is first
+        The metrics are measured on the query before it is trained on: a part of the tasks is first
         adapted to as in evaluation, on the support alone, with as many steps as in training.
 
         Raises:
-            NotFiniteError: the new starting point is; the old one stays.
+            NotFiniteError: the new starting point is not finite; the old one stays.
         """
         config = self.config
         before = self.start()
@@ -227,15 +227,15 @@ class Reptile:
 
     def _move_to(self, parameters: Parameters) -> None:
         for name, p in self.network.named_parameters():
-            if p.requires_grad:  # A mean over tasks would round what is frozen.
+            if p.requires_grad:  # A mean over tasks would round frozen parameters.
                 p.data = parameters[name].clone()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The starting point, and how many updates led there."""
+        """The starting point, and the number of updates so far."""
         network = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         return {**network, "updates": self.updates}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.network.load_state_dict(optim.section(tensors, "network."))
         self.updates = tensors["updates"].cpu().clone()

@@ -2,13 +2,13 @@
 
 Duan et al. 2016, "RL²: Fast Reinforcement Learning via Slow Reinforcement Learning",
 arXiv:1611.02779; Wang et al. 2016, arXiv:1611.05763. A trial is K consecutive episodes on one
-task. The memory is carried from episode to episode of a trial and nowhere else, and what is
-maximised is the return of the trial, so exploring early in order to earn later pays. The outer
-algorithm is PPO (Schulman et al. 2017, arXiv:1707.06347) with truncated back-propagation: a trial
-is cut into chunks, and each chunk starts from the memory that the policy had there.
+task. The memory is carried across the episodes of a trial but not across trials, and the objective
+is the return of the whole trial, so that early exploration pays off. The outer algorithm is PPO
+(Schulman et al. 2017, arXiv:1707.06347) with truncated back-propagation: a trial is cut into
+chunks, and each chunk starts from the memory that the policy had there.
 
-    act          by a memory that takes in observation, last action, last reward and episode start
-    adapt        nothing: the memory did, while it acted
+    act          with a memory that takes observation, last action, last reward and episode start
+    adapt        nothing: the memory adapts while the agent acts
     objective    `clipped_surrogate` of advantages over the whole trial, entropy, less `value_error`
     update       `epochs` passes over all chunks, by Adam
 """
@@ -34,57 +34,58 @@ from metarl.types import Rollout, TimeStep, TrialShape
 
 
 class RL2Config(Config):
-    """RL² with PPO. Defaults are those of the Meta-World baselines where not said otherwise."""
+    """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
     kind: Literal["rl2"] = "rl2"
 
     memory: Literal["gru", "lstm"] = "gru"
-    """What carries experience through a trial."""
+    """Recurrent layer that carries experience through a trial."""
     hidden_size: Width = 128
     """Units of the memory."""
     encoder_sizes: Widths = (128,)
-    """Tanh layers between the inputs and the memory; may be empty."""
+    """Units of each tanh layer between the inputs and the memory; may be empty."""
     normalize_inputs: bool = True
-    """Scale everything the agent sees by its running mean and standard deviation."""
+    """Scale all inputs of the policy by their running mean and standard deviation."""
     normalize_obs: bool = True
-    """Scale observations among it. Not where something that hardly varies, but differs from task to
-    task, would become large: the agent then learns the training tasks by heart."""
+    """Include observations in this scaling. Scaling enlarges features that vary little but differ
+    between tasks; the agent may then memorise the training tasks."""
 
     learn_std: bool = True
     """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`."""
     initial_std: Positive = 1.0
-    """Standard deviation of continuous actions at the start."""
+    """Initial standard deviation of continuous actions."""
     min_std: Positive = 1e-6
-    """The standard deviation never falls below this."""
+    """Lower bound of the standard deviation."""
 
     discount: Fraction = 0.99
-    """Per step, over the whole trial: episode boundaries do not cut it."""
+    """Discount per step, over the whole trial: returns reach across episode boundaries."""
     gae_lambda: Fraction = 0.95
     """λ of generalised advantage estimation."""
     normalize_advantages: Literal["batch", "trial"] = "batch"
-    """Bring advantages to zero mean and unit deviation, those of all trials together, or those of
-    each trial by themselves: where some tasks are paid far less than others, they count as much."""
+    """Normalize advantages to mean 0 and standard deviation 1 over the whole batch, or within each
+    trial, which gives tasks with small rewards the same weight as those with large rewards."""
     baseline: Literal["value", "linear"] = "value"
-    """A value head on the memory, or a linear fit on each trial's observations and time."""
+    """Baseline of advantages: a value head on the memory, or a linear fit on each trial's
+    observations and time."""
     reward_scale: Positive = 1.0
-    """Rewards are multiplied by this before returns are computed."""
+    """Factor on rewards before returns are computed."""
     normalize_values: bool = True
-    """The value head predicts returns in units of their running mean and deviation."""
+    """Let the value head predict returns in units of their running mean and standard deviation."""
     root_values: bool = False
-    """The value head predicts signed square roots of returns, normalized after that if they are:
-    where some tasks are paid far less than others, its error on them is smaller too (Pohlen et al.
-    2018, arXiv:1805.11593, section 3.2, without the linear term)."""
+    """Let the value head predict signed square roots of returns, before any normalization; this
+    reduces its error on tasks with small rewards (Pohlen et al. 2018, arXiv:1805.11593, section
+    3.2, without the linear term)."""
 
     learning_rate: Positive = 5e-4
-    """Adam's step size."""
+    """Step size of Adam."""
     learning_rate_decay: Fraction = 1.0
     """Factor on the step size after each update."""
     max_grad_norm: Positive = 1.0
-    """Gradients are scaled down to this norm."""
+    """Norm that longer gradients are clipped to."""
     clip: Positive = 0.2
-    """Range of the probability ratio (PPO's ε)."""
+    """Clip of the probability ratio, to 1 ± this (PPO's ε)."""
     epochs: Size = 10
-    """Passes over a trial in one update."""
+    """Passes over all chunks in one update."""
     num_minibatches: Size = 4
     """Gradient steps per pass, each on its share of the chunks."""
     chunk_length: Size = 100
@@ -94,11 +95,11 @@ class RL2Config(Config):
     value_coef: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the value loss."""
     max_kl: Positive | None = None
-    """Stop the passes of an update once the policy moved further than this (in nats)."""
+    """KL from the policy that acted (nats) above which the passes of an update stop."""
 
     @classmethod
     def small(cls) -> RL2Config:
-        """A config whose agent plays and learns in a moment, to check a user's tasks with."""
+        """A config whose agent plays and learns within moments, to check a user's tasks."""
         return cls(hidden_size=8, encoder_sizes=(), epochs=1, num_minibatches=1)
 
     def build(
@@ -113,17 +114,17 @@ class RL2Config(Config):
         return RL2(self, observation_space, action_space, seed=seed, device=device)
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """All episodes of a trial in one slot, one after the other."""
+        """Consecutive episodes in one slot, as a single rollout."""
         del training
         return TrialShape(episodes=episodes)
 
     def check_training(
         self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
     ) -> None:
-        """Checks that trials of this shape can be learned from.
+        """Checks that the agent can learn from trials of this shape.
 
         Raises:
-            UserError: `chunk_length` does not divide them.
+            UserError: `chunk_length` does not divide the steps of a trial.
         """
         del num_tasks, num_classes
         trial_steps = shape.episodes * horizon
@@ -137,16 +138,16 @@ class RL2Config(Config):
             )
 
 
-# -- pieces of trials ------------------------------------------------------------------------------
+# -- chunks of trials ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
-    """M pieces of trials, L steps each, that gradients flow through one by one."""
+    """M chunks of trials, L steps each; gradients flow within a chunk only."""
 
     seen: TimeStep
     memory: Float[Tensor, "M S"]
-    """The memory before the first step, as the policy had it when the update began."""
+    """Memory before the first step of each chunk, from the policy at the start of the update."""
     action: Shaped[Tensor, "M L *A"]
     log_prob: Float[Tensor, "M L"]
     advantage: Float[Tensor, "M L"]
@@ -156,7 +157,7 @@ class Chunks:
         return len(self.memory)
 
     def take(self, chosen: Int[Tensor, " m"]) -> Chunks:
-        """The chunks with these numbers."""
+        """The chunks with the given indices."""
         return Chunks(
             seen=self.seen.map(lambda x: x[chosen]),
             memory=self.memory[chosen],
@@ -188,25 +189,25 @@ def clipped_surrogate(
 
 
 def value_error(value: Float[Tensor, "M L"], target: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
-    """Half the squared error of the value head, a mean over steps (L^VF in eq. 9)."""
+    """Half the squared error of the value head, a mean over steps (L^VF in eq. 9 of PPO)."""
     return 0.5 * (value - target).square().mean()
 
 
 def kl_from_acting(log_ratio: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
     """Estimate of KL(π_acted ‖ π) in nats: the mean of r − 1 − log r, with r = π / π_acted, over
-    actions that π_acted drew. Unbiased, and never negative, as −log r alone may be."""
+    actions sampled from π_acted. It is unbiased and, unlike that of −log r, never negative."""
     return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
 def normalized(advantage: Float[Tensor, "N T"], *, each_trial: bool) -> Float[Tensor, "N T"]:
-    """Advantages of zero mean and unit deviation: all together, or those of each trial."""
+    """Advantages with mean 0 and standard deviation 1, over all trials or within each trial."""
     over = 1 if each_trial else (0, 1)
     mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
     return (advantage - mean) / (std + 1e-8)
 
 
 def signed_root(returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """sign(x) (√(|x| + 1) − 1) (Pohlen et al. 2018, section 3.2, without the linear term)."""
+    """Signed root sign(x) (√(|x| + 1) − 1) (Pohlen et al. 2018, section 3.2, no linear term)."""
     return returns.sign() * ((returns.abs() + 1).sqrt() - 1)
 
 
@@ -219,7 +220,7 @@ def signed_square(root: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 
 
 class RL2:
-    """The agent. Its adaptation state is the hidden state of the memory, `N S`."""
+    """The RL² agent. Its adaptation state is the hidden state of the memory, `N S`."""
 
     def __init__(
         self,
@@ -253,7 +254,7 @@ class RL2:
             eps=1e-5,
         )
 
-    # -- acting: the memory moves on with every step of a trial ------------------------------------
+    # -- acting: every step of a trial updates the memory ------------------------------------------
 
     def begin_trial(self, num_slots: int) -> Float[Tensor, "N S"]:
         """An empty memory."""
@@ -267,20 +268,21 @@ class RL2:
         *,
         generator: torch.Generator | None,
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], Float[Tensor, "N S"]]:
-        """Action, its log-probability and the memory after this step; no generator: the mode."""
+        """Action, its log-probability and the memory after this step; without a generator the mode
+        is taken."""
         policy, _, state = self.network(step.map(lambda x: x[:, None]), state)
         action = policy.mode() if generator is None else policy.sample(generator)
         return action[:, 0], policy.log_prob(action)[:, 0], state
 
     def adapt(self, state: Float[Tensor, "N S"], rollout: Rollout) -> Float[Tensor, "N S"]:
-        """The memory as it is: it adapted while it acted."""
+        """The unchanged memory: the agent adapted while it acted."""
         del rollout
         return state
 
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """PPO on one trial of N tasks."""
+        """PPO on one trial of N tasks; returns metrics to log."""
         (rollout,) = trial
         config = self.config
         chunk_length = min(config.chunk_length, rollout.reward.shape[1])
@@ -321,21 +323,21 @@ class RL2:
         metrics["std"] = float(self.network.log_std.detach().exp().mean())
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
 
-        # Only now: until here the policy had to be the one that played the rollout.
+        # The normalizers change last: until here the policy had to be the one that acted.
         self.return_normalizer.update(self._rooted(returns)[..., None])
         self.network.update_normalizer(rollout.seen)
         self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
         return metrics
 
     def _kl(self, history: dict[str, list[Tensor]]) -> float:
-        """How far the policy has moved from the one that acted, over the newest pass, in nats."""
+        """KL from the policy that acted to the current one, a mean over the last pass, in nats."""
         return float(torch.stack(history["kl"][-self.config.num_minibatches :]).mean())
 
     @torch.no_grad()
     def _replay(
         self, rollout: Rollout, chunk_length: int
     ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"]]:
-        """The memory at the start of each of C chunks, and the value of each step."""
+        """The memory at the start of each of C chunks, and the value at each step, as a return."""
         num_slots, num_steps = rollout.reward.shape
         state = self.begin_trial(num_slots)
         states, values = [], []
@@ -349,9 +351,9 @@ class RL2:
     def _advantages(
         self, rollout: Rollout, value: Float[Tensor, "N T"]
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
-        """Advantages and the returns that the value function should have predicted.
+        """Advantages, and the returns that are the value function's targets.
 
-        Nothing is cut inside a trial, and nothing follows it.
+        Returns reach across the episodes of a trial, and do not bootstrap at its end.
         """
         config = self.config
         reward = rollout.reward * config.reward_scale
@@ -374,14 +376,14 @@ class RL2:
         return advantage, advantage + value
 
     def _values_of(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """What the value head should say where these returns follow."""
+        """The outputs of the value head that stand for these returns."""
         value = self._rooted(returns)
         if self.config.normalize_values:
             value = self.return_normalizer(value[..., None]).squeeze(-1)
         return value
 
     def _returns_of(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """The returns that the value head means."""
+        """The returns that the value head's outputs stand for."""
         if self.config.normalize_values:
             value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
         if self.config.root_values:
@@ -389,11 +391,11 @@ class RL2:
         return value
 
     def _rooted(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Signed square roots, if the value head is to predict those."""
+        """Signed square roots of returns if `root_values`, else the returns."""
         return signed_root(returns) if self.config.root_values else returns
 
     def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
-        """PPO's loss (eq. 9): clipped surrogate, entropy bonus, value error."""
+        """PPO's loss (eq. 9): clipped surrogate, entropy bonus and value error; and metrics."""
         config = self.config
         policy, value, _ = self.network(chunks.seen, chunks.memory)
         log_ratio = policy.log_prob(chunks.action) - chunks.log_prob
@@ -421,7 +423,7 @@ class RL2:
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         self.network.load_state_dict(optim.section(tensors, "network."))
         self.return_normalizer.load_state_dict(optim.section(tensors, "returns."))
         optim.load_state_dict(self.optimizer, self.network, tensors)

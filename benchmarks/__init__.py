@@ -1,1 +1,1 @@
-"""Programs that measure, compare and attack: `python -m benchmarks.NAME` each."""
+"""Programs that measure, compare and attack; run each with `python -m benchmarks.NAME`."""

@@ -1,8 +1,8 @@
-"""Classical learners on bandits: what a learned one is judged by.
+"""Classical learners on bandits, the baselines of learned ones.
 
-A learner is a function of tasks, the number of `pulls` and a random stream; it plays all N bandits
-side by side and returns every reward, `N K`, so that each shorter game can be read off too. Some
-are told how many pulls there will be and play shorter games otherwise: see each of them.
+A learner is a function of tasks, the number of `pulls` and a random stream. It plays all N bandits
+side by side and returns every reward, `N K`, so that the results of shorter games can be read off
+too. Some learners use the number of pulls and play shorter games differently; see each of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from metarl.system.seeding import derive_seed
 
 @runtime_checkable
 class BanditLearner(Protocol):
-    """What plays bandits."""
+    """Learner that plays bandits."""
 
     def __call__(
         self, tasks: Sequence[BanditTask], *, pulls: int, rng: np.random.Generator
@@ -35,17 +35,17 @@ class BanditLearner(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What is known of N bandits of A arms before a pull."""
+    """Counts and sums known about N bandits with A arms before a pull."""
 
     counts: Float[np.ndarray, "N A"]
     """Pulls of each arm."""
     sums: Float[np.ndarray, "N A"]
-    """Rewards of each arm, summed."""
+    """Sum of the rewards of each arm."""
     pulled: int
-    """Pulls so far, of all arms of a bandit."""
+    """Pulls so far, over all arms of a bandit."""
 
     def mean(self, *, prior_mean: float, prior_weight: float) -> Float[np.ndarray, "N A"]:
-        """Each arm's mean, as if it had paid `prior_mean` in `prior_weight` pulls before."""
+        """Each arm's mean, as if it had paid `prior_mean` in `prior_weight` earlier pulls."""
         return (self.sums + prior_weight * prior_mean) / (self.counts + prior_weight)
 
 
@@ -56,7 +56,7 @@ def play(
     pulls: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "N K"]:
-    """Rewards of pulling the arms that `choose` picks, in the environment that agents play in."""
+    """Rewards of the arms that `choose` picks, in the environment that agents play in."""
     env = BanditEnv(tasks)
     env.reset(seed=int(rng.integers(2**63)))
     slots = np.arange(len(tasks))
@@ -92,11 +92,11 @@ def greedy(
     prior_mean: float,
     prior_weight: float,
 ) -> Float[np.ndarray, "N K"]:
-    """The arm that paid best on average; it explores only by a prior that hopes for more.
+    """Greedy play: the arm with the best mean; it explores only through an optimistic prior.
 
     Args:
-        prior_mean: what each arm is taken to have paid before the first pull …
-        prior_weight: … in so many pulls, more than none.
+        prior_mean: mean that each arm is assumed to have paid before the first pull.
+        prior_weight: number of those assumed pulls; above 0.
     """
 
     def choose(seen: Tally) -> Int[np.ndarray, " N"]:
@@ -117,19 +117,19 @@ def ucb1(
     """UCB1: the arm of the largest mean + c √(2 ln t / n), of its n among t pulls.
 
     Auer, Cesa-Bianchi & Fischer 2002, "Finite-time analysis of the multiarmed bandit problem",
-    figure 1, where c is 1 and every arm is pulled once first. That first round takes all pulls of a
-    short game, so there may be a prior instead, whose pulls count among n and t.
+    figure 1, where c is 1 and every arm is pulled once first. That first round would take all pulls
+    of a short game, so there may be a prior instead, whose pulls are included in n and t.
 
     Args:
         exploration: c.
-        prior_mean: what each arm is taken to have paid before the first pull …
-        prior_weight: … in so many pulls; 0 for the published algorithm.
+        prior_mean: mean that each arm is assumed to have paid before the first pull.
+        prior_weight: number of those assumed pulls; 0 for the published algorithm.
     """
 
     def choose(seen: Tally) -> Int[np.ndarray, " N"]:
         unknown = seen.counts + prior_weight == 0
         if unknown.any():
-            # All bandits have pulled equally many arms by now.
+            # All bandits have pulled equally many arms so far.
             return unknown.argmax(axis=1)
         mean = seen.mean(prior_mean=prior_mean, prior_weight=prior_weight)
         counts = seen.counts + prior_weight
@@ -148,7 +148,7 @@ def thompson_sampling(
     the one that the bandits are drawn from.
 
     Raises:
-        ValueError: the bandits are informative ones, for which this is not written.
+        ValueError: the bandits are informative ones, which are not supported.
     """
     arms = tasks[0].arms
     if arms == "informative":
@@ -159,7 +159,7 @@ def thompson_sampling(
         if arms == "bernoulli":
             return rng.beta(1 + seen.sums, 1 + losses).argmax(axis=1)
         if arms == "dependent":
-            # A loss of one arm says of p what a win of the other says.
+            # A loss of one arm says the same about p as a win of the other.
             for_first = seen.sums[:, 0] + losses[:, 1]
             first = rng.beta(1 + for_first, 1 + seen.pulled - for_first)
             return (first < 0.5).astype(np.int64)
@@ -175,10 +175,10 @@ def gittins(
 ) -> Float[np.ndarray, "N K"]:
     """The arm of the largest finite-horizon Gittins index; see `gittins_indices`.
 
-    It knows how many pulls are left and plays to earn most by the last of them.
+    It knows the number of pulls left and maximises the total reward by the last of them.
 
     Raises:
-        ValueError: the arms are not independent Bernoulli ones.
+        ValueError: the arms are not independent Bernoulli arms.
     """
     if tasks[0].arms != "bernoulli":
         raise ValueError(f"Gittins indices are of Bernoulli arms here, not of {tasks[0].arms} ones")
@@ -196,10 +196,10 @@ def gittins(
 
 
 def gittins_index(*, wins: int, losses: int, left: int, discount: float = 1.0) -> float:
-    """The Gittins index of a Bernoulli arm of prior Beta(1, 1), with `left` pulls left.
+    """The Gittins index of a Bernoulli arm with prior Beta(1, 1), with `left` pulls left.
 
-    With a discount below 1 and many pulls left it is the one of Gittins 1979, "Bandit processes and
-    dynamic allocation indices".
+    With a discount below 1 and many pulls left it is the index of Gittins 1979, "Bandit processes
+    and dynamic allocation indices".
     """
     pulled = wins + losses
     return float(_indices(pulled + left, discount, 400)[triangular(pulled) + wins])
@@ -207,43 +207,43 @@ def gittins_index(*, wins: int, losses: int, left: int, discount: float = 1.0) -
 
 @cache
 def gittins_indices(pulls: int) -> Float32[np.ndarray, " X"]:
-    """Finite-horizon Gittins indices of all states of a Bernoulli arm in a game of so many pulls.
+    """Finite-horizon Gittins indices of all states of a Bernoulli arm in a game of `pulls` pulls.
 
-    The index of an arm is the largest ratio, over all rules when to stop within the pulls that are
-    left, of expected reward to expected number of pulls: the retirement pay per pull at which one
-    may as well stop at once. In an endless game with a discount, always to pull the arm of the
-    largest index is optimal (Gittins 1979). In a game that ends it is not quite, but very nearly
-    (Lattimore 2016, "Regret analysis of the finite-horizon Gittins index strategy for multi-armed
-    bandits", arXiv:1511.06014), and better, on 100 pulls of 5 or 10 arms, than with a discount that
-    looks half, once or twice as far.
+    The index of an arm is the largest ratio of expected reward to expected number of pulls, over
+    all stopping rules within the pulls left: the retirement pay per pull at which stopping at once
+    is equally good. In an endless game with a discount, always pulling the arm with the largest
+    index is optimal (Gittins 1979). In a finite game it is nearly optimal (Lattimore 2016, "Regret
+    analysis of the finite-horizon Gittins index strategy for multi-armed bandits",
+    arXiv:1511.06014), and on 100 pulls of 5 or 10 arms better than a discounted index that looks
+    half, once or twice as far ahead.
 
     Returns:
-        The triangle of states of n pulls with `left` pulls left of all arms, for n + left = 1, then
-        that for n + left = 2, … up to `pulls`; 84 MB for 500, computed in half a minute.
+        The triangle of states with n pulls so far and `left` pulls left, for n + left = 1, then
+        that for n + left = 2, … up to `pulls`; 84 MB for 500 pulls, computed in half a minute.
     """
     return np.concatenate([_indices(total, 1.0, 200) for total in range(1, pulls + 1)])
 
 
 def triangular(pulled: Any) -> Any:
-    """States (wins, losses) of fewer pulls than `pulled`: where those of so many pulls begin."""
+    """Index of the first state (wins, losses) with `pulled` pulls in a triangle."""
     return pulled * (pulled + 1) // 2
 
 
 def tetrahedral(total: Any) -> Any:
-    """States in all triangles of smaller totals: where the triangle of `total` begins."""
+    """Index of the first state of the triangle of `total`, after those of smaller totals."""
     return (total - 1) * total * (total + 1) // 6
 
 
 def _indices_of_total(total: int, discount: float, levels: int) -> np.ndarray:
-    """Indices of all states (wins, losses) of n pulls with `total - n` left: that of n = 0, then
-    those of n = 1 by wins, then those of n = 2, …
+    """Indices of all states (wins, losses) of n pulls with `total - n` left, by n and then by wins.
 
-    Dynamic programming for each of so many retirement pays from 0 to 1. The best stopping rule at
-    the last pay that an arm is worth more than has a ratio of reward to time, which is the index up
-    to the square of the distance of pays.
+    Dynamic programming for each of `levels` retirement pays from 0 to 1. Consider the highest pay
+    that an arm is still worth more than: the ratio of reward to time of the best stopping rule at
+    that pay is the index, up to the square of the distance between pays.
     """
     index = np.empty(total * (total + 1) // 2, np.float32)
-    # By n: fewer wins than these are worth no more than a pay that was tried, so no higher one.
+    # By n: states with fewer wins are worth no more than an earlier pay, so no more than a higher
+    # one.
     fewest_wins = np.zeros(total, np.int64)
     gain, time = np.zeros(total + 1), np.zeros(total + 1)
     for level in range(levels):
@@ -253,7 +253,8 @@ def _indices_of_total(total: int, discount: float, levels: int) -> np.ndarray:
         for pulled in range(total - 1, -1, -1):
             fewest, first = fewest_wins[pulled], pulled * (pulled + 1) // 2
             for wins in range(fewest, pulled + 1):
-                # One pull later a win lies at wins + 1 and a loss at wins, not yet written over.
+                # After one more pull, a win is at wins + 1 and a loss at wins, which is not
+                # overwritten yet.
                 p = (wins + 1) / (pulled + 2)
                 gained = p - pay + discount * (p * gain[wins + 1] + (1 - p) * gain[wins])
                 spent = 1 + discount * (p * time[wins + 1] + (1 - p) * time[wins])
@@ -267,30 +268,30 @@ def _indices_of_total(total: int, discount: float, levels: int) -> np.ndarray:
     return index
 
 
-# Without the checks of shapes that tests wrap functions in, which numba cannot compile.
+# Unwrapped, as numba cannot compile the shape checks that tests wrap functions in.
 _indices = njit(error_model="numpy")(inspect.unwrap(_indices_of_total))
 
 
 # -- tuning ----------------------------------------------------------------------------------------
 
 EXPLORATION = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
-"""Of UCB1, as tried in tuning."""
+"""Values of c tried when tuning UCB1."""
 HOPES: dict[Arms, tuple[float, ...]] = {
     "bernoulli": (0.5, 0.7, 0.8, 0.9, 0.99),
     "gaussian": (0.0, 0.5, 1.0, 2.0, 4.0),
     "dependent": (0.5, 0.7, 0.8, 0.9, 0.99),
     "informative": (1.0, 2.0, 5.0, 10.0),
 }
-"""Prior means of greedy play, as tried in tuning; UCB1 has the first."""
+"""Prior means tried when tuning greedy play; UCB1 uses the first."""
 
 
 def classical_learners(
     training_tasks: Sequence[BanditTask], *, pulls: int, seed: int
 ) -> dict[str, partial[Float[np.ndarray, "N K"]]]:
-    """The learners that there are for such bandits; their `keywords` are what tuning chose.
+    """The learners for such bandits; their `keywords` are the tuned constants.
 
-    Greedy play and UCB1 get the constants with which they earn most in so many pulls on the
-    training tasks. The others have none.
+    Greedy play and UCB1 get the constants with the largest total reward in `pulls` pulls on the
+    training tasks. The others have no constants.
     """
     arms = training_tasks[0].arms
     hopes = HOPES[arms]
@@ -306,7 +307,7 @@ def classical_learners(
     }
 
     def earned(learner: BanditLearner) -> float:
-        rng = np.random.default_rng(derive_seed(seed, "tuning"))  # the same luck for all
+        rng = np.random.default_rng(derive_seed(seed, "tuning"))  # the same random numbers for all
         return float(learner(training_tasks, pulls=pulls, rng=rng).sum(axis=1).mean())
 
     learners = {"random": partial(random_arms)}

@@ -1,15 +1,16 @@
-"""Plays RL² and classical learners on the same held-out bandits and MDPs; trains RL² where needed.
+"""Compares RL² with classical learners on held-out bandits and MDPs; trains RL² if needed.
 
 python -m benchmarks.classical                                            every setting
 python -m benchmarks.classical --settings bandit_5x10 bandit_5x100        two of them
 
-A setting is a distribution and a number of episodes: `bandit_5x100` is 5 arms and 100 pulls,
-`tabular_25` random MDPs for 25 episodes. RL² is trained for it in runs/classical/<setting>/seed1,
-unless it was; a run that was stopped goes on. MDPs it learns in 10 episodes, and plays for longer.
+A setting is a distribution and a number of episodes: `bandit_5x100` has 5 arms and 100 pulls,
+`tabular_25` random MDPs and 25 episodes. RL² is trained in runs/classical/<setting>/seed1; a
+finished run is reused and a stopped one is resumed. On MDPs it is trained with 10 episodes and
+evaluated also with more.
 
-Everybody plays one trial on each of the first 1,000 held-out tasks. What classical learners have to
-tune is tuned on training tasks, in trials of the same length. `classical.json` keeps the settings
-of earlier calls too, and `classical.md` is made from it.
+Every learner plays one trial on each of the first 1,000 held-out tasks. Constants of classical
+learners are tuned on training tasks, in trials of the same length. `classical.json` also keeps the
+settings of earlier calls, and `classical.md` is made from it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ from metarl.training.provenance import environment
 from metarl.training.run import load_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NUM_TASKS = 1_000  # held-out ones, that all play
-NUM_TUNING_TASKS = 1_000  # training ones, that classical learners are tuned on
+NUM_TASKS = 1_000  # held-out tasks that every learner plays
+NUM_TUNING_TASKS = 1_000  # training tasks on which classical learners are tuned
 RL2 = "RL² (ours)"
 NO_LEARNERS = ("random", "knows the MDP")
 
@@ -71,7 +72,7 @@ PULLS_500 = {
     "train.meta_batch_size": 20,
     "train.env_steps": 2_500_000,
 }
-# What differs from configs/rl2_bandit.yaml or rl2_tabular.yaml.
+# Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_5x10": {
         **PULLS_10,
@@ -103,11 +104,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tabular_100": {},
 }
 TRAINED_AS = {f"tabular_{episodes}": "tabular_10" for episodes in (25, 50, 75, 100)}
-"""Settings that RL² is not trained for: it plays them as it learned to play a shorter one."""
+"""Settings for which RL² is not trained, with the shorter setting whose agent plays them."""
 
 
 def trained_for(setting: str) -> Experiment:
-    """What RL² learns for a setting."""
+    """The experiment that trains RL² for a setting."""
     name = TRAINED_AS.get(setting, setting)
     kind, _, size = name.partition("_")
     options = {"name": name, **SETTINGS[name], "train.episodes_per_trial": num_episodes(name)}
@@ -117,7 +118,7 @@ def trained_for(setting: str) -> Experiment:
 
 
 def num_episodes(setting: str) -> int:
-    """How many everybody plays; of bandits, pulls."""
+    """Number of episodes (on bandits: pulls) of a setting."""
     return int(re.split("[_x]", setting)[-1])
 
 
@@ -125,7 +126,7 @@ def num_episodes(setting: str) -> int:
 
 
 def measure(setting: str, runs: Path) -> dict[str, Any]:
-    """Everybody's total reward on each held-out task of a setting, and what it came from."""
+    """Total rewards of all learners on each held-out task of a setting, with their sources."""
     experiment, episodes = trained_for(setting), num_episodes(setting)
     folder = runs / experiment.name / f"seed{experiment.seed}"
     train_to_the_end(experiment, folder)
@@ -160,14 +161,14 @@ def measure(setting: str, runs: Path) -> dict[str, Any]:
 
 
 def stream(learner: str) -> np.random.Generator:
-    """A learner's own luck, which has nothing in common with the streams that tasks come from."""
+    """A learner's own random stream, independent of the streams that tasks are drawn from."""
     return np.random.default_rng(derive_seed(0, learner))
 
 
 def rl2_returns(
     experiment: Experiment, folder: Path, tasks: TaskSet, *, episodes: int
 ) -> tuple[Path, np.ndarray]:
-    """The newest checkpoint, and its return in each episode on each task, with sampled actions."""
+    """The newest checkpoint, and its returns, tasks x episodes, with sampled actions."""
     config = EvaluationConfig(tasks_at_once=len(tasks), episodes=episodes)
     env = experiment.env.build().make_env(len(tasks))
     agent = build_agent(experiment, env)
@@ -180,7 +181,7 @@ def rl2_returns(
 def tabular_returns(
     tasks: Sequence[TabularTask], *, episodes: int, horizon: int
 ) -> dict[str, np.ndarray]:
-    """Returns, tasks x episodes, of random actions, of PSRL, and expected of who knows the MDP."""
+    """Returns, tasks x episodes, of random actions and PSRL, and expected ones of the known MDP."""
     env = TabularEnv(tasks, horizon=horizon)
     env.reset(seed=0)
     rng = stream("random")
@@ -206,7 +207,7 @@ def tabular_returns(
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line for each setting, a table for bandits and one for MDPs."""
+    """Markdown tables for bandits and for MDPs, with one line per setting."""
     parts = []
     for kind in ("bandit", "tabular"):
         chosen = [name for name in SETTINGS if name in measured and name.startswith(kind)]
@@ -232,14 +233,14 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def mean_cell(totals: np.ndarray, *, bold: bool) -> str:
-    """Mean over tasks and its 95 % interval."""
+    """Mean over tasks with its 95 % interval."""
     shown = with_interval(estimate(totals[:, None], bounds=REAL), 0, ".2f")
     value, _, interval = shown.partition(" ")
     return f"**{value}** {interval}" if bold else shown
 
 
 def share_with_interval(ours: np.ndarray, best: np.ndarray) -> str:
-    """Ratio of means and its 95 % interval, tasks being drawn for both at once."""
+    """Ratio of means with its 95 % interval; tasks are resampled for both together."""
 
     def ratio(pairs: np.ndarray) -> np.ndarray:
         both = mean(pairs)
@@ -251,7 +252,7 @@ def share_with_interval(ours: np.ndarray, best: np.ndarray) -> str:
 
 
 def report(measured: dict[str, dict[str, Any]]) -> str:
-    """The tables and what they were measured with."""
+    """The tables and the conditions of the measurement."""
     newest = max(measured.values(), key=lambda m: m["environment"]["time"])
     about = newest["environment"]
     return (
@@ -265,7 +266,7 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Trains, plays, prints and stores."""
+    """Trains, plays, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
     parser.add_argument("--runs", type=Path, default="runs/classical", help="where RL² is trained")
@@ -280,7 +281,7 @@ def main(arguments: list[str]) -> None:
     for setting in options.settings:
         measured[setting] = measure(setting, options.runs)
         options.output.mkdir(parents=True, exist_ok=True)
-        # a line for each setting: it holds thousands of numbers
+        # one line per setting, as it holds thousands of numbers
         lines = [f"{json.dumps(n)}: {json.dumps(m)}" for n, m in measured.items()]
         stored.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         (options.output / "classical.md").write_text(report(measured) + "\n", encoding="utf-8")

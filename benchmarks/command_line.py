@@ -1,4 +1,4 @@
-"""Command lines of benchmarks: a mistake is one line, as everywhere."""
+"""Command lines of benchmarks, with one-line errors as everywhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarl.errors import UserError
 
 
 def fail(message: str) -> NoReturn:
-    """Refuses to go on.
+    """Ends the program with a message.
 
     Raises:
         UserError: always.
@@ -20,7 +20,7 @@ def fail(message: str) -> NoReturn:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Parser of the benchmark that was called, which has this docstring; it fails in one line."""
+    """Parser of a benchmark, described by the benchmark's docstring, with one-line errors."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{Path(sys.argv[0]).stem}",
         description=(doc or "").partition("\n")[0],

@@ -1,14 +1,14 @@
-"""Measures a MAML outer step beside the same through `higher` in a loop over tasks, and TorchOpt.
+"""Measures a MAML outer step, compared with `higher` in a loop over tasks and with TorchOpt.
 
 python -m benchmarks.few_shot                     32 tasks: sinusoids, and 5-way 1-shot with Conv-4
 python -m benchmarks.few_shot --queries 15        15 query images of each class in place of 1
 python -m benchmarks.few_shot --steps 5 --rounds 3
 
-All contenders live in one process and are measured in turn, round after round, on the same tasks;
+All contenders run in one process and are measured in turn, round after round, on the same tasks;
 ratios are medians of ratios within a round. Each computes the gradient of the mean query loss after
-gradient steps on the support, by second derivatives. First it is checked that all find the same, in
-double precision: in single precision an error in the seventh digit can be what turns a pixel of
-max-pooling or a ReLU over, and with it a part of a task's gradient. TorchOpt takes part where it is
+gradient steps on the support, with second derivatives. First, all gradients are checked to be equal
+in double precision: in single precision an error in the seventh digit can switch a pixel of
+max-pooling or a ReLU, and with it a part of a task's gradient. TorchOpt is included if it is
 installed (pip install torchopt).
 """
 
@@ -49,7 +49,7 @@ TOLERANCE = 1e-9
 
 
 def conv4_as_usual(filters: int = 64, ways: int = 5) -> nn.Module:
-    """Conv-4 of torch's own layers, as a user of `higher` would write it."""
+    """Conv-4 from torch's own layers, as a user of `higher` would write it."""
     layers: list[nn.Module] = []
     for before in (1, filters, filters, filters):
         layers += [
@@ -62,7 +62,7 @@ def conv4_as_usual(filters: int = 64, ways: int = 5) -> nn.Module:
 
 
 def mlp_as_usual() -> nn.Module:
-    """MAML's network for sinusoids, of torch's own layers."""
+    """MAML's network for sinusoids, from torch's own layers."""
     return nn.Sequential(
         nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1)
     )
@@ -79,7 +79,7 @@ def loss_of(output: Tensor, target: Tensor) -> Tensor:
 
 
 def ours(maml: MAML, batch: FewShotBatch) -> list[Tensor]:
-    """What `MAML.meta_update` steps along."""
+    """The gradient that `MAML.meta_update` uses."""
     maml.optimizer.zero_grad()
     size = maml.config.tasks_at_once
     for first in range(0, len(batch), size):
@@ -88,7 +88,7 @@ def ours(maml: MAML, batch: FewShotBatch) -> list[Tensor]:
 
 
 def with_higher(net: nn.Module, batch: FewShotBatch, *, steps: int, rate: float) -> list[Tensor]:
-    """Task by task, as in the examples of `higher`."""
+    """The gradient task by task, as in the examples of `higher`."""
     net.zero_grad()
     optimizer = torch.optim.SGD(net.parameters(), lr=rate)
     for n in range(len(batch)):
@@ -100,7 +100,7 @@ def with_higher(net: nn.Module, batch: FewShotBatch, *, steps: int, rate: float)
 
 
 def with_torchopt(net: nn.Module, batch: FewShotBatch, *, steps: int, rate: float) -> list[Tensor]:
-    """Task by task, as in the examples of TorchOpt."""
+    """The gradient task by task, as in the examples of TorchOpt."""
     import torchopt  # pyright: ignore[reportMissingImports]
 
     net.zero_grad()
@@ -121,7 +121,7 @@ def compare(
     config: MAMLConfig, usual: nn.Module, distribution: FewShotDistribution, *, tasks: int,
     rounds: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Times all contenders in turn; the first round is not counted."""
+    """Measures all contenders in turn; the first round is not counted."""
     maml = config.build(distribution.shape, seed=0, device=CPU)
     with torch.no_grad():  # the same parameters in the same order
         for mine, theirs in zip(maml.learned.parameters(), usual.parameters(), strict=True):
@@ -174,7 +174,7 @@ def check_same(gradients: dict[str, list[Tensor]]) -> None:
     """Checks that all contenders found the same gradient.
 
     Raises:
-        UserError: one of them did not.
+        UserError: the gradients differ.
     """
     rows = {name: torch.cat([g.flatten() for g in each]) for name, each in gradients.items()}
     for name, row in rows.items():

@@ -1,12 +1,12 @@
-"""Accuracy of four few-shot learners on glyphs and digits that were held out, in one table.
+"""Accuracy of four few-shot learners on held-out glyphs and digits, in one table.
 
-python -m benchmarks.few_shot_accuracy                     all of it: about an hour on 2 cores
-python -m benchmarks.few_shot_accuracy --only maml_glyphs  one experiment; the others stay in it
+python -m benchmarks.few_shot_accuracy                     all: about an hour on 2 cores
+python -m benchmarks.few_shot_accuracy --only maml_glyphs  one experiment; keeps the others
 
-Each learner is trained once as its file in configs/ says, and judged on the same 600 5-way episodes
-of held-out classes as all others, with 1 and with 5 shots. So is the nearest neighbour in pixel
-space. Intervals are over episodes; the difference to the nearest neighbour is paired by episode.
-Runs are kept in runs/few_shot_accuracy and go on where they stopped; remove them to train anew.
+Each learner is trained once by its file in configs/. All of them, and the nearest neighbour in
+pixel space, are evaluated on the same 600 5-way tasks of held-out classes, with 1 and with 5 shots.
+Intervals are over tasks; the difference to the nearest neighbour is paired by task. Runs are kept
+in runs/few_shot_accuracy and resumed if they were stopped; remove them to train anew.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DATA = ("glyphs", "digits")
 SHOTS = (1, 5)
 EPISODES = 600
 BOOTSTRAP = "95 % intervals over tasks: percentile bootstraps"
-"""Of results that do not say how their intervals were computed."""
+"""Description of the intervals of results that do not describe them."""
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "few_shot"
 
@@ -43,7 +43,7 @@ RESULTS = ROOT / "results" / "few_shot"
 def trained(
     config: str, folder: Path, options: dict[str, Any] | None = None
 ) -> tuple[train.FewShotExperiment, FewShotDistribution, FewShotLearner]:
-    """An experiment of configs/, with some options, its tasks, and its learner after training."""
+    """An experiment of configs/ with some options, its tasks and its trained learner."""
     new = not folder.exists()
     path = ROOT / "configs" / f"{config}.yaml"
     experiment = load(path, options) if new else load(folder / CONFIG)
@@ -56,7 +56,7 @@ def trained(
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Trains an experiment and measures it beside the nearest neighbour."""
+    """Trains an experiment and compares it with the nearest neighbour."""
     experiment, distribution, learner = trained(name, ROOT / "runs" / "few_shot_accuracy" / name)
     learned = few_shot_curve(
         learner, distribution.test, axis="shots", shots=SHOTS, num_tasks=EPISODES
@@ -78,26 +78,26 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def pixel_neighbours(distribution: FewShotDistribution) -> FewShotCurve:
-    """The nearest neighbour on the same episodes."""
+    """The nearest neighbour on the same tasks."""
     return nearest_neighbour_curve(
         distribution.test, distribution.shape.num_outputs, shots=SHOTS, num_tasks=EPISODES
     )
 
 
 def difference(learned: FewShotCurve, pixels: FewShotCurve) -> Estimate:
-    """In accuracy, paired by episode."""
+    """Difference in accuracy, paired by task."""
     paired = learned.scores["accuracy"] - pixels.scores["accuracy"]
     curve = FewShotCurve(axis="shots", experience=learned.experience, scores={"gain": paired})
     return summarize_few_shot(curve)["gain"]
 
 
 def said_of_stored(results: dict[str, Any]) -> str:
-    """How the intervals of these results were computed."""
+    """Description of the intervals of stored results."""
     return " or ".join(dict.fromkeys(row.get("intervals", BOOTSTRAP) for row in results.values()))
 
 
 def table(results: dict[str, Any]) -> str:
-    """All that was measured, as Markdown."""
+    """All results as Markdown."""
     lines = [
         "# Few-shot accuracy on held-out classes",
         "",
@@ -128,12 +128,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def trained_on(env: dict[str, Any]) -> str:
-    """The training episodes of an experiment, in words."""
+    """The training tasks of an experiment, in words."""
     return f"{env['train_ways'] or env['ways']}-way {env['shots']}-shot"
 
 
 def percent(estimate: dict[str, list[float]], column: int, *, sign: bool = False) -> str:
-    """A value and its interval."""
+    """A value with its interval, in percent."""
     value, low, high = (100 * estimate[key][column] for key in ("value", "low", "high"))
     plus = "+" if sign else ""
     return f"{value:{plus}.1f} [{low:{plus}.1f}, {high:{plus}.1f}]"

@@ -1,11 +1,11 @@
-"""Squared error of MAML and Reptile on held-out sinusoids, beside a network without meta-learning.
+"""Squared error of MAML, Reptile and a network without meta-learning on held-out sinusoids.
 
 python -m benchmarks.few_shot_sinusoids          about five minutes on 2 cores
 
-Each is trained once as its file in configs/ says; the network without meta-learning is trained on
-the points of all sinusoids, with MAML's network. Then all take gradient steps on the same 10 points
-of the same 600 held-out sinusoids. Intervals are over sinusoids. Runs are kept in
-runs/few_shot_sinusoids and go on where they stopped; remove them to train anew.
+Each learner is trained once by its file in configs/; the one without meta-learning trains MAML's
+network on the points of all sinusoids. Then all take gradient steps on the same 10 points of the
+same 600 held-out sinusoids. Intervals are over sinusoids. Runs are kept in runs/few_shot_sinusoids
+and resumed if they were stopped; remove them to train anew.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """All that was measured, as Markdown."""
+    """All results as Markdown."""
     heads = ["before", *(f"{n} step{'s' if n > 1 else ''}" for n in STEPS[1:])]
     lines = [
         "# Squared error on held-out sinusoids",

@@ -1,17 +1,17 @@
-"""How often our intervals hold the truth, beside others': `metarl.evaluation.statistics.estimate`.
+"""Coverage of the intervals of `metarl.evaluation.statistics.estimate`, compared with others.
 
 python -m benchmarks.interval_coverage          three minutes on a core; a table in results/coverage
 
-Scores are drawn many times over from a distribution whose mean is known. Coverage is the share of
-draws whose 95 % interval holds it: averaged over the settings of a line (of success, p = 0, 0.02,
-… 1), and the least of them. No interval for a share of n successes that is not drawn by lot can
-cover equally often for every p (Brown, Cai and DasGupta 2001, Statistical Science 16, 101-133,
-section 2), so that the least is below 95 % for small n wherever the average is 95 %.
+Scores are drawn many times from a distribution with a known mean. Coverage is the share of draws
+whose 95 % interval contains that mean: averaged over the settings of a line (for success, p = 0,
+0.02, … 1), and the smallest of them. No interval for a share of n successes that is not randomised
+can have equal coverage for every p (Brown, Cai and DasGupta 2001, Statistical Science 16, 101-133,
+section 2), so for small n the smallest is below 95 % if the average is 95 %.
 
-The others: Wilson's with the effective number of tasks as it is estimated, with nothing added
-(Korn and Graubard 1998, Survey Methodology 24, 193-201); stratified Wilson, weights by size (Yan
-and Su 2010, Statistics in Biopharmaceutical Research 2, 329-335); the posterior from Jeffreys'
-prior on each class, by Monte Carlo; and the percentile bootstrap within classes.
+The others: Wilson's with the effective number of tasks as estimated, with nothing added (Korn and
+Graubard 1998, Survey Methodology 24, 193-201); stratified Wilson, weighted by size (Yan and Su
+2010, Statistics in Biopharmaceutical Research 2, 329-335); the posterior with Jeffreys' prior on
+each class, by Monte Carlo; and the percentile bootstrap within classes.
 """
 
 from __future__ import annotations
@@ -43,46 +43,46 @@ RESULTS = Path(__file__).parents[1] / "results" / "coverage"
 SEED = 0
 RATES = np.linspace(0, 1, 51)
 LOGITS = (-4, -2, 0, 1, 2, 3, 5, 7)
-"""Of an average run on an average task, where runs differ."""
+"""Log odds of success of an average run on an average task, for settings in which runs differ."""
 Z = stats.norm.ppf(0.975)
 Interval = Callable[[np.ndarray, list[str]], tuple[np.ndarray, np.ndarray]]
-"""Of scores (N, draws) of tasks of these classes: the low and the high ends."""
+"""Function from scores (N, draws) and the classes of tasks to lower and upper ends."""
 
 
 # -- intervals -------------------------------------------------------------------------------------
 
 
 def ends(of: Estimate) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high; what is no interval claims nothing and holds everything."""
+    """Lower and upper ends; a missing interval becomes infinite and contains everything."""
     low, high = (np.array(bound, dtype=float) for bound in (of.low, of.high))
     return np.nan_to_num(low, nan=-np.inf), np.nan_to_num(high, nan=np.inf)
 
 
 def ours(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's as it is reported."""
+    """Wilson's interval as reported."""
     return ends(estimate(scores, classes, bounds=SHARE))
 
 
 def students(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Student's t as it is reported."""
+    """Student's t interval as reported."""
     return ends(estimate(scores, classes, bounds=REAL))
 
 
 def wilson(p: np.ndarray, number: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Its formula, to any number of tasks."""
+    """Wilson's formula, for any number of tasks, also fractional."""
     half = z * np.sqrt(p * (1 - p) / number + z**2 / (4 * number**2))
     low, high = ((p + z**2 / (2 * number) + sign * half) / (1 + z**2 / number) for sign in (-1, 1))
     return np.minimum(low, p), np.maximum(high, p)
 
 
 def by_class(scores: np.ndarray, classes: list[str]) -> np.ndarray:
-    """(H, n, draws), of classes that are equally large; those with one task are pooled."""
+    """Scores (H, n, draws) of H classes of equal size; classes with one task are pooled."""
     size = classes.count(classes[0])
     return scores.reshape(-1, size, scores.shape[1]) if size > 1 else scores[None]
 
 
 def plain(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's, with p (1 - p) / V + 1 tasks."""
+    """Wilson's interval with p (1 - p) / V + 1 tasks."""
     strata, p = by_class(scores, classes), scores.mean(0)
     if len(scores) == 1:
         return wilson(p, np.ones_like(p), np.full_like(p, Z))
@@ -93,7 +93,7 @@ def plain(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarra
 
 
 def yan_su(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the classes' Wilson intervals, with a smaller z so that they fit the mean."""
+    """Means of the classes' Wilson intervals, with a smaller z that fits the mean."""
     strata = by_class(scores, classes)
     p, size = strata.mean(1), np.full(strata[:, 0].shape, float(strata.shape[1]))
     spread = np.sqrt(p * (1 - p) / size)
@@ -117,7 +117,7 @@ def jeffreys(scores: np.ndarray, classes: list[str]) -> tuple[np.ndarray, np.nda
 def bootstrap(
     scores: np.ndarray, classes: list[str], statistic: Callable[..., np.ndarray] = mean
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `bootstrap_interval`, with fewer resamples."""
+    """The interval of `bootstrap_interval`, with fewer resamples."""
     rows = [np.flatnonzero(np.array(classes) == name) for name in dict.fromkeys(classes)]
     strata = [scores[group] for group in rows]
     return bootstrap_interval(strata, statistic, rng=np.random.default_rng(SEED), resamples=400)
@@ -128,7 +128,7 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Drawn:
-    """Scores, many times over, with the mean that they have."""
+    """Many draws of scores, with their true mean."""
 
     scores: np.ndarray
     """(N, draws), or (R, N, draws) of R runs."""
@@ -136,7 +136,7 @@ class Drawn:
 
 
 def rates(p: float, classes: int, differing: float) -> np.ndarray:
-    """Of the classes: their log odds are spread around those of p, as normal quantiles are."""
+    """Success rates of classes, whose log odds are normal quantiles around those of p."""
     if p in (0, 1):
         return np.full(classes, p)
     spread = stats.norm.ppf((np.arange(classes) + 0.5) / classes)
@@ -144,7 +144,7 @@ def rates(p: float, classes: int, differing: float) -> np.ndarray:
 
 
 def successes(p: float, *, classes: int, size: int, differing: float, draws: int) -> Drawn:
-    """One episode of each task."""
+    """Draws of success in one episode of each task."""
     rng = np.random.default_rng([SEED, classes, size, round(100 * p)])
     each = rates(p, classes, differing)
     scores = rng.random((classes * size, draws)) < np.repeat(each, size)[:, None]
@@ -152,7 +152,7 @@ def successes(p: float, *, classes: int, size: int, differing: float, draws: int
 
 
 def shares(p: float, *, size: int, alike: float, draws: int) -> Drawn:
-    """Of ten episodes of each task; the tasks' own rates are Beta(alike p, alike (1 - p))."""
+    """Draws of success shares of ten episodes per task; rates ~ Beta(alike p, alike (1 - p))."""
     rng = np.random.default_rng([SEED, size, round(100 * p)])
     own = np.full((size, draws), p)
     if 0 < p < 1 and np.isfinite(alike):
@@ -172,7 +172,7 @@ RETURNS: dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]]
 def returns(
     kind: str, *, classes: int, size: int, draws: int, of: Callable[..., np.ndarray] = mean
 ) -> Drawn:
-    """Of tasks of classes that differ in place and scale; their statistic is that of a million."""
+    """Draws of returns of classes that differ in location and scale; truth from a million tasks."""
     place, scale = np.linspace(0, 5, classes), np.linspace(1, 3, classes)
     rng = np.random.default_rng([SEED, classes, size])
     scores = RETURNS[kind](rng, (classes * size, draws))
@@ -183,7 +183,7 @@ def returns(
 
 
 def of_runs(logit: float, *, runs: int, size: int, differing: float, draws: int) -> Drawn:
-    """Successes of runs that differ on tasks that differ (by 2), in log odds."""
+    """Draws of success of several runs; both runs and tasks (by 2) differ in their log odds."""
     rng = np.random.default_rng([SEED, runs, size, round(100 + 10 * logit)])
     run = differing * rng.normal(size=(runs, 1, draws))
     task = 2 * rng.normal(size=(1, size, draws))
@@ -193,7 +193,7 @@ def of_runs(logit: float, *, runs: int, size: int, differing: float, draws: int)
 
 
 def failing_runs(succeeding: float, *, runs: int, size: int, draws: int) -> Drawn:
-    """Runs that either succeed at 95 % of all tasks or fail outright."""
+    """Draws of runs that either succeed on 95 % of all tasks or fail completely."""
     rng = np.random.default_rng([SEED, runs, size])
     good = rng.random((runs, 1, draws)) < succeeding
     scores = (rng.random((runs, size, draws)) < 0.95) & good
@@ -204,7 +204,7 @@ def failing_runs(succeeding: float, *, runs: int, size: int, draws: int) -> Draw
 
 
 def covered(interval: Interval, drawn: Drawn, classes: int) -> tuple[float, float]:
-    """How often an interval holds the truth, and how wide it is."""
+    """Coverage and mean width of an interval."""
     tasks = len(drawn.scores)
     names = [str(row * classes // tasks) for row in range(tasks)]
     low, high = interval(drawn.scores, names)
@@ -217,7 +217,7 @@ def covered(interval: Interval, drawn: Drawn, classes: int) -> tuple[float, floa
 def line(
     name: str, intervals: dict[str, Interval], settings: Sequence[Drawn], classes: int = 1
 ) -> dict[str, object]:
-    """Coverage of each interval: the average over settings, the least, and the mean width."""
+    """Line of a table: average and smallest coverage and mean width of each interval."""
     measured = {}
     for label, interval in intervals.items():
         each = np.array([covered(interval, drawn, classes) for drawn in settings])
@@ -226,12 +226,12 @@ def line(
 
 
 def over_runs(scores: np.ndarray, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Over tasks and runs, as comparisons report it; scores are (R, N, draws)."""
+    """The interval over tasks and runs, as in comparisons; scores are (R, N, draws)."""
     return ends(mean_over_runs(scores, [""] * scores.shape[1], bounds=SHARE))
 
 
 def over_tasks(scores: np.ndarray, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Over tasks alone, as if there were no other runs."""
+    """The interval over tasks only, as if there were no other runs."""
     return ours(scores.mean(0), [""] * scores.shape[1])
 
 
@@ -243,7 +243,7 @@ def measure(draws: int) -> dict[str, list[dict[str, object]]]:
     }  # fmt: skip
     of_shares: dict[str, Interval] = {"reported": ours, "plain": plain, "bootstrap": bootstrap}
     real: dict[str, Interval] = {"reported": students, "bootstrap": bootstrap}
-    fewer = max(draws // 4, 1)  # where the bootstrap would take long
+    fewer = max(draws // 4, 1)  # for lines with the slow bootstrap
     return {
         "Success, one class, one episode a task": [
             line(f"{count(n, 'task')}", successful,
@@ -291,7 +291,7 @@ def measure(draws: int) -> dict[str, list[dict[str, object]]]:
 
 
 def tables(measured: dict[str, list[dict]]) -> str:
-    """Markdown."""
+    """All tables as Markdown."""
     parts = [
         "# Coverage of 95 % intervals\n\nAverage over settings, the least of them, and the mean "
         "width of an interval. *reported* is what this toolkit reports; see the head of "

@@ -1,12 +1,12 @@
-"""Trains agents on HalfCheetah's task distributions and shows what adapting is worth to them.
+"""Trains agents on HalfCheetah's task distributions and measures their gain from adapting.
 
 python -m benchmarks.locomotion                                    all experiments
 python -m benchmarks.locomotion --experiments rl2_cheetah_vel      one of them
 
-An experiment is a file in configs/. It is trained in runs/<experiment>/seed1, unless it was; a run
-that was stopped goes on. Then it plays the held-out tasks: untrained, adapting, and kept from it.
-`<experiment>.json` holds every return and the learning curve; `locomotion.md` and `locomotion.png`
-are made from these files.
+An experiment is a file in configs/. It is trained in runs/<experiment>/seed1; a finished run is
+reused and a stopped one is resumed. Then the agent plays the held-out tasks: untrained, adapting,
+and prevented from adapting. `<experiment>.json` holds every return and the learning curve;
+`locomotion.md` and `locomotion.png` are made from these files.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = [
     f"{agent}_cheetah_{tasks}" for tasks in ("vel", "dir") for agent in ("rl2", "maml_trpo")
 ]
-NUM_TRIALS = 100  # on each held-out task where there are but two, else one on each
+NUM_TRIALS = 100  # on each held-out task if there are two tasks, else one per task
 CURVE_POINTS = 100
 
 
 class Forgetful:
-    """An agent whose memory is emptied before every step, so that it cannot adapt."""
+    """Agent whose memory is cleared before every step, so that it cannot adapt."""
 
     def __init__(self, agent: Agent[Any]) -> None:
         self._agent = agent
@@ -62,7 +62,7 @@ class Forgetful:
         return self._agent.begin_trial(num_slots)
 
     def act(self, state: Any, step: TimeStep, *, generator: torch.Generator | None) -> Any:
-        """What the agent does in its first moment, told neither its last action nor reward."""
+        """Acts as in the first step of a trial, without the last action and reward."""
         unknown = TimeStep(
             obs=step.obs,
             prev_action=torch.zeros_like(step.prev_action),
@@ -118,7 +118,7 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
 
 
 def learning_curve(folder: Path) -> list[dict[str, float]]:
-    """Means over stretches of training: returns of the first and the last episode of a trial."""
+    """Returns of the first and the last episode of a trial, averaged over stretches of training."""
     lines = [
         json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
     ]
@@ -130,12 +130,12 @@ def learning_curve(folder: Path) -> list[dict[str, float]]:
 
 
 def mean_cell(values: np.ndarray) -> str:
-    """Mean over tasks and its 95 % interval."""
+    """Mean over tasks with its 95 % interval."""
     return with_interval(estimate(values[:, None], bounds=REAL), 0, ".1f")
 
 
 def report(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a line for each experiment."""
+    """Markdown table with one line per experiment."""
     lines = [
         "| experiment | untrained | without adapting: any policy ≤ | this one | first episode | "
         "last episode | last − what any reaches | last − this one | env steps |",
@@ -157,7 +157,7 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(measured: dict[str, dict[str, Any]], path: Path) -> None:
-    """Learning curves, with the bound of what does not adapt."""
+    """Draws learning curves, with the bound for agents that do not adapt."""
     figure, axes = plt.subplots(
         1, len(measured), figsize=(3.4 * len(measured), 3.2), layout="constrained", squeeze=False
     )
@@ -177,7 +177,7 @@ def plot(measured: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Trains, plays, prints and stores."""
+    """Trains, plays, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
     parser.add_argument("--runs", type=Path, default="runs", help="where agents are trained")

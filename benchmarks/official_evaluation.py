@@ -1,12 +1,12 @@
-"""Judges trained agents by the evaluation of the official Meta-World package.
+"""Evaluates trained agents with the evaluation of the official Meta-World package.
 
 python -m benchmarks.official_evaluation results/rl2_ml10/seed1 …        10 minutes each
 
 Calls `metaworld.evaluation.metalearning_evaluation` of the installed package on the official
-environments of the held-out classes: 10 episodes of adaptation with each of 40 goals a class, four
-goals at a time; then episodes end with their first success, and the first three of a class to end
-are counted. A success ends early, so that failures are counted less often than they happen. How
-much less is the difference to `evaluate.py --protocol metaworld`, where all episodes count. Stored
+environments of the held-out classes: 10 episodes of adaptation with each of 40 goals per class,
+four goals at a time. Then episodes end at their first success, and the first three episodes of a
+class to end are counted. As successes end early, failures are underrepresented; the difference to
+`evaluate.py --protocol metaworld`, where all episodes count, shows by how much. Results are stored
 beside the run's other evaluations.
 """
 
@@ -45,14 +45,16 @@ from metarl.types import Rollout, TimeStep, TrialShape
 
 BENCHMARKS = ("ML10", "ML25", "ML45")
 SLOTS_PER_CLASS = 4
-"""As the official evaluation's numbers assume."""
+"""Goals of a class at a time, as the official evaluation's numbers assume."""
 SEED = 0
-"""Of the actions."""
+"""Seed of the actions."""
 
 
 class Watched(VectorWrapper):
-    """Remembers what came of the last step: the official evaluation tells an agent of rewards in
-    adaptation only."""
+    """Environment that keeps the results of the last step.
+
+    The official evaluation gives rewards to the agent only in adaptation.
+    """
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
@@ -62,7 +64,7 @@ class Watched(VectorWrapper):
         self.episode_end = np.zeros(env.num_envs, dtype=bool)
 
     def step(self, actions: Any) -> Any:
-        """As the environment's own."""
+        """Steps the environment and keeps rewards and ends of episodes."""
         answer = self.env.step(actions)
         _, self.reward, terminated, truncated, _ = answer
         self.episode_end = terminated | truncated
@@ -70,7 +72,7 @@ class Watched(VectorWrapper):
 
 
 class OfficialAgent:
-    """An agent as the official evaluation calls it (`metaworld.evaluation.MetaLearningAgent`)."""
+    """Our agent with the interface of `metaworld.evaluation.MetaLearningAgent`."""
 
     def __init__(self, agent: Agent[Any], env: Watched, shape: TrialShape) -> None:
         self.agent = agent
@@ -79,33 +81,33 @@ class OfficialAgent:
         self.generator = torch_generator(derive_seed(SEED, "agent", 0), agent.device)
 
     def init(self) -> None:
-        """A trial begins."""
+        """Begins a trial."""
         self.state = self.agent.begin_trial(self.env.num_envs * self.shape.slots_per_task)
         self.executed: torch.Tensor | None = None
         self.acted: list[tuple[TimeStep, torch.Tensor, torch.Tensor]] = []
         self.experience: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def adapt_action(self, observations: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Drawn from the policy."""
+        """Samples actions in episodes of adaptation."""
         seen, action, log_prob, executed = self._act(observations)
         self.acted.append((seen, action, log_prob))
         return executed, {}
 
     def step(self, timestep: Timestep) -> None:
-        """What came of it."""
+        """Keeps the result of the last actions."""
         self.experience.append(self._outcome())
 
     def adapt(self) -> None:
-        """Learns from the episodes of adaptation, where the agent learns from whole rollouts."""
+        """Adapts to the episodes of adaptation, if the agent adapts to whole rollouts."""
         if self.shape.slots_per_task > 1:
             self.state = self.agent.adapt(self.state, self._rollout())
 
     def eval_action(self, observations: np.ndarray) -> np.ndarray:
-        """In test episodes, likewise."""
+        """Samples actions in test episodes."""
         return self._act(observations)[-1]
 
     def reset(self, env_mask: np.ndarray) -> None:
-        """Episodes ended, which `Watched` knows; what was learned stays."""
+        """Does nothing: `Watched` knows that episodes ended, and adaptation is kept."""
 
     def _act(self, obs: np.ndarray) -> tuple[Any, ...]:
         seen = first_step(obs, ACTION_SPACE, self.agent.device)
@@ -126,8 +128,7 @@ class OfficialAgent:
         return reward, torch.as_tensor(self.env.episode_end)
 
     def _rollout(self) -> Rollout:
-        """The experience of each task, its consecutive episodes as if they were played side by
-        side."""
+        """The experience of each task, with its consecutive episodes laid side by side."""
         episodes = self.shape.slots_per_task
 
         def apart(values: torch.Tensor) -> torch.Tensor:
@@ -151,7 +152,7 @@ class OfficialAgent:
 
 
 def judge(folder: Path) -> dict[str, Any]:
-    """Success as the official evaluation counts it, a mean over classes and of each."""
+    """Success as counted by the official evaluation: the mean over classes, and each class."""
     config = load_experiment(folder / CONFIG).env
     if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
         raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")

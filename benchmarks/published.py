@@ -1,13 +1,13 @@
-"""Publishes runs under results/, and makes results/README.md of all that lies there.
+"""Publishes runs under results/ and makes results/README.md from all published runs.
 
-python -m benchmarks.published                                  the tables and the picture alone
+python -m benchmarks.published                                  only the tables and the picture
 python -m benchmarks.published runs/rl2_ml1_reach/seed1 …       these finished runs first
-python -m benchmarks.published --unfinished runs/…              runs that were stopped, as they are
+python -m benchmarks.published --unfinished runs/…              stopped runs in their current state
 
-The table that opens README.md is made here too. What is published of a run is a run folder again:
-config, environment, metrics (thinned), the final checkpoint without its optimizer, and its
-evaluations with every score of every task. So `python evaluate.py results/EXPERIMENT/SEED` plays it
-again. The last checkpoint is taken, whichever was best.
+The table at the top of README.md is made here too. A published run is a run folder: config,
+environment, metrics (thinned), the final checkpoint without its optimizer, and evaluations with
+every score of every task. So `python evaluate.py results/EXPERIMENT/SEED` plays it again. The last
+checkpoint is published, even if another one was better.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from metarl.training.experiment import load_experiment
 from metarl.training.run import CONFIG, METRICS, publish_checkpoint
 
 KEPT_LINES = 200
-"""Of metrics, the last among them."""
+"""Number of lines of metrics to keep, including the last."""
 
 
 def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
-    """Copies what is published of a run, evaluated first where it is not yet.
+    """Copies the published part of a run, after evaluating it if necessary.
 
     Args:
-        unfinished: also where its budget is not used up; the tables say so.
+        unfinished: also accept a run whose budget is not used up; the tables mark it.
 
     Raises:
-        UserError: it is not finished, or published already.
+        UserError: the run is not finished, or it is published already.
     """
     trials = find_trials(run, EvaluationConfig())
     experiment = load_experiment(run / CONFIG)
@@ -96,7 +96,7 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
 
 
 def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, but for where on the machine the command's files lay."""
+    """Copy of `environments` without the machine's paths in commands."""
     return [
         {**each, "command": " ".join(
             Path(word).name if Path(word).is_absolute() else word
@@ -107,11 +107,14 @@ def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def evaluations(trials: Trials) -> list[EvaluationConfig]:
-    """All that is evaluated of a run: held-out tasks and training tasks, with ten episodes of
-    experience; where there are several classes, both by Meta-World's own protocol, which for the
-    many training tasks has to do."""
+    """Options of all evaluations of a run.
+
+    Held-out and training tasks are evaluated with ten episodes of experience. If there are several
+    classes, both are evaluated by Meta-World's own protocol too, and the many training tasks only
+    by that.
+    """
     at_once = trials.shape.slots_per_task
-    rounds = math.ceil(EXPERIENCE[-1] / at_once) + 1  # the last shows what the others led to
+    rounds = math.ceil(EXPERIENCE[-1] / at_once) + 1  # the last shows the result
     total = rounds * at_once
     episodes = None if total == trials.shape.total_episodes else total
     held_out = EvaluationConfig(episodes=episodes)
@@ -122,7 +125,7 @@ def evaluations(trials: Trials) -> list[EvaluationConfig]:
 
 
 def evaluated(run: Path, config: EvaluationConfig) -> Path:
-    """The file of an evaluation, which is made where there is none."""
+    """The file of an evaluation, which is played if there is none."""
     trials = find_trials(run, config)
     path = evaluation_file(trials, config)
     if not path.exists():

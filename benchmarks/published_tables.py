@@ -1,6 +1,6 @@
-"""The tables and the picture of all that is published under results/.
+"""Tables and picture of all runs published under results/.
 
-No number in them is written by hand but what others published.
+Only the numbers published by others are written by hand.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
 ELSEWHERE = RESULTS / "published_elsewhere.md"
-"""The one part that is written by hand."""
+"""The only part that is written by hand."""
 TRAINING = "training.json"
-"""What a training took, in the folder of each published run."""
+"""File with the time of a training, in the folder of each published run."""
 OFFICIAL = Path("eval") / "official.json"
-"""What `benchmarks/official_evaluation.py` found, likewise."""
+"""File with the results of `benchmarks/official_evaluation.py`, in the same folder."""
 EXPERIENCE = (0, 1, 2, 5, 10)
-"""Episodes of experience before the columns of the table."""
+"""Episodes of experience of the columns of the table."""
 AIMS = {
     ("rl2_ml1_reach", "test"): 0.95,
     ("maml_trpo_ml1_reach", "test"): 0.9,
@@ -47,28 +47,28 @@ AIMS = {
     ("maml_trpo_ml10_30m", "train"): 0.6,
     ("maml_trpo_ml10_30m", "test"): 0.31,
 }
-"""Success at any step that was aimed at, by experiment and split."""
+"""Targets of success at any step, by experiment and split."""
 OPENS, CLOSES = "<!-- made by benchmarks/published.py -->", "<!-- end -->"
-"""Around the table in README.md."""
+"""Marks around the table in README.md."""
 PLOTS_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
 class Published:
-    """All seeds of an experiment, as they lie under results/."""
+    """All published seeds of an experiment."""
 
     folders: Sequence[Path]
 
     @property
     def name(self) -> str:
-        """Of the experiment."""
+        """Name of the experiment."""
         return self.folders[0].parent.name
 
     def read(self, split: str, *, protocol: str = "curve") -> list[Evaluation]:
-        """The evaluation of each seed by a protocol; none where there is none.
+        """The evaluation of each seed by a protocol; empty if there are none.
 
         Raises:
-            UserError: a seed has several, or they are of different tasks.
+            UserError: a seed has several, or their tasks differ.
         """
         found = {}
         for path in (p for f in self.folders for p in sorted((f / "eval").glob(f"{split}_*.json"))):
@@ -82,22 +82,23 @@ class Published:
         return list(found.values())
 
     def curves(self, split: str) -> list[Evaluation]:
-        """Of each seed; from Meta-World's protocol where nothing else was played."""
+        """Evaluation of each seed, by Meta-World's protocol if there is no other."""
         return self.read(split) or self.read(split, protocol="metaworld")
 
     def test_success(self, split: str) -> list[float]:
-        """Of each seed, in the test episodes of Meta-World's protocol, where that was played."""
+        """Success of each seed in the test episodes of Meta-World's protocol, if that was
+        played."""
         found = self.read(split, protocol="metaworld")
         return [success[0].value[0] for e in found if (success := e.test_success())]
 
     def after_ten_episodes(self, split: str) -> list[float]:
-        """Success at any step of each seed, where so many were played."""
+        """Success of each seed at any step after ten episodes, if so many were played."""
         last = EXPERIENCE[-1]
         curves = [e.curve for e in self.curves(split) if last in e.curve.experience]
         return [float(c.scores["success_any"][:, c.experience.index(last)].mean()) for c in curves]
 
     def officially_counted(self) -> list[float]:
-        """Of each seed, on held-out classes by the official evaluation, where that was played."""
+        """Success of each seed on held-out classes by the official evaluation, if that was run."""
         paths = [folder / OFFICIAL for folder in self.folders]
         return [
             json.loads(path.read_text(encoding="utf-8"))["success"]
@@ -106,7 +107,7 @@ class Published:
         ]
 
     def training_minutes(self) -> str:
-        """Of the fastest and the slowest seed."""
+        """Training time of the fastest and the slowest seed (minutes)."""
         taken = [
             json.loads((f / TRAINING).read_text(encoding="utf-8"))["training_s"] / 60
             for f in self.folders
@@ -114,7 +115,7 @@ class Published:
         return " to ".join(dict.fromkeys(f"{minutes:.0f}" for minutes in (min(taken), max(taken))))
 
     def env_steps(self) -> str:
-        """Trained for, in millions; of a budget, where that was not used up."""
+        """Env steps of training, in millions, with the budget if it was not used up."""
         said = []
         for folder in self.folders:
             done = int(checkpoints(folder / "checkpoints")[-1].name)
@@ -125,13 +126,13 @@ class Published:
 
 
 Cell = Callable[[Sequence[Evaluation], str, int], str]
-"""A statistic of the evaluations of all seeds: of a measure, after so much experience."""
+"""Function from the evaluations of all seeds, a measure and episodes of experience to a cell."""
 
 
 def scores_after(
     evaluations: Sequence[Evaluation], measure: str, experience: int
 ) -> Float[np.ndarray, "_ N 1"] | None:
-    """Of each seed on each task; None where that was not evaluated."""
+    """Scores of each seed on each task; None if that was not evaluated."""
     seen = evaluations[0].curve.experience
     if experience not in seen:
         return None
@@ -140,7 +141,7 @@ def scores_after(
 
 
 def mean_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
-    """The mean with its interval; a dash where that was not evaluated."""
+    """The mean with its interval; a dash if that was not evaluated."""
     scores = scores_after(evaluations, measure, experience)
     if scores is None:
         return "–"
@@ -149,7 +150,7 @@ def mean_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) 
 
 
 def iqm_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) -> str:
-    """The interquartile mean; a dash where that was not evaluated."""
+    """The interquartile mean; a dash if that was not evaluated."""
     scores = scores_after(evaluations, measure, experience)
     return "–" if scores is None else f"{iqm(scores.reshape(-1, 1))[0]:.0%}"
 
@@ -157,7 +158,7 @@ def iqm_cell(evaluations: Sequence[Evaluation], measure: str, experience: int) -
 def success_table(
     experiments: Sequence[Published], measure: str, *, split: str, cell: Cell = mean_cell
 ) -> str:
-    """A line for each experiment, a column for each amount of experience."""
+    """Table with one line per experiment and one column per amount of experience."""
     lines = [f"| | seeds | {' | '.join(map(said, EXPERIENCE))} |"]
     lines.append("|---" * (len(EXPERIENCE) + 2) + "|")
     for each in experiments:
@@ -168,12 +169,12 @@ def success_table(
 
 
 def said(experience: int) -> str:
-    """The head of a column."""
+    """Head of a column."""
     return f"{experience} episode{'s' * (experience != 1)}"
 
 
 def protocol_section(experiments: Sequence[Published]) -> list[str]:
-    """Meta-World's own protocol, of experiments with several classes of tasks, if there are any."""
+    """Section on Meta-World's own protocol, for experiments with several classes of tasks."""
     lines = [
         "| | seeds | training classes | held-out classes | by the official evaluation |",
         "|---|---|---|---|---|",
@@ -195,7 +196,7 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
 
 
 def aims_section(experiments: Sequence[Published]) -> list[str]:
-    """What was aimed at and what came of it, of those experiments that had an aim."""
+    """Section with targets and results of the experiments that had a target."""
     lines = ["| | tasks | aim | reached | |", "|---|---|---|---|---|"]
     for each in experiments:
         for split, tasks in (("train", "training"), ("test", "held-out")):
@@ -216,14 +217,13 @@ def aims_section(experiments: Sequence[Published]) -> list[str]:
 
 
 def mean_of_seeds(means: Sequence[float]) -> str:
-    """And each of them in brackets; a dash where there is none."""
+    """Mean over seeds, with each seed in brackets; a dash if there is none."""
     spread = f" ({', '.join(f'{m:.1%}' for m in means)})" if len(means) > 1 else ""
     return f"{np.mean(means):.1%}{spread}" if means else "–"
 
 
 def class_sections(experiments: Sequence[Published]) -> list[str]:
-    """Success on each class of those experiments that have several, one table for each split of
-    classes, if there are any."""
+    """Sections with success on each class of experiments with several, one table per split."""
     by_split: dict[tuple[str, ...], dict[str, list[Evaluation]]] = {}
     for each in experiments:
         for split in ("train", "test"):
@@ -246,8 +246,8 @@ def class_sections(experiments: Sequence[Published]) -> list[str]:
 
 
 def before_and_after(evaluations: Sequence[Evaluation]) -> dict[str, str]:
-    """Success at any step on each class, mean over seeds: before anything was learned of a task,
-    and in the test episodes of Meta-World's protocol."""
+    """Success at any step on each class, averaged over seeds: before adaptation, and in the test
+    episodes of Meta-World's protocol."""
     names = np.array(evaluations[0].curve.env_names)
     first = np.mean([e.curve.scores["success_any"][:, 0].numpy() for e in evaluations], 0)
     tested = [success[1] for e in evaluations if (success := e.test_success())]
@@ -259,7 +259,7 @@ def before_and_after(evaluations: Sequence[Evaluation]) -> dict[str, str]:
 
 
 def training_table(experiments: Sequence[Published]) -> str:
-    """What each took."""
+    """Table of the cost of each training."""
     lines = [
         "| | env steps | training, minutes | machine | revisions |",
         "|---|---:|---:|---|---|",
@@ -279,7 +279,7 @@ def training_table(experiments: Sequence[Published]) -> str:
 
 
 def found_experiments(results: Path) -> list[Published]:
-    """All experiments that are published there."""
+    """All published experiments."""
     by_name: dict[str, list[Path]] = {}
     for config in sorted(results.glob(f"*/seed*/{CONFIG}")):
         by_name.setdefault(config.parent.parent.name, []).append(config.parent)
@@ -328,7 +328,7 @@ def results_page(experiments: Sequence[Published]) -> str:
 
 
 def opening_table(experiments: Sequence[Published]) -> str:
-    """What README.md opens with: held-out success before and after experience."""
+    """Table at the top of README.md: held-out success before and after experience."""
     columns = (EXPERIENCE[0], EXPERIENCE[1], EXPERIENCE[-1])
     last = columns[-1]
     heads = ["held-out success after", *map(said, columns), f"{last}, seed by seed"]
@@ -345,10 +345,10 @@ def opening_table(experiments: Sequence[Published]) -> str:
 
 
 def with_opening_table(page: str, table: str) -> str:
-    """README.md with this table in place of the one it had.
+    """Text of README.md with its table replaced.
 
     Raises:
-        UserError: the place for it is gone.
+        UserError: the marks around the table are missing.
     """
     before, start, rest = page.partition(OPENS)
     _, end, after = rest.partition(CLOSES)
@@ -358,7 +358,7 @@ def with_opening_table(page: str, table: str) -> str:
 
 
 def plot(experiments: Sequence[Published], path: Path) -> None:
-    """Adaptation curves: mean success at any step, of each seed and over seeds."""
+    """Draws adaptation curves: mean success at any step, of each seed and over seeds."""
     columns = min(len(experiments), PLOTS_IN_A_ROW)
     rows = -(-len(experiments) // columns)
     figure, axes = plt.subplots(

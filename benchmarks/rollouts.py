@@ -1,14 +1,14 @@
-"""Measures the env steps a second that MuJoCo tasks give: officially, in EnvPool, in MuJoCo, here.
+"""Measures env steps per second on MuJoCo tasks: official, EnvPool, plain MuJoCo, and ours.
 
 python -m benchmarks.rollouts                                         every setting; half an hour
-python -m benchmarks.rollouts --settings ML1-reach ML10-20 --busy 1   two, with a processor taken
+python -m benchmarks.rollouts --settings ML1-reach ML10-20 --busy 1   two, with one processor busy
 python -m benchmarks.rollouts --settings HalfCheetah-64 Ant-64        Gymnasium's robots
 python -m benchmarks.rollouts --engine warp                           on a GPU: warp_rollouts.py
 
-All contenders of a setting live in one process and are measured in turn, round after round, with
-a thread for each processor. Ratios are medians of ratios within a round, so that what else the
-machine does weighs on both sides. Memory is that of a contender alone, all our imports included.
-The official asynchronous environment has a process for each slot; beyond 100 it is left out.
+All contenders of a setting run in one process and are measured in turn, round after round, with one
+thread per processor. Ratios are medians of ratios within a round, so that other load on the machine
+affects both sides. Memory is that of a contender alone, including all our imports. The official
+asynchronous environment has one process per slot; it is left out above 100 slots.
 """
 
 import json
@@ -51,30 +51,30 @@ except ImportError:
     envpool = None
 
 LOCOMOTION_HORIZON = 1000  # Gymnasium's own
-WARM_UP = 20  # steps; memory is looked at for as many
+WARM_UP = 20  # steps; memory is measured over as many
 
-Steps = Callable[[int], None]  # a contender: steps every slot so many times, at random
+Steps = Callable[[int], None]  # a contender: steps every slot this many times, at random
 
 
 @dataclass(frozen=True)
 class World:
-    """What a setting is played in: one task for each of N slots, and who can play it."""
+    """Tasks of a setting, one for each of N slots, and the contenders' ways to play them."""
 
     tasks: Sequence[Any]
     actions: np.ndarray
-    """(T, N, A) float32 of an episode; every contender takes the same, again and again."""
+    """Actions of an episode, (T, N, A) float32; every contender repeats the same ones."""
     official: Callable[[Any], gymnasium.Env]
-    """The official environment object of a task, reset, with no wrapper."""
+    """Makes the official environment object of a task, reset and without wrappers."""
     physics: Callable[[Any, np.ndarray], Iterator[None]]
-    """Nothing but the physics of one slot, from the state that an official object is in."""
+    """Steps only the physics of one slot, from the state of an official object."""
     native: Callable[[int], VectorEnv]
-    """Our engine, with a number of threads."""
+    """Makes our engine with a number of threads."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What EnvPool is to be told."""
+    """Options for EnvPool."""
 
 
 def random_actions(*shape: int) -> np.ndarray:
-    """Uniform in [-1, 1], float32."""
+    """Random actions, uniform in [-1, 1], float32."""
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
@@ -91,7 +91,7 @@ def meta_world(benchmark: str, num_slots: int) -> World:
 
 
 def official_meta_world(task: MetaWorldTask) -> SawyerXYZEnv:
-    """An official environment object, reset to its task, with none of the official wrappers."""
+    """An official environment object, reset to its task, without the official wrappers."""
     env = make_official_env(task.env_name)
     set_official_task(env, task)
     env.reset()
@@ -99,7 +99,8 @@ def official_meta_world(task: MetaWorldTask) -> SawyerXYZEnv:
 
 
 def meta_world_physics(env: SawyerXYZEnv, actions: np.ndarray) -> Iterator[None]:
-    """A step: the hand moves, MuJoCo steps, and goes forward once more."""
+    """Physics of Meta-World; a step moves the hand, steps MuJoCo and calls `mj_forward` once
+    more."""
     hand, moves = env.data.mocap_pos[0].copy(), []
     for action in actions:
         moved = hand + action[:3] * np.float32(env.action_scale)
@@ -114,10 +115,11 @@ def meta_world_physics(env: SawyerXYZEnv, actions: np.ndarray) -> Iterator[None]
 
 
 def locomotion(variant: str, num_slots: int) -> World:
-    """Tasks of a variant, in episodes as long as Gymnasium's."""
+    """Tasks of a variant, with episodes as long as Gymnasium's."""
     config = LocomotionConfig(variant=variant, horizon=LOCOMOTION_HORIZON)
     robot = ROBOTS[config.build().variant.robot]
-    # A fall ends no episode anywhere: robots that lie are harder to simulate than those that reset.
+    # Falls end no episode for any contender, as fallen robots are slower to simulate than reset
+    # ones.
     options = {"terminate_when_unhealthy": False} if robot.healthy else {}
 
     def official(_: Any) -> gymnasium.Env:
@@ -141,7 +143,7 @@ def locomotion(variant: str, num_slots: int) -> World:
 
 
 def locomotion_physics(env: Any, actions: np.ndarray) -> Iterator[None]:
-    """A step: `mj_step` as often as Gymnasium skips frames, and nothing else."""
+    """Physics of locomotion; a step calls `mj_step` once per skipped frame and nothing else."""
     for data, action in episodes(env, actions):
         data.ctrl[:] = action
         mujoco.mj_step(env.model, data, env.frame_skip)
@@ -149,7 +151,7 @@ def locomotion_physics(env: Any, actions: np.ndarray) -> Iterator[None]:
 
 
 def episodes(env: Any, moves: Sequence[Any]) -> Iterator[tuple[mujoco.MjData, Any]]:
-    """A simulation of its own and each move in turn, from the state that `env` is in, for ever."""
+    """Own simulation with each move in turn, repeated forever from the current state of `env`."""
     data = mujoco.MjData(env.model)
     start = np.empty(mujoco.mj_stateSize(env.model, STATE))
     mujoco.mj_getState(env.model, env.data, start, STATE)
@@ -171,7 +173,7 @@ SETTINGS: dict[str, Callable[[], World]] = {
 
 
 def vector(env: VectorEnv, world: World, stack: ExitStack) -> Steps:
-    """Any vector environment."""
+    """Contender: any vector environment."""
     stack.callback(env.close)
     env.reset()
     actions = cycle(world.actions)
@@ -184,20 +186,21 @@ def vector(env: VectorEnv, world: World, stack: ExitStack) -> Steps:
 
 
 def official(make: Callable[..., VectorEnv], world: World, _: int, stack: ExitStack) -> Steps:
-    """Official objects in one of Gymnasium's vector environments: no thread, or processes."""
+    """Contender: official objects in one of Gymnasium's vector environments, serial or in
+    processes."""
     makers = [partial(world.official, task) for task in world.tasks]
     return vector(make(makers, autoreset_mode=AutoresetMode.SAME_STEP), world, stack)
 
 
 def native(world: World, threads: int, stack: ExitStack) -> Steps:
-    """Ours."""
+    """Contender: our engine."""
     return vector(world.native(threads), world, stack)
 
 
 def envpools(world: World, threads: int, stack: ExitStack) -> Steps:
-    """EnvPool, a pool for each class, all stepped at once. It draws tasks of its own."""
+    """Contender: EnvPool, one pool per class, all stepped at once. It draws its own tasks."""
     known = envpool.list_all_envs()
-    # one of its versions says MetaWorld/Reach-v3, another Meta-World/reach-v3
+    # some versions of EnvPool write MetaWorld/Reach-v3, others Meta-World/reach-v3
     names = {name.replace("-", "").lower(): name for name in known}
     pools, first = [], 0
     for env_name, size in Counter(class_name(task) for task in world.tasks).items():
@@ -221,15 +224,15 @@ def envpools(world: World, threads: int, stack: ExitStack) -> Steps:
 
 
 def class_name(task: Any) -> str:
-    """What slots may share a model, or a pool, by: the class, or the name in Gymnasium."""
+    """Class of a task, or its name in Gymnasium; slots of one class can share a model or a pool."""
     return task.env_name if isinstance(task, MetaWorldTask) else task.id
 
 
 def floor(world: World, threads: int, stack: ExitStack, *, shared: bool) -> Steps:
-    """MuJoCo alone, in Python threads: it lets go of Python's lock while it computes.
+    """Contender: plain MuJoCo in Python threads, as it releases Python's lock while computing.
 
-    If `shared`, threads take slots as they go, otherwise each has its own; none waits for another.
-    Slots of a class play its first task, so that they can share a model.
+    If `shared`, threads take slots one by one; otherwise each has its own slots. No thread waits
+    for another. Slots of a class play its first task, so that they can share a model.
     """
     first_tasks = {class_name(task): task for task in reversed(world.tasks)}
     scenes = {name: world.official(task) for name, task in first_tasks.items()}
@@ -242,7 +245,7 @@ def floor(world: World, threads: int, stack: ExitStack, *, shared: bool) -> Step
     def step_from(waiting: SimpleQueue) -> None:
         with suppress(Empty):
             while True:
-                slot, left = waiting.get_nowait()  # out of the queue: no other thread steps it
+                slot, left = waiting.get_nowait()  # so no other thread steps it
                 next(slot)
                 if left > 1:
                     waiting.put((slot, left - 1))
@@ -258,7 +261,7 @@ def floor(world: World, threads: int, stack: ExitStack, *, shared: bool) -> Step
 
 BASES = SYNC, OWN, SHARED = "official, sync", "MuJoCo, own slots", "MuJoCo, slots as they go"
 CONTENDERS: dict[str, Callable[[World, int, ExitStack], Steps]] = {
-    # first, as its processes start as copies of this one, which is still small then
+    # first, as its processes are copies of this one, which is still small then
     "official, async": partial(official, partial(AsyncVectorEnv, context="fork")),
     SYNC: partial(official, SyncVectorEnv),
     **({"EnvPool": envpools} if envpool else {}),
@@ -272,7 +275,7 @@ def measure(setting: str, rounds: int, seconds: float, threads: int) -> dict[str
     """Rates, ratios and peak memory of all contenders."""
     world = SETTINGS[setting]()
     num_slots = len(world.tasks)
-    skipped = {"official, async"} if num_slots > 100 else set()  # 80 MB for each slot's process
+    skipped = {"official, async"} if num_slots > 100 else set()  # 80 MB per slot's process
     makers = {name: make for name, make in CONTENDERS.items() if name not in skipped}
     memory = {name: peak_memory(name, setting, threads) for name in makers}
     rates: dict[str, list[float]] = {name: [] for name in makers}
@@ -297,14 +300,14 @@ def measure(setting: str, rounds: int, seconds: float, threads: int) -> dict[str
 
 
 def timed(steps: Steps, count: int) -> float:
-    """Seconds that so many steps take."""
+    """Time of `count` steps (s)."""
     start = time.perf_counter()
     steps(count)
     return time.perf_counter() - start
 
 
 def peak_memory(name: str, setting: str, threads: int) -> float:
-    """Most MB, seen every 20 ms, that a contender and its processes hold; shared pages once."""
+    """Peak memory of a contender and its processes (MB), sampled every 20 ms; shared pages once."""
     process = get_context("spawn").Process(target=play_alone, args=(name, setting, threads))
     process.start()
     peak = 0.0
@@ -317,18 +320,18 @@ def peak_memory(name: str, setting: str, threads: int) -> float:
 
 
 def play_alone(name: str, setting: str, threads: int) -> None:
-    """A few steps in a session of its own, by which all its processes are known."""
+    """Plays a few steps in its own session, which identifies all its processes."""
     os.setsid()
     with ExitStack() as stack:
         CONTENDERS[name](SETTINGS[setting](), threads, stack)(WARM_UP)
-        time.sleep(0.5)  # to be looked at
+        time.sleep(0.5)  # time for the memory to be sampled
 
 
 def session_memory(session: int | None) -> float:
-    """MB held by the processes of a session: their proportional set sizes."""
+    """Memory of the processes of a session (MB): the sum of their proportional set sizes."""
     kilobytes = 0
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):  # it may have ended
+        with suppress(OSError, IndexError):  # the process may have ended
             if os.getsid(int(folder.name)) == session:
                 rollup = (folder / "smaps_rollup").read_text(encoding="utf-8")
                 kilobytes += int(rollup.partition("\nPss:")[2].split()[0])
@@ -336,7 +339,7 @@ def session_memory(session: int | None) -> float:
 
 
 def table(measured: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Markdown, a line for each setting and contender."""
+    """Markdown table with one line per setting and contender."""
     bases = " | ".join(f"× {base}" for base in BASES)
     titles = f"| setting | contender | env steps/s: median [min–max] | {bases} | peak MB |"
     lines = [titles, "|---|---" + "|---:" * 5 + "|"]
@@ -349,7 +352,7 @@ def table(measured: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures, prints and stores."""
+    """Measures, prints and stores the results."""
     parser = command_line.parser(__doc__)
     add = parser.add_argument
     add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))

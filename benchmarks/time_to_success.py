@@ -1,14 +1,14 @@
-"""Measures how long training takes until held-out tasks succeed: time, env steps, success.
+"""Measures training time and env steps until held-out tasks succeed.
 
 python -m benchmarks.time_to_success rl2_ml1_reach
 python -m benchmarks.time_to_success maml_trpo_ml1_reach --every 1
 python -m benchmarks.time_to_success maml_trpo_ml1_reach --every 1 --engine reference
 
-Trains an experiment of configs/ with checkpoints close together, and then plays each of them on all
+Trains an experiment of configs/ with frequent checkpoints, and then plays each checkpoint on all
 held-out tasks as in training. Success is that of the last episodes of a trial, at any step. Time is
-that of rollouts and updates until the checkpoint; evaluation is not counted. With `--engine
-reference` the official environment objects are trained on; the native engine, which plays the same
-to the bit, judges that training too.
+that of rollouts and updates until the checkpoint, without evaluation. With `--engine reference` the
+agent is trained on the official environment objects, and still evaluated on the native engine,
+which plays the same to the bit.
 """
 
 import json
@@ -30,7 +30,7 @@ from train import DEFAULT_CONFIG
 
 
 def seconds_until(folder: Path) -> dict[int, float]:
-    """Spent in rollouts and updates, by env steps."""
+    """Time spent in rollouts and updates (s), by env steps."""
     seconds, until = 0.0, {0: 0.0}
     for line in map(json.loads, (folder / METRICS).read_text(encoding="utf-8").splitlines()):
         seconds += line["timing/rollout_s"] + line["timing/update_s"]
@@ -39,8 +39,8 @@ def seconds_until(folder: Path) -> dict[int, float]:
 
 
 def success_of_checkpoints(folder: Path, *, tasks: Path, until: float) -> list[dict[str, Any]]:
-    """Each checkpoint from the first on, up to the one whose success on the held-out tasks of a
-    config file is enough."""
+    """Results of each checkpoint, from the first to the one with enough success on the held-out
+    tasks of a config file."""
     seconds, rows = seconds_until(folder), []
     for checkpoint in checkpoints(folder / "checkpoints"):
         config = EvaluationConfig(checkpoint=int(checkpoint.name), tasks=str(tasks))

@@ -1,4 +1,4 @@
-"""What benchmarks that train agents share."""
+"""Functions shared by benchmarks that train agents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from train import train
 
 
 def train_to_the_end(experiment: Experiment, folder: Path) -> None:
-    """Trains what is not trained yet.
+    """Trains an experiment, or the rest of it, in a folder.
 
     Raises:
-        UserError: the folder holds a run of other values.
+        UserError: the folder holds a run with other values.
     """
     new = not folder.exists()
     if not new and load_experiment(folder / CONFIG) != experiment:
@@ -29,7 +29,7 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
 
 
 def training_seconds(folder: Path) -> float:
-    """Spent in rollouts and updates, over all starts of a run."""
+    """Time spent in rollouts and updates (s), over all starts of a run."""
     lines = [
         json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
     ]

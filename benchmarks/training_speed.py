@@ -1,13 +1,13 @@
-"""Measures what training takes end to end: env steps a second, split into physics, policy, update.
+"""Measures end-to-end training speed (env steps/s), split into physics, policy and update.
 
 python -m benchmarks.training_speed                                   both ML10 experiments, twice
 python -m benchmarks.training_speed maml_trpo_ml10 --rounds 3         one of configs/
 
-Whole iterations as `train.py` plays them, on the native engine and on the official environment
-objects in turn, from the same seeds. Physics is all that the environment does between getting
-actions and giving observations, rewards too; policy is the rest of the rollout: acting, adapting,
-putting the rollout together. Numbers are medians over rounds, the ratio that of a round's two
-speeds; what compiles first is not counted.
+Whole iterations run as in `train.py`, on the native engine and on the official environment objects
+in turn, from the same seeds. Physics is all work of the environment from actions to observations,
+including rewards; policy is the rest of the rollout: acting, adapting, assembling the rollout.
+Numbers are medians over rounds, and the ratio is that of the two speeds of a round; compilation is
+not counted.
 """
 
 import json
@@ -38,7 +38,7 @@ EXPERIMENTS = ("maml_trpo_ml10", "rl2_ml10")
 
 
 class Clock:
-    """An environment that counts the seconds spent in it."""
+    """Environment wrapper that measures the seconds spent in it."""
 
     def __init__(self, env: TaskVectorEnv) -> None:
         self.env = env
@@ -48,14 +48,14 @@ class Clock:
         return getattr(self.env, name)
 
     def reset(self, *, seed: int | None = None) -> Any:
-        """As the environment's own."""
+        """Calls the environment and adds the time (s)."""
         started = time.perf_counter()
         answer = self.env.reset(seed=seed)
         self.seconds += time.perf_counter() - started
         return answer
 
     def step(self, actions: Any) -> Any:
-        """As the environment's own."""
+        """Calls the environment and adds the time (s)."""
         started = time.perf_counter()
         answer = self.env.step(actions)
         self.seconds += time.perf_counter() - started
@@ -64,7 +64,7 @@ class Clock:
 
 @dataclass
 class Contender:
-    """An experiment on one engine, iteration after iteration."""
+    """An experiment on one engine, run iteration by iteration."""
 
     experiment: Experiment
     engine: str
@@ -80,7 +80,7 @@ class Contender:
         self.iteration = 0
 
     def iterate(self) -> dict[str, float]:
-        """Seconds of one iteration, by what they were spent on, and its env steps."""
+        """Runs an iteration; returns its times (s) by part, and its env steps."""
         self.env.seconds = 0.0
         step = Iteration(self.experiment.seed, self.iteration, self.agent.device)
         tasks = self.distribution.train.sample(self.experiment.train.meta_batch_size, step.task_rng)
@@ -102,7 +102,7 @@ class Contender:
 
 
 def measure(name: str, *, rounds: int) -> dict[str, Any]:
-    """Both engines in turn, from the same untrained agent."""
+    """Measures both engines in turn, from the same untrained agent."""
     experiment = load_experiment(DEFAULT_CONFIG.parent / f"{name}.yaml")
     if not isinstance(experiment.env, MetaWorldConfig):
         raise UserError(f"{name} is not on Meta-World; there is no official engine to compare with")
@@ -119,18 +119,18 @@ def measure(name: str, *, rounds: int) -> dict[str, Any]:
 
 
 def rate(one: dict[str, float]) -> float:
-    """Env steps a second."""
+    """Env steps per second."""
     return one["env_steps"] / (one["physics_s"] + one["policy_s"] + one["update_s"])
 
 
 def shares(taken: Sequence[dict[str, float]]) -> list[float]:
-    """Of an iteration's time: physics, policy, update; medians."""
+    """Median shares of physics, policy and update in the time of an iteration."""
     parts = ("physics_s", "policy_s", "update_s")
     return [median(one[p] / sum(one[q] for q in parts) for one in taken) for p in parts]
 
 
 def summary(taken: Sequence[dict[str, float]]) -> str:
-    """In a line."""
+    """Summary of the measurements in one line."""
     split = ", ".join(
         f"{part} {share:.0%}"
         for part, share in zip(("physics", "policy", "update"), shares(taken), strict=True)
@@ -139,7 +139,7 @@ def summary(taken: Sequence[dict[str, float]]) -> str:
 
 
 def table(measured: dict[str, Any]) -> str:
-    """As Markdown."""
+    """All results as Markdown."""
     lines = [
         "| | engine | env steps/s | physics | policy | update |",
         "|---|---|---:|---:|---:|---:|",

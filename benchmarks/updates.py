@@ -1,13 +1,13 @@
-"""Measures MAML-TRPO's meta-update beside loops over tasks that compute the same.
+"""Measures MAML-TRPO's meta-update, compared with loops over tasks that compute the same.
 
 python -m benchmarks.updates                        at the sizes of ML1: 20 tasks x 10 x 500 steps
 python -m benchmarks.updates --tasks 10 --rounds 3
 
-All contenders live in one process and are measured in turn, round after round, on the same
+All contenders run in one process and are measured in turn, round after round, on the same
 experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
-inner step, ten conjugate-gradient steps on the Hessian of the KL after adaptation, and one try of
-the line search; their results are compared. Memory is the peak of a process that runs a contender
-alone, imports and data included. The rollouts are those that one update learns from.
+inner step, ten conjugate-gradient steps on the Hessian of the KL after adaptation, and one step of
+the line search; their results are compared. Memory is the peak of a process that runs one contender
+alone, including imports and data. The rollouts are those of one update.
 """
 
 import json
@@ -52,16 +52,16 @@ CONFIG = MAMLTRPOConfig(hidden_sizes=(128, 128), episodes_per_step=EPISODES)
 CPU = torch.device("cpu")
 
 Contender = Callable[[MAMLTRPO, Experience, Experience], Tensor]
-"""From agent, support and query to the natural gradient."""
+"""Function from agent, support and query to the natural gradient."""
 
 
 def new_agent() -> MAMLTRPO:
-    """An untrained agent, the same each time."""
+    """An untrained agent, always the same."""
     return CONFIG.build(observation_space(), ACTION_SPACE, seed=0, device=CPU)
 
 
 def random_experience(tasks: int, seed: int) -> Experience:
-    """As an untrained policy might have had it."""
+    """Random experience like that of an untrained policy."""
     generator = torch.Generator().manual_seed(seed)
     shape = (tasks, EPISODES * HORIZON)
     action = torch.randn(*shape, 4, generator=generator)
@@ -77,7 +77,7 @@ def random_experience(tasks: int, seed: int) -> Experience:
 
 
 def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int = 1) -> Tensor:
-    """What `meta_update` does."""
+    """The computation of `meta_update`."""
     loop = agent.inner_loop
     meta = loop.policies.meta_parameters()
     batches = TaskBatch.of([support, query], loop.batch_size(support))
@@ -90,12 +90,12 @@ def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors in a row."""
+    """Tensors flattened and concatenated."""
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def inner_loss(agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience) -> Tensor:
-    """REINFORCE on one task."""
+    """REINFORCE loss on one task."""
     policy = agent.policies.policy.distribution(*outputs)
     return -(policy.log_prob(one.action) * one.advantage).mean()
 
@@ -103,7 +103,7 @@ def inner_loss(agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience) ->
 def objectives(
     agent: MAMLTRPO, outputs: tuple[Tensor, ...], one: Experience
 ) -> tuple[Tensor, Tensor]:
-    """Surrogate, and KL to the policy as it is, of one task after adaptation."""
+    """Surrogate and KL to the current policy, of one task after adaptation."""
     policy = agent.policies.policy.distribution(*outputs)
     batch = Experience(*(x[None] for x in one))
     batched = type(policy)(*(x[None] for x in vars(policy).values()))
@@ -111,7 +111,7 @@ def objectives(
 
 
 def each_task(support: Experience, query: Experience) -> list[tuple[Experience, Experience]]:
-    """Support and query of one task after the other."""
+    """Support and query of each task."""
     return [
         (Experience(*(x[n] for x in support)), Experience(*(x[n] for x in query)))
         for n in range(len(query.obs))
@@ -121,7 +121,8 @@ def each_task(support: Experience, query: Experience) -> list[tuple[Experience, 
 def adapted_outputs(
     agent: MAMLTRPO, parameters: dict[str, Tensor], one: Experience, query: Experience
 ) -> tuple[Tensor, ...]:
-    """The policy at the query's observations, after a step of plain autograd."""
+    """Outputs of the policy at the query's observations, after a gradient step by plain
+    autograd."""
     policy = agent.policies.policy
     loss = inner_loss(agent, functional_call(policy, parameters, (one.obs,)), one)
     gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
@@ -131,7 +132,7 @@ def adapted_outputs(
 
 
 def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
-    """Plain autograd, task after task; the graph of the KL's gradient is kept for all products."""
+    """Plain autograd, task by task; the graph of the KL's gradient is kept for all products."""
     parameters = dict(agent.policies.policy.named_parameters())
     leaves = list(parameters.values())
     tasks = each_task(support, query)
@@ -156,7 +157,7 @@ def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experienc
 
 
 def loop_with_higher(agent: MAMLTRPO, support: Experience, query: Experience) -> Tensor:
-    """`higher`, task after task; no graph outlives its task, so memory stays small."""
+    """`higher`, task by task; no graph outlives its task, so memory stays small."""
     policy = agent.policies.policy
     leaves = list(policy.parameters())
     tasks = each_task(support, query)
@@ -199,7 +200,7 @@ ROLLOUTS = "the rollouts, native engine"
 
 
 def rollouts(tasks: int) -> Callable[[], object]:
-    """What plays the two rollouts of an iteration on ML1-reach."""
+    """Function that plays the two rollouts of an iteration on ML1-reach."""
     benchmark = MetaWorld("ML1-reach-v3")
     env = benchmark.make_env(tasks * EPISODES)
     chosen = benchmark.train.sample(tasks, np.random.default_rng(0))
@@ -211,7 +212,7 @@ def rollouts(tasks: int) -> Callable[[], object]:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """That it takes."""
+    """Time of a call (s)."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -244,24 +245,24 @@ def measure(tasks: int, rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def relative_difference(step: Tensor, other: Tensor) -> float:
-    """Of two natural gradients."""
+    """Relative difference of two natural gradients."""
     return float((step - other).norm() / other.norm())
 
 
 def peak_memory(name: str, tasks: int) -> float:
-    """MB that a process holds at most when it computes one update."""
+    """Peak memory of a process that computes one update (MB)."""
     with get_context("spawn").Pool(1) as pool:
         return pool.apply(update_alone, (name, tasks))
 
 
 def update_alone(name: str, tasks: int) -> float:
-    """One update; the peak of this process in MB."""
+    """Computes one update; returns the peak memory of this process (MB)."""
     CONTENDERS[name](new_agent(), random_experience(tasks, 0), random_experience(tasks, 1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown, a line for each contender."""
+    """Markdown table with one line per contender."""
     lines = [
         "| | seconds: median [min–max] | × ours | peak MB | differs from ours by |",
         "|---" + "|---:" * 4 + "|",
@@ -275,7 +276,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures, prints and stores."""
+    """Measures, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")

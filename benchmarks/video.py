@@ -1,12 +1,11 @@
-"""Measures how fast videos are made beside what MuJoCo's own renderer needs for the pictures.
+"""Measures the speed of making videos, compared with MuJoCo's own renderer.
 
-python -m benchmarks.video                        480x360, on all processors, with what draws here
+python -m benchmarks.video                        480x360, on all processors, default back end
 MUJOCO_GL=osmesa python -m benchmarks.video --frames 200 --rounds 5
 
 The bare loop is `mujoco.Renderer` in as many processes, each of which draws its share of the same
-states and gives no picture away. Everybody has drawn before the clock starts, so models are loaded
-and textures are in place. Contenders take turns, round after round; shares are medians of ratios
-within a round.
+states and discards the pictures. All contenders have drawn before measuring, so models and textures
+are loaded. Contenders take turns, round after round; shares are medians of ratios within a round.
 """
 
 import json
@@ -61,7 +60,7 @@ BARE_LOOP, PICTURES, VIDEO, DRAFT = (
 
 
 class BareLoops:
-    """Processes that draw for nobody."""
+    """Processes that draw and discard the pictures."""
 
     def __init__(
         self, scene: Scene, states: np.ndarray, *, size: tuple[int, int], backend: str, count: int
@@ -80,7 +79,7 @@ class BareLoops:
             self._wait()
 
     def draw(self) -> None:
-        """All states once."""
+        """Draws all states once."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
@@ -93,13 +92,13 @@ class BareLoops:
             process.stdout.readline()
 
     def close(self) -> None:
-        """Ends them."""
+        """Ends the processes."""
         for process in self._processes:
             process.communicate()
 
 
 def sawyer(steps: int) -> tuple[Scene, np.ndarray]:
-    """Meta-World's robot, moved at random."""
+    """Scene and states of Meta-World's robot, moved at random."""
     env = make_official_env("reach-v3")
     set_official_task(env, MetaWorld("ML1-reach-v3").train[0])
     env.reset()
@@ -107,14 +106,14 @@ def sawyer(steps: int) -> tuple[Scene, np.ndarray]:
 
 
 def cheetah(steps: int) -> tuple[Scene, np.ndarray]:
-    """HalfCheetah, moved at random."""
+    """Scene and states of HalfCheetah, moved at random."""
     env = gymnasium.make("HalfCheetah-v5").unwrapped
     env.reset(seed=0)
     return Scene(model=env.model, camera="track", dt=env.dt), played(env, steps)
 
 
 def played(env: gymnasium.Env, steps: int) -> np.ndarray:
-    """States of some steps of random actions."""
+    """States along random actions."""
     env.action_space.seed(0)
     states = []
     for _ in range(steps):
@@ -124,7 +123,7 @@ def played(env: gymnasium.Env, steps: int) -> np.ndarray:
 
 
 def halves(states: np.ndarray) -> Recording:
-    """Two episodes of half as many states."""
+    """Recording of two episodes with half of the states each."""
     half = len(states) // 2
     nothing = {"reward": np.zeros(half - 1, np.float32), "success": np.zeros(half - 1, bool)}
     parts = [(0, states[:half]), (9, states[half : 2 * half])]
@@ -138,7 +137,7 @@ def measure(
 ) -> dict[str, list[float]]:  # fmt: skip
     """Pictures per second of all contenders, round by round."""
     width, height = size
-    # Every state is a frame of the video, whatever the model's pace.
+    # Every state is a frame of the video, regardless of the model's time step.
     slow = Scene(model=scene.model, camera=scene.camera, dt=1.0)
     rates: dict[str, list[float]] = {}
     with (
@@ -170,7 +169,7 @@ def measure(
 
 
 def table(measured: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown, a line for each scene and contender."""
+    """Markdown table with one line per scene and contender."""
     lines = [
         "| | | pictures per second: median [min-max] | share of the renderer |",
         "|---|---|---:|---:|",
@@ -184,7 +183,7 @@ def table(measured: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures, prints and stores."""
+    """Measures, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--frames", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")

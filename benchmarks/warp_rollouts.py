@@ -1,12 +1,12 @@
-"""Measures the env steps a second of the Warp engine, with and without a policy.
+"""Measures env steps per second of the Warp engine, with and without a policy.
 
 python -m benchmarks.rollouts --engine warp                                  every setting, on a GPU
 python -m benchmarks.rollouts --engine warp --settings Ant-4096 --slots 16   with fewer slots
 
-Random actions, or those of an untrained RL² agent (GRU of 128), drawn on the device. The native
-engine plays the same tasks on all processors of the same machine, in at most 1,024 slots, with the
-same agent beside it. Memory is what the device has given away besides what it had before; on a
-processor it is the most that the process ever held.
+Actions are random, or sampled from an untrained RL² agent (GRU of 128 units), on the device. The
+native engine plays the same tasks with the same agent on all processors of the same machine, in at
+most 1,024 slots. Memory is the device memory taken by the engine; on a CPU it is the peak memory of
+the process.
 """
 
 import json
@@ -40,12 +40,12 @@ NATIVE_SLOTS = 1024
 
 
 def meta_world(benchmark: str) -> Config:
-    """A benchmark's training tasks."""
+    """Config of a benchmark's training tasks."""
     return MetaWorldConfig(benchmark=benchmark)
 
 
 def locomotion(variant: str) -> Config:
-    """A variant, in episodes as long as Gymnasium's."""
+    """Config of a variant, with episodes as long as Gymnasium's."""
     return LocomotionConfig(variant=variant, horizon=1000)
 
 
@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[Callable[[], Config], int]] = {
 
 
 class Player:
-    """An engine's environment, stepped by random actions or by an agent."""
+    """An engine's environment, stepped with random actions or by an agent."""
 
     def __init__(self, config: Config, *, engine: str, num_slots: int, device: torch.device):
         self.env = config.model_copy(update={"engine": engine}).build().make_env(num_slots)
@@ -106,7 +106,7 @@ class Player:
 
 
 def memory_mb(device: torch.device) -> float:
-    """MB of the device that are taken, or the most that this process ever held."""
+    """Used memory of the device, or the peak memory of this process on a CPU (MB)."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return (total - free) / 2**20
@@ -114,7 +114,7 @@ def memory_mb(device: torch.device) -> float:
 
 
 def rate(play: Callable[[int], None], num_slots: int, seconds: float) -> float:
-    """Env steps a second, over about so long."""
+    """Env steps per second, measured over about `seconds`."""
     started = time.perf_counter()
     play(WARM_UP)
     count = max(WARM_UP, round(WARM_UP * seconds / (time.perf_counter() - started)))
@@ -151,7 +151,7 @@ def measure(setting: str, *, slots: int | None, rounds: int, seconds: float) -> 
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown, a line for each setting and engine."""
+    """Markdown table with one line per setting and engine."""
     lines = [
         "| setting | engine | slots | env steps/s, random actions | with the policy | × native "
         "| with the policy | s to start | MB |",
@@ -172,7 +172,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures, prints and stores."""
+    """Measures, prints and stores the results."""
     parser = command_line.parser(__doc__)
     add = parser.add_argument
     add("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))

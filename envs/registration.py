@@ -1,10 +1,11 @@
 """Registration of the benchmarks with Gymnasium.
 
-After `import envs`:
+    gymnasium.make_vec("envs:metarl/ML10-train-v0", num_envs=20)
+    gymnasium.make_vec("envs:metarl/ML1-test-v0", num_envs=8, env_name="reach-v3", horizon=150)
+    gymnasium.make("envs:metarl/ML1-train-v0", env_name="reach-v3", render_mode="rgb_array")
 
-    gymnasium.make_vec("metarl/ML10-train-v0", num_envs=20)
-    gymnasium.make_vec("metarl/ML1-test-v0", num_envs=8, env_name="reach-v3", horizon=150)
-    gymnasium.make("metarl/ML1-train-v0", env_name="reach-v3", render_mode="rgb_array")
+"envs:" makes Gymnasium import this package, which registers the names; after `import envs` they are
+known without it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every agent and every environment shares; imports neither `envs` nor `agents`.
+"""The code that all agents and environments share; imports neither `envs` nor `agents`.
 
-`from metarl import adapt` takes the agent of a run to an environment of yours.
+`from metarl import adapt` runs the agent of a run in an environment of your own.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["adapt"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for, and nothing before."""
+    """Imports a public name on first use, so that `import metarl` stays fast."""
     if name == "adapt":
         from metarl.evaluation.adapt import adapt
 

@@ -1,7 +1,6 @@
 """Configs: frozen pydantic models that come from YAML and from the command line.
 
-Every mistake, wherever it was made, becomes one line that names the key, what is wrong and what is
-allowed.
+Every mistake is reported in one line that names the key, what is wrong and what is allowed.
 """
 
 from __future__ import annotations
@@ -21,23 +20,23 @@ C = TypeVar("C", bound="Config")
 Positive = Annotated[float, Field(gt=0, lt=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**12)]
-"""Of what comes one after the other and is forgotten, so that it takes no more than time."""
+"""Number of things that are processed one after the other: costs time, not memory."""
 Size = Annotated[int, Field(ge=1, le=10_000_000)]
-"""Of what is held in memory."""
+"""Number of things that are held in memory."""
 Few = Annotated[int, Field(ge=1, le=1000)]
-"""Of what is large by itself, such as steps that are differentiated through."""
+"""Number of things that are expensive one by one, such as steps that are differentiated through."""
 Width = Annotated[int, Field(ge=1, le=4096)]
-"""Of a layer."""
+"""Units of a layer."""
 Widths = Annotated[tuple[Width, ...], Field(max_length=16)]
-"""Of all layers of a network."""
+"""Units of each layer of a network."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Config(BaseModel):
-    """Base of all configs: cannot be changed, knows no key that it does not declare.
+    """Base of all configs: immutable; keys that it does not declare are errors.
 
-    What is declared as text takes a number as it was written: a name may be 010. What is declared
-    as a number takes no truth value.
+    A text field takes a number as it was written, so that a name may be 010. A number field takes
+    no boolean.
     """
 
     model_config = ConfigDict(
@@ -45,9 +44,9 @@ class Config(BaseModel):
     )
 
     benchmarks: ClassVar[Sequence[str]] = ()
-    """Names that `evaluate.py --tasks` knows; values of the field `benchmark`."""
+    """Names that `evaluate.py --tasks` accepts; they are values of the field `benchmark`."""
     choices: ClassVar[Mapping[str, str]] = {}
-    """What there is to choose from: values of a field, such as `variant=…`, with a line on each."""
+    """Choices to list: values of a field, such as `variant=…`, with a line of description each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +76,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_yaml(config: Config, path: Path) -> None:
-    """Writes every value of `config`, defaults too, so that it means the same in later versions."""
+    """Writes every value of `config`, defaults included, so that later versions read the same."""
     path.write_text(to_yaml(config.model_dump(mode="json")), encoding="utf-8")
 
 
@@ -85,7 +84,7 @@ def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
     """A config of type `model` from plain values.
 
     Raises:
-        UserError: naming `source`, the first wrong key and what is allowed there.
+        UserError: a value is not valid; names `source`, the first wrong key and what is allowed.
     """
     try:
         return model.model_validate(dict(values))
@@ -96,12 +95,16 @@ def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:
 def split_command_line(
     arguments: Sequence[str], *, switches: Sequence[str] = (), texts: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, Any]]:
-    """Positional arguments, and options as dotted keys: `--agent.learning-rate 3e-4` is
-    `{"agent.learning_rate": …}`. Values are read as YAML, but those of `texts` are as they were
-    typed; `switches` take no value, and `-h` is `--help`.
+    """Positional arguments, and options as dotted keys: `--agent.learning-rate 3e-4` becomes
+    `{"agent.learning_rate": …}`.
+
+    Args:
+        arguments: the command line without the program's name.
+        switches: options that take no value; `-h` stands for `--help`.
+        texts: options whose value is kept as typed; all other values are read as YAML.
 
     Raises:
-        UserError: no flag, one without its value, or one given twice.
+        UserError: an argument is not a valid flag, lacks its value, or is given twice.
     """
     positional: list[str] = []
     options: dict[str, Any] = {}
@@ -134,24 +137,28 @@ def split_command_line(
         for outer in options:
             if key.startswith(f"{outer}."):
                 raise UserError(
-                    f"{flag(outer)} and {flag(key)} are given both; put all of it into one of them"
+                    f"{flag(outer)} and {flag(key)} are given both; put all values into one of them"
                 )
     return positional, options
 
 
 def flag(name: str) -> str:
-    """A field as it is written on the command line."""
+    """The command-line flag of a field."""
     return f"--{name.replace('_', '-')}"
 
 
 def given_options(config: Config) -> list[str]:
-    """The fields that were given, and not to switch something off."""
+    """The fields that the user set, except those set to False."""
     fields = type(config).model_fields
     return [n for n in fields if n in config.model_fields_set and getattr(config, n) is not False]
 
 
 def override(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with dotted `options` put in place."""
+    """`values` with dotted `options` merged in.
+
+    Raises:
+        UserError: an option names a key inside a single value.
+    """
     merged = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for dotted, value in options.items():
         outer, _, inner = dotted.partition(".")
@@ -166,7 +173,7 @@ def override(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
 
 
 def _types_in(annotation: Any) -> set[type]:
-    """The types that an annotation is made of."""
+    """The types that an annotation consists of."""
     inner = get_args(annotation)
     if not inner:
         return {annotation} if isinstance(annotation, type) else set()
@@ -174,7 +181,7 @@ def _types_in(annotation: Any) -> set[type]:
 
 
 def _taken_as(types: set[type], value: Any) -> Any:
-    """A value where something is declared that is made of `types`."""
+    """A value, converted for a field whose annotation consists of `types`."""
     if isinstance(value, list | tuple):
         return [_taken_as(types, item) for item in value]
     if types & {str, Path} and not types & {int, float}:
@@ -210,12 +217,12 @@ def _first_problem(
 
 
 def _shown(value: object) -> str:
-    """A value in a message."""
+    """A value as messages show it."""
     return printable(repr(value), limit=200)
 
 
 def _without_union_tags(location: list[str], values: Mapping[str, Any]) -> list[str]:
-    """pydantic names the member of a union inside a location (agent.rl2.clip); users do not."""
+    """The location as users write it: pydantic adds tags of union members (agent.rl2.clip)."""
     path: list[str] = []
     here: Any = values
     for part in location:
@@ -227,7 +234,7 @@ def _without_union_tags(location: list[str], values: Mapping[str, Any]) -> list[
 
 
 def _known_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that are allowed at `location`, union tags included."""
+    """The keys that are allowed at `location`, which includes union tags."""
     here: Any = model
     for part in location:
         if isinstance(here, type) and part in here.model_fields:

@@ -1,8 +1,8 @@
-"""Says what works on this machine, and what to do about what does not.
+"""Checks what works on this machine, and says how to fix what does not.
 
 python -m metarl.doctor
 
-Ends with 0 if all that is needed works; what is optional only has its line.
+The exit code is 0 if everything required works; optional parts never change it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from metarl.visual.rendering.backends import ADVICE, BACKENDS, Probe, find_backe
 PROJECT = "metarl"
 COMMAND = "python -m metarl.doctor"
 SHOWN = ("torch", "mujoco", "metaworld", "gymnasium", "numpy")
-"""Packages whose versions results depend on most."""
+"""Packages whose versions affect results most."""
 PATIENCE = 8.0
-"""Seconds that a back end may take to draw its first picture."""
+"""Seconds within which a back end must draw its first picture."""
 ROOM = 1.0
-"""GB that a few runs take with checkpoints and videos."""
+"""GB that a few runs need for checkpoints and videos."""
 
 
 class Verdict(Enum):
-    """What a finding means for who wants to train."""
+    """Consequence of a finding for training."""
 
     WORKS = "works"
     OPTIONAL = "optional"
-    """It does not work, and only what its line says needs it."""
+    """It does not work; only the feature that its line names needs it."""
     FAILS = "FAILS"
 
 
@@ -60,18 +60,18 @@ STYLES = {Verdict.WORKS: "green", Verdict.OPTIONAL: "yellow", Verdict.FAILS: "bo
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of looking at one thing."""
+    """Result of one check."""
 
     name: str
     verdict: Verdict
     what: str
 
 
-# -- what is needed --------------------------------------------------------------------------------
+# -- required --------------------------------------------------------------------------------------
 
 
 def python() -> Finding:
-    """The interpreter's version."""
+    """Version of the interpreter."""
     version, wanted = platform.python_version(), metadata.metadata(PROJECT)["Requires-Python"]
     if SpecifierSet(wanted).contains(version, prereleases=True):
         return Finding("Python", Verdict.WORKS, version)
@@ -79,27 +79,27 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Versions of what is installed, against what the project asks for."""
+    """Versions of the installed packages, compared with those that the project requires."""
     needed = _requirements("")
     wrong = list(filter(None, map(_mismatch, needed)))
     if wrong:
         return Finding("packages", Verdict.FAILS, f"{'; '.join(wrong)}; try: pip install -e .")
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
-    return Finding("packages", Verdict.WORKS, f"all {len(needed)} as asked for: {shown}")
+    return Finding("packages", Verdict.WORKS, f"all {len(needed)} as required: {shown}")
 
 
 def tools() -> Finding:
-    """What tests, lint and types need."""
+    """Packages for tests, lint and type checks."""
     needed = _requirements("dev")
     wrong = list(filter(None, map(_mismatch, needed)))
     if wrong:
         text = f"{'; '.join(wrong)}; to run the tests: pip install -e '.[dev]'"
         return Finding("tools", Verdict.OPTIONAL, text)
-    return Finding("tools", Verdict.WORKS, f"all {len(needed)} that the tests want")
+    return Finding("tools", Verdict.WORKS, f"all {len(needed)} as required")
 
 
 def _requirements(extra: str) -> list[Requirement]:
-    """Of an extra alone; '' is what everybody needs."""
+    """The requirements of one extra; '' stands for those of every install."""
     kept = []
     for line in metadata.requires(PROJECT) or []:
         one = Requirement(line)
@@ -122,14 +122,14 @@ def _mismatch(needed: Requirement) -> str:
 
 
 def physics() -> Finding:
-    """MuJoCo steps something."""
+    """A simulation step of MuJoCo."""
     try:
         import mujoco
     except Exception as error:
         chosen = os.environ.get("MUJOCO_GL")
         if not chosen:
             raise
-        # It loads OpenGL when it is imported.
+        # MuJoCo loads OpenGL when it is imported.
         text = f"MUJOCO_GL={chosen} keeps MuJoCo from starting; unset it ({error})"
         return Finding("physics", Verdict.FAILS, text)
 
@@ -144,7 +144,7 @@ def physics() -> Finding:
 
 
 def compiler() -> Finding:
-    """Numba compiles, and keeps what it compiled."""
+    """Numba's compiler, and the cache of what it compiled."""
     import numba
 
     if numba.njit(lambda number: number + 1)(1) != 2:
@@ -167,17 +167,17 @@ def _is_writable(folder: Path) -> bool:
         return False
 
 
-# -- what it runs on -------------------------------------------------------------------------------
+# -- hardware --------------------------------------------------------------------------------------
 
 
 def processors() -> Finding:
-    """How many threads may compute."""
+    """Number of threads that may compute."""
     total = os.cpu_count() or 1
     return Finding("processors", Verdict.WORKS, f"{num_processors()} of {total} for this process")
 
 
 def cuda() -> Finding:
-    """A GPU for torch."""
+    """GPUs that torch can use."""
     import torch
 
     if torch.cuda.is_available():
@@ -192,7 +192,7 @@ def cuda() -> Finding:
 
 
 def gpu_rollouts() -> Finding:
-    """MuJoCo Warp, which steps thousands of worlds on a GPU."""
+    """MuJoCo Warp, which simulates thousands of worlds on a GPU."""
     import torch
 
     from metarl.system.hardware import INSTALL, default_device, missing_packages
@@ -225,18 +225,18 @@ def gpu_rollouts() -> Finding:
 
 
 def disk() -> Finding:
-    """Room for runs."""
+    """Disk space for runs."""
     free = shutil.disk_usage(".").free / 1e9
     if free > ROOM:
         return Finding("disk", Verdict.WORKS, f"{free:,.0f} GB free in the current folder")
     return Finding("disk", Verdict.OPTIONAL, f"only {free:.1f} GB free in the current folder")
 
 
-# -- what shows it ---------------------------------------------------------------------------------
+# -- pictures and videos ---------------------------------------------------------------------------
 
 
 def rendering() -> Finding:
-    """Whether pictures of the physics can be drawn."""
+    """The back end that draws videos, if any works."""
     try:
         chosen = find_backend(patience=PATIENCE)
     except UserError as error:
@@ -245,13 +245,13 @@ def rendering() -> Finding:
 
 
 def rendering_with(backend: str, found: Probe) -> Finding:
-    """What became of trying a back end."""
+    """Result of probing one rendering back end."""
     verdict = Verdict.WORKS if found.works else Verdict.OPTIONAL
     return Finding(f"rendering: {backend}", verdict, found.reason or "draws")
 
 
 def encoder() -> Finding:
-    """What writes videos."""
+    """The video encoder."""
     import av
 
     from metarl.visual.video import ENCODER
@@ -268,7 +268,7 @@ def encoder() -> Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Looks at everything; back ends are tried while the rest is looked at."""
+    """Runs all checks; rendering back ends are probed in the background meanwhile."""
     with ThreadPoolExecutor(len(BACKENDS)) as pool:
         tried = pool.map(lambda backend: probe(backend, PATIENCE), BACKENDS)
         needed = {
@@ -288,7 +288,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Finding:
-    """What was found; an error is a finding too."""
+    """The result of a check; an exception counts as a finding too."""
     try:
         return look()
     except Exception as error:  # whatever a broken package raises when it is imported
@@ -296,7 +296,7 @@ def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Findi
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Prints what was found; returns the exit code."""
+    """Prints all findings; returns the exit code."""
     if list(arguments) in (["-h"], ["--help"]):
         print(__doc__)
         return 0

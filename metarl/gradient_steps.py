@@ -1,4 +1,4 @@
-"""Gradient steps on any `nn.Module`; written in `metarl.learning.gradient_steps`."""
+"""Public names of `metarl.learning.gradient_steps`: gradient steps on any `nn.Module`."""
 
 from metarl.learning.gradient_steps import (
     SGD,

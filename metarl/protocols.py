@@ -1,7 +1,7 @@
-"""What a task distribution and what learns from it are: all that training and evaluation rely on.
+"""Protocols of task distributions and learners: all that training and evaluation rely on.
 
-An `Agent` acts in the environments of a `TaskDistribution`; a `FewShotLearner` is shown labelled
-examples of a `FewShotDistribution`. A run needs no more of either than that it is a `Learner`.
+An `Agent` acts in the environments of a `TaskDistribution`; a `FewShotLearner` is given labelled
+examples of a `FewShotDistribution`. A run only requires that either is a `Learner`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class TaskVectorEnv(Protocol):
     """A `gymnasium.vector.VectorEnv` of N slots, each of which plays a given task.
 
     Autoreset is `SAME_STEP`: a slot that ends an episode starts the next one of the same task.
-    `info` of every step has `success` (N,) and `final_obs` (N, O), the observations that truly
-    followed the step, before any reset. All episodes are `horizon` steps long.
+    The `info` of every step has `success` (N,) and `final_obs` (N, O), the observations that
+    followed the step before any reset. All episodes are `horizon` steps long.
     """
 
     num_envs: int
@@ -40,21 +40,21 @@ class TaskVectorEnv(Protocol):
         ...
 
     def reset(self, *, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """Starts a trial: first observations and an info dictionary."""
+        """Starts a trial; returns the first observations and an info dictionary."""
         ...
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Observation, reward, terminated, truncated and info, each for N slots."""
+        """Steps all slots; returns observation, reward, terminated, truncated and info of each."""
         ...
 
     def close(self) -> None:
-        """Frees what the environment holds."""
+        """Frees the resources of the environment."""
         ...
 
 
 @runtime_checkable
 class DeviceVectorEnv(TaskVectorEnv, Protocol):
-    """A `TaskVectorEnv` on a device: it takes and gives torch tensors that lie there."""
+    """A `TaskVectorEnv` on a device: it takes and returns torch tensors on that device."""
 
     device: torch.device
 
@@ -63,9 +63,9 @@ class DeviceVectorEnv(TaskVectorEnv, Protocol):
 class TaskDistribution(Protocol):
     """Training tasks, held-out tasks, and the environments that play them.
 
-    It may have besides: `reward_version` (str), where rewards have versions; `protocol`, a
-    `metarl.types.EvaluationProtocol` that its documentation prescribes; `module_hash`, SHA-256 of a
-    user's module that it comes from.
+    Optional attributes: `reward_version` (str), if rewards have versions; `protocol`, the
+    `metarl.types.EvaluationProtocol` that its documentation prescribes; `module_hash`, SHA-256 of
+    the user's module that defines it.
     """
 
     name: str
@@ -75,45 +75,45 @@ class TaskDistribution(Protocol):
     """Steps in an episode."""
 
     def make_env(self, num_slots: int) -> TaskVectorEnv:
-        """Slots that play training tasks until `set_tasks` says otherwise."""
+        """A vector environment whose slots play training tasks until `set_tasks` changes them."""
         ...
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """What learns across tasks and can be saved; an `Agent` or a `FewShotLearner`."""
+    """A model that learns across tasks and can be saved: an `Agent` or a `FewShotLearner`."""
 
     device: torch.device
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that a bit-exact resume needs."""
+        """All tensors that a bit-exact resume needs."""
         ...
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Loads what `state_dict` returned."""
         ...
 
 
 @runtime_checkable
 class Agent(Learner, Protocol[S]):
-    """What adapts to a task within a trial and learns across trials.
+    """A model that adapts to a task within a trial and learns across trials.
 
-    `S` is what adaptation changes, with leading axis N: a hidden state, or one set of parameters
-    per task.
+    `S` is the state that adaptation changes, with leading axis N: a hidden state, or one set of
+    parameters per task.
     """
 
     def begin_trial(self, num_slots: int) -> S:
-        """The state of an agent that knows nothing of its task yet."""
+        """The state of an agent before any experience with its tasks."""
         ...
 
     def act(
         self, state: S, step: TimeStep, *, generator: torch.Generator | None
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"], S]:
-        """Action, its log-probability and the next state; without a generator, the mode."""
+        """Action, its log-probability and the next state; without a generator the mode is taken."""
         ...
 
     def adapt(self, state: S, rollout: Rollout) -> S:
-        """The state after learning from a whole rollout."""
+        """The state after adaptation to a whole rollout."""
         ...
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
@@ -125,8 +125,8 @@ class Agent(Learner, Protocol[S]):
 class AgentConfig(Protocol):
     """The `agent` section of an experiment: a `metarl.config.Config` with these methods.
 
-    With a class method `small()`, a config whose agent learns in a moment, `train.py --check` tries
-    a user's tasks with this agent too.
+    If it has a class method `small()`, which returns a config whose agent learns within moments,
+    `train.py --check` tries a user's tasks with this agent too.
     """
 
     @property
@@ -146,10 +146,10 @@ class AgentConfig(Protocol):
         ...
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """The layout of a trial of so many episodes.
+        """The layout of a trial of `episodes` episodes.
 
         Raises:
-            UserError: the agent cannot play that number.
+            UserError: the agent cannot play that number of episodes.
         """
         ...
 
@@ -187,33 +187,33 @@ class EpisodeSampler(Protocol):
     """One split of a few-shot distribution."""
 
     content_hash: str
-    """Equal for the same tasks or images; names the split in every result."""
+    """Hash that is equal for the same tasks or images; identifies the split in every result."""
 
     def sample(
         self, num_tasks: int, rng: np.random.Generator, *, shots: int | None = None
     ) -> FewShotBatch:
-        """Draws tasks, and examples of them; `shots` in place of the distribution's own."""
+        """Draws tasks and examples of them; `shots` replaces the distribution's own number."""
         ...
 
 
 @runtime_checkable
 class FewShotDistribution(Protocol):
-    """Tasks to learn from and held-out ones, each given by a few labelled examples."""
+    """Training tasks and held-out tasks, each given by a few labelled examples."""
 
     name: str
     shape: FewShotShape
     shots: int
-    """Support examples of a task: of each class, or in all where a function is regressed."""
+    """Support examples of a task: per class, or in total where a function is regressed."""
     train: EpisodeSampler
     test: EpisodeSampler
 
 
 @runtime_checkable
 class FewShotLearner(Learner, Protocol):
-    """What predicts the query of a task from its support, and learns across tasks to do so."""
+    """A model that predicts the query of a task from its support, and learns this across tasks."""
 
     default_steps: int
-    """Gradient steps that it takes on a task in evaluation; 0 of a learner that takes none."""
+    """Gradient steps on a task in evaluation; 0 for a learner that takes none."""
 
     def predict(
         self,
@@ -223,13 +223,15 @@ class FewShotLearner(Learner, Protocol):
         *,
         after: Sequence[int],
     ) -> Float[Tensor, "C N Q W"]:
-        """Logits or regressed values after each of C numbers of gradient steps, in rising order; of
-        a learner that takes none always the same."""
+        """Logits or regressed values after each of C numbers of gradient steps, in rising order.
+
+        A learner that takes no steps returns the same values C times.
+        """
         ...
 
     def meta_update(self, batch: FewShotBatch, *, generator: torch.Generator) -> dict[str, float]:
-        """One step of the outer learning; returns metrics to log, `loss` and `accuracy` of the
-        query among them."""
+        """One step of the outer learning; returns metrics to log, which include `loss` and
+        `accuracy` of the query."""
         ...
 
 
@@ -265,5 +267,5 @@ class FewShotDistributionConfig(Protocol):
         ...
 
     def as_judged(self) -> FewShotDistributionConfig:
-        """The config whose distribution learners are judged on."""
+        """The config of the distribution that learners are evaluated on."""
         ...

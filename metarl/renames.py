@@ -1,4 +1,4 @@
-"""Names that have changed: what was stored under the old ones still loads."""
+"""Renamed keys: files that were stored with the old names still load."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FEW_SHOT_OPTIONS = {"options.episodes": "options.num_tasks"}
 
 
 def renamed(values: Mapping[str, Any], table: Mapping[str, str]) -> dict[str, Any]:
-    """`values` with today's names for `section.key`; what has both names keeps them, and is refused
-    where it is validated."""
+    """`values` with today's names for `section.key`. A section with both names keeps them, so that
+    validation refuses it."""
     found = dict(values)
     for old, new in table.items():
         section, old_key = old.split(".")

@@ -1,4 +1,4 @@
-"""Tasks and sets of them: what is sampled, split, hashed and reported by."""
+"""Tasks and task sets: sampling, splits and content hashes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from jaxtyping import Float
 
 @runtime_checkable
 class Task(Protocol):
-    """One MDP of a distribution. Equal content means the same task."""
+    """One MDP of a distribution. Tasks with equal content are the same task."""
 
     @property
     def env_name(self) -> str:
-        """The class of the task: sampling is stratified over it, results are reported by it."""
+        """The class of the task: sampling is stratified by it, results are reported for each."""
         ...
 
     @property
     def parameters(self) -> Float[np.ndarray, " P"]:
-        """The numbers that tell this task from others of its class."""
+        """The numbers that distinguish this task from others of its class."""
         ...
 
 
 def fingerprint(task: Task) -> bytes:
-    """SHA-256 of a task's content: equal for equal tasks, in every process and version."""
+    """SHA-256 of a task's content; the same for equal tasks in every process and version."""
     parameters = np.ascontiguousarray(task.parameters, dtype="<f8")
     return hashlib.sha256(task.env_name.encode() + b"\0" + parameters.tobytes()).digest()
 
 
 def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
-    """Where each task wants the agent to be: its `goal`; None where tasks have no such thing."""
+    """The `goal` of each task, the position that the agent should reach; None if a task has no
+    goal."""
     goals = [getattr(task, "goal", None) for task in tasks]
     if any(goal is None for goal in goals):
         return None
@@ -42,29 +43,30 @@ def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ContentHashes:
-    """What a run is trained with, as SHA-256 of its content."""
+    """SHA-256 hashes of the tasks and user files that a run is trained with."""
 
     train: str
-    """Of the tasks to learn on."""
+    """Hash of the training tasks."""
     test: str
-    """Of those that are held out."""
+    """Hash of the held-out tasks."""
     module: str | None = None
-    """Of the file of a user's module that plays them."""
+    """Hash of the user's module file that plays the tasks."""
     agent: str | None = None
-    """Of the file of a user's algorithm."""
+    """Hash of the user's algorithm file."""
 
 
 T = TypeVar("T", bound=Task)
 
 
 class TaskSet(Sequence[T]):
-    """An ordered set of tasks with a content hash; what a split is made of."""
+    """An ordered set of tasks with a content hash; every split is one."""
 
     def __init__(self, tasks: Iterable[T]) -> None:
         self._tasks = tuple(tasks)
         self._fingerprints = [fingerprint(task) for task in self._tasks]
         self.content_hash = hashlib.sha256(b"".join(self._fingerprints)).hexdigest()
-        """Equal for the same tasks in the same order; names the split in every result."""
+        """Hash that is equal for the same tasks in the same order; identifies the split in every
+        result."""
         self._indices_by_class: dict[str, list[int]] = {}
         for index, task in enumerate(self._tasks):
             self._indices_by_class.setdefault(task.env_name, []).append(index)
@@ -84,22 +86,22 @@ class TaskSet(Sequence[T]):
         return list(self._indices_by_class)
 
     def first_of_each_class(self, count: int) -> TaskSet[T]:
-        """The first `count` tasks of each class (all of a class that has fewer)."""
+        """The first `count` tasks of each class, or all tasks of a class that has fewer."""
         firsts = (indices[:count] for indices in self._indices_by_class.values())
         return TaskSet(self._tasks[index] for group in firsts for index in group)
 
     def shared_with(self, other: TaskSet[Task]) -> list[T]:
-        """The tasks of this set that the other one holds too."""
+        """The tasks of this set that the other set contains too."""
         theirs = set(other._fingerprints)
         return [t for t, print_ in zip(self._tasks, self._fingerprints, strict=True)
                 if print_ in theirs]  # fmt: skip
 
     def sample(self, num_tasks: int, rng: np.random.Generator) -> list[T]:
-        """Draws tasks stratified over classes, for any number of slots.
+        """Draws tasks stratified by class, for any number of slots.
 
-        Every class gets `num_tasks // classes` of them and the classes that get one more are drawn
-        at random, so that each class is expected equally often. Within a class no task comes twice
-        before all have come once. Tasks of one class stand side by side.
+        Every class gets `num_tasks // classes` tasks; the classes that get one more are drawn at
+        random, so that all classes are equally frequent in expectation. Within a class no task is
+        drawn twice before all are drawn once. Tasks of one class are adjacent.
         """
         share, rest = divmod(num_tasks, len(self.classes))
         one_more = set(rng.permutation(len(self.classes))[:rest].tolist())

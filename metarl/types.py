@@ -1,4 +1,4 @@
-"""What passes between environments, agents and evaluation.
+"""Data types that environments, agents and evaluation exchange.
 
 Axes, always in this order:
 
@@ -10,9 +10,9 @@ Axes, always in this order:
 few-shot learning:
 
     N  tasks                S  support examples       Q  query examples
-    W  outputs: ways, or what is regressed            C  columns of growing experience
+    W  outputs: ways, or regressed values             C  columns of growing experience
 
-A tensor of one moment is `N …`, a tensor of a rollout `N T …`.
+A tensor of one time step is `N …`, a tensor of a rollout `N T …`.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from metarl.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TimeStep:
-    """All that a policy may see before it acts; of one moment (`N …`) or of a rollout (`N T …`).
+    """All inputs of a policy at one time step (`N …`), or at all steps of a rollout (`N T …`).
 
     At the start of a trial the previous action and reward are zero. At the start of every later
-    episode they are those of the last step of the episode before: that reward is often the only
-    one that tells whether the episode went well.
+    episode they are those of the previous episode's last step: that reward is often the only one
+    that tells whether the episode succeeded.
     """
 
     obs: Float[Tensor, "*batch O"]
     prev_action: Float[Tensor, "*batch A"]
-    """The action that was executed (clipped to its bounds); one-hot where actions are discrete."""
+    """The executed action: clipped to its bounds, or one-hot where actions are discrete."""
     prev_reward: Float[Tensor, "*batch"]
     episode_start: Bool[Tensor, "*batch"]
-    """True where no action of this episode was taken yet."""
+    """True before the first action of an episode."""
 
     @staticmethod
     def stack(steps: list[TimeStep]) -> TimeStep:
-        """T moments (`N …`) as those of one rollout (`N T …`)."""
+        """T time steps (`N …`) stacked to those of one rollout (`N T …`)."""
         return TimeStep(
             **{
                 field.name: torch.stack([getattr(step, field.name) for step in steps], dim=1)
@@ -60,20 +60,20 @@ class TimeStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What was seen while a trial, or a part of one, was played in N slots for T steps."""
+    """Experience of N slots over T steps of a trial, or of a part of one."""
 
     seen: TimeStep
-    """What the policy saw before each action, `N T …`."""
+    """Inputs of the policy before each action, `N T …`."""
     action: Shaped[Tensor, "N T *A"]
-    """As drawn from the policy, before clipping: floats (`N T A`) or indices (`N T`)."""
+    """Actions as drawn from the policy, before clipping: floats (`N T A`) or indices (`N T`)."""
     log_prob: Float[Tensor, "N T"]
-    """Log-probability (density) of `action`, summed over the action's dimensions."""
+    """Log-probability (or log-density) of `action`, summed over the action's dimensions."""
     reward: Float[Tensor, "N T"]
     episode_end: Bool[Tensor, "N T"]
-    """True where this step was the last of its episode."""
+    """True at the last step of each episode."""
     success: Bool[Tensor, "N T"]
     final_obs: Float[Tensor, "N O"]
-    """The observation that followed the last step, before any reset."""
+    """The observation after the last step, before any reset."""
 
     def __post_init__(self) -> None:
         shapes = {self.seen.obs.shape[:2], self.action.shape[:2], self.log_prob.shape}
@@ -83,7 +83,7 @@ class Rollout:
 
     @staticmethod
     def side_by_side(rollouts: list[Rollout]) -> Rollout:
-        """Rollouts of as many steps as one: the slots of the first, then those of the second, …"""
+        """Rollouts of equal length as one: the slots of the first, then those of the second, …"""
 
         def join(parts: list[Any]) -> dict[str, Tensor]:
             names = [field.name for field in fields(parts[0]) if field.name != "seen"]
@@ -95,26 +95,26 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialShape:
-    """How the episodes of a trial are laid out: in slots, in time and in rollouts."""
+    """Layout of a trial's episodes over slots, time and rollouts."""
 
     slots_per_task: int = 1
-    """Episodes of one task that are played side by side; its slots stand side by side too."""
+    """Episodes of one task that are played in parallel, in adjacent slots."""
     episodes: int = 1
     """Consecutive episodes of each slot in a rollout."""
     rollouts: int = 1
-    """The agent adapts after each but the last."""
+    """Rollouts of a trial; the agent adapts after each but the last."""
 
     @property
     def total_episodes(self) -> int:
-        """Episodes of experience with a task that a trial holds."""
+        """Episodes on each task in a trial."""
         return self.slots_per_task * self.episodes * self.rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationCurve:
-    """How one trial on each of N tasks went, in C columns of growing experience.
+    """Scores of one trial on each of N tasks, in C columns of growing experience.
 
-    Where episodes are played side by side, a score is the mean over them.
+    If episodes of a task are played in parallel, a score is the mean over them.
     """
 
     env_names: list[str]
@@ -122,28 +122,28 @@ class AdaptationCurve:
     experience: list[int]
     """Episodes of experience with the task before each column."""
     scores: dict[str, Float[Tensor, "N C"]]
-    """By measure; in reinforcement learning these are `return`, the undiscounted sum of rewards of
-    an episode, `success_any`, 1 where any step of it was a success, and `success_last`, 1 where the
-    last step was."""
+    """Scores by measure. In reinforcement learning: `return`, the undiscounted sum of an episode's
+    rewards; `success_any`, 1 if any of its steps was a success; `success_last`, 1 if its last step
+    was."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotShape:
-    """What a few-shot learner has to be built for."""
+    """Sizes of inputs and outputs that a few-shot learner is built for."""
 
     input_shape: tuple[int, ...]
-    """Of one example: (features,), or (channels, height, width)."""
+    """Shape of one example: (features,), or (channels, height, width)."""
     num_outputs: int
-    """Ways, or numbers to regress."""
+    """Number of ways, or of values to regress."""
     classification: bool
     train_ways: int | None = None
-    """Ways in training; None where they are the same."""
+    """Number of ways in training; None if it is the same."""
 
     def head_size(self) -> int:
-        """`num_outputs`, for a learner that has an output for each class.
+        """`num_outputs`, for a learner that has one output per class.
 
         Raises:
-            UserError: training has other ways.
+            UserError: training has another number of ways.
         """
         if self.train_ways not in (None, self.num_outputs):
             raise UserError(
@@ -155,11 +155,11 @@ class FewShotShape:
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotBatch:
-    """N few-shot tasks: examples to adapt on (support), and others to be judged on (query)."""
+    """N few-shot tasks: examples to adapt on (support), and examples to be evaluated on (query)."""
 
     support_x: Float[Tensor, "N S *F"]
     support_y: Shaped[Tensor, "N S *W"]
-    """Labels 0 … W - 1 (`N S`, integers), or what is to be regressed (`N S W`)."""
+    """Labels 0 … W - 1 (`N S`, integers), or values to regress (`N S W`)."""
     query_x: Float[Tensor, "N Q *F"]
     query_y: Shaped[Tensor, "N Q *W"]
 
@@ -170,29 +170,30 @@ class FewShotBatch:
         return FewShotBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def to(self, device: torch.device) -> FewShotBatch:
-        """The same tasks elsewhere."""
+        """The same tasks on another device."""
         return FewShotBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotCurve:
-    """How a learner did on the queries of N tasks, in C columns of growing experience."""
+    """Scores of a learner on the queries of N tasks, in C columns of growing experience."""
 
     axis: Literal["gradient steps", "shots"]
-    """What grows from column to column."""
+    """Unit of experience, which grows from column to column."""
     experience: list[int]
-    """How much of it there was in each column."""
+    """Amount of experience in each column."""
     scores: dict[str, Float[Tensor, "N C"]]
-    """By measure: `loss` (cross-entropy in nats, or squared error), and `accuracy` of classes."""
+    """Scores by measure: `loss` (cross-entropy in nats, or squared error), and `accuracy` in
+    classification."""
 
 
 class EvaluationProtocol(NamedTuple):
-    """How a benchmark's own documentation says that agents are evaluated on it."""
+    """Evaluation that a benchmark's own documentation prescribes."""
 
     name: str
     adaptation_episodes: int
-    """Episodes that the agent adapts on, of each task."""
+    """Episodes of each task that the agent adapts on."""
     test_episodes: int
-    """Episodes after those, which are judged."""
+    """Episodes after those, which are scored."""
     goals: int
-    """Tasks of each class, the first ones."""
+    """Number of tasks of each class; the first ones are taken."""

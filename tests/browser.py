@@ -1,4 +1,4 @@
-"""A real browser for tests that look at pages: the Chromium of the system, without a screen."""
+"""A real browser for tests of pages: the system's Chromium, headless."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ LAPTOP, PHONE = (1280, 800), (390, 780)
 
 @contextmanager
 def opened(address: str, *, size: tuple[int, int] = LAPTOP, dark: bool = False) -> Iterator:
-    """A page that must load without a network and without an error."""
+    """Opens a page, which must load without a network and without errors."""
     from playwright.sync_api import sync_playwright
 
     errors: list[str] = []
@@ -45,5 +45,5 @@ def opened(address: str, *, size: tuple[int, int] = LAPTOP, dark: bool = False) 
 
 
 def fits_its_width(page) -> bool:
-    """Whether nothing has to be scrolled to the side."""
+    """True if the page needs no horizontal scrolling."""
     return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -1,8 +1,8 @@
-"""Every test runs with the shapes and types in the signatures checked."""
+"""Configuration of all tests: shapes and types in signatures are checked."""
 
 import os
 
-# Before torch is imported: the tests run in several processes, one core each.
+# Before torch is imported, as tests run in several processes, with one core each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Iterator
@@ -16,13 +16,14 @@ install_import_hook(CHECKED, "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Minutes of learning come first, so that no process is left with them when the others end."""
+    """Runs tests with minutes of learning first, so that none of them is still running at the
+    end."""
     items.sort(key=lambda item: "learning" not in item.path.name)
 
 
 @pytest.fixture
 def double_precision() -> Iterator[None]:
-    """New tensors are float64, to tell an error from rounding."""
+    """Makes new tensors float64, to distinguish errors from rounding."""
     import torch
 
     torch.set_default_dtype(torch.float64)

@@ -1,4 +1,4 @@
-"""Runs of five iterations of bandits, what they leave, and commands that are mistaken."""
+"""Helpers for runs of five iterations on bandits: their logs, and wrong commands."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ AGENTS = {
 
 
 def metrics(folder: Path) -> list[dict]:
-    """Logged lines without what a clock measured."""
+    """Logged lines without measured times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("timing/")} for line in lines]
 
@@ -32,7 +32,7 @@ def final_bytes(folder: Path) -> bytes:
 
 
 def fails(capsys: pytest.CaptureFixture[str], program, arguments: list[str]) -> str:
-    """The one line on stderr of a command that exits with code 2."""
+    """The only line on stderr of a command that exits with code 2."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped, one_line_errors("program"):
         program.main(arguments)

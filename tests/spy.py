@@ -1,4 +1,4 @@
-"""An agent that does not learn and remembers everything that it was shown."""
+"""An agent that does not learn and keeps all its inputs."""
 
 import torch
 
@@ -6,7 +6,7 @@ from metarl.types import Rollout, TimeStep
 
 
 class SpyAgent:
-    """Always takes the same action; its state counts acts, and adapting adds 1,000."""
+    """Agent with a constant action; its state counts calls of `act`, and adapting adds 1,000."""
 
     device = torch.device("cpu")
 

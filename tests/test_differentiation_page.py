@@ -1,4 +1,4 @@
-"""The page on differentiation says what works: its Python runs, and both ways give the same."""
+"""The page on differentiation is right: its Python runs, and both ways give the same result."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_the_examples_run_and_agree() -> None:
         exec(compile(block, "docs/differentiation.md", "exec"), names)
     torch.testing.assert_close(names["same_gradient"], names["meta_gradient"])
     assert names["meta_gradient"].abs().min() > 1e-3
-    # The losses are quadratic: the Jacobian is that of autograd, and the Hessian along φ constant.
+    # The losses are quadratic: the Jacobian is that of autograd, and the Hessian by φ is constant.
     meta, vector = names["meta"], names["vector"]
 
     def query_loss(meta: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""What evaluate.py makes of few-shot runs: table, files and page, of tiny runs of all learners."""
+"""Results of evaluate.py for few-shot runs: table, files and page, for tiny runs of all
+learners."""
 
 import json
 import math
@@ -21,7 +22,7 @@ GRADIENT_LEARNERS = ("maml", "reptile")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of each learner on glyphs, one on sinusoids and one that plays."""
+    """A folder with a run of each learner on glyphs, one on sinusoids and one of RL."""
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
@@ -43,7 +44,8 @@ def _here(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluation(scores: list[list[list[float]]], pixels: list[list[float]]) -> FewShotEvaluation:
-    """MAML with 1 and 5 shots, before and after one step, that was this accurate."""
+    """An evaluation of MAML with these accuracies, with 1 and 5 shots, before and after one
+    step."""
     accuracy = torch.tensor(scores, dtype=torch.float64)
     return FewShotEvaluation(
         experiment="maml_glyphs", agent="maml", seed=1, tasks=100, distribution="glyphs",
@@ -67,8 +69,8 @@ def test_summaries_by_hand() -> None:
     assert judged.nearest_neighbour and judged.above_pixels
     assert judged.nearest_neighbour.value == pytest.approx([0.5, 0.95])
     assert judged.above_pixels.value == pytest.approx([0.2, -0.05])
-    # Gains of 0.1 and 0.3, paired by task, are 0.55 and 0.65 of what lies between -1 and 1: with a
-    # success and a failure added their variance is 0.12875, and they count as 3.84 tasks.
+    # Gains of 0.1 and 0.3, paired by task, are at 0.55 and 0.65 of the range from -1 to 1. With a
+    # success and a failure added, their variance is 0.12875, and they count as 3.84 tasks.
     assert judged.above_pixels.low[0] == pytest.approx(-0.6, abs=1e-3)
     report = few_shot_report(judged)
     assert "non-transductive" in report.protocol["BatchNorm"]

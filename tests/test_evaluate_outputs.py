@@ -1,4 +1,4 @@
-"""What evaluate.py writes for people to look at, and TensorBoard, from real runs."""
+"""Reports, replays, videos and TensorBoard files from real runs."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ train: {env_steps: 96, meta_batch_size: 4, episodes_per_trial: 2}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs: two seeds and another agent of a robot, a bandit, and an environment of a user."""
+    """Runs: two seeds and another agent on a robot, a bandit, and a user's environment."""
     folder = tmp_path_factory.mktemp("experiments")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
@@ -68,7 +68,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def printed(capsys: pytest.CaptureFixture[str], what: str) -> Path:
-    """The file that the last command said it wrote; its folder is there too."""
+    """The file that the last command reported; it and its folder exist."""
     found = re.findall(rf"^{what}: (.*)$", capsys.readouterr().out, flags=re.M)
     assert found, f"no {what} was named"
     assert Path(found[0]).is_file()
@@ -106,7 +106,7 @@ def test_a_video_of_first_and_last_episodes(capsys) -> None:
     assert Path(video).read_bytes()[4:8] == b"ftyp"
     page = Path("runs/cheetah/seed1/report/test_96/report.html").read_text()
     assert "data:video/mp4;base64," in page
-    # Videos of an earlier command go, those of somebody else stay.
+    # Videos of an earlier command are removed, others stay.
     folder = Path(video).parent
     listed = json.loads((folder / "films.json").read_text())
     assert list(listed) == [Path(video).name] and "in the end" in listed[Path(video).name]
@@ -164,7 +164,7 @@ def test_seeds_are_compared_with_yardsticks_that_are_kept(capsys) -> None:
 
 
 def test_agents_are_seen_on_the_same_tasks(capsys) -> None:
-    """What is shown of each is what was played, and is read again with --stored."""
+    """The shown rollouts are the played ones, and --stored reads them again."""
     runs = ["runs/cheetah/seed1", "runs/other/seed1", "runs/cheetah/seed2"]
     evaluate.main(["--compare", *runs, "--replay", "--record", "2"])
     output = capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""Policies of known success read as such, on the real Meta-World.
+"""Evaluation of policies with known success gives that success, on the real Meta-World.
 
 The official evaluation counts the first episodes to finish and ends episodes at success, so a
-policy that succeeds 10 % of the time reads as 51 % on ML1. Here each task plays the same number of
-whole episodes and each of them counts.
+policy that succeeds in 10 % of the episodes scores 51 % on ML1. Here each task plays the same
+number of whole episodes and each of them counts.
 """
 
 import numpy as np
@@ -18,11 +18,12 @@ from metarl.rollout.trial import run_trial
 from metarl.types import TrialShape
 
 HORIZON, SHAPE = 110, TrialShape(episodes=5)
-GIVE_UP = torch.tensor([0.0, -1.0, 1.0, 0.0])  # Up and back, away from every target.
+GIVE_UP = torch.tensor([0.0, -1.0, 1.0, 0.0])  # up and back, away from all targets
 
 
 class SometimesScripted(ActsOnly):
-    """At each episode's start it draws whether to play the official scripted policy or give up."""
+    """Agent that chooses at random, per episode, to play the official scripted policy or give
+    up."""
 
     device = torch.device("cpu")
 
@@ -42,13 +43,13 @@ class SometimesScripted(ActsOnly):
         return actions, log_prob, state
 
 
-# The classes of ML10 whose scripted policies are done within the shortened horizon.
+# Classes of ML10 whose scripted policies succeed within the shortened horizon.
 QUICK = ["drawer-close-v3", "window-open-v3", "reach-v3", "button-press-topdown-v3"]
 
 
 @pytest.fixture(scope="module", params=["ML1-reach-v3", "ML10"])
 def slots(request: pytest.FixtureRequest):
-    """An environment of 16 slots and the training tasks that they play."""
+    """An environment with 16 slots, and their training tasks."""
     distribution = MetaWorld(request.param, horizon=HORIZON)
     classes = [name for name in QUICK if name in distribution.train.classes]
     few = distribution.train.first_of_each_class(16 // len(classes))
@@ -63,12 +64,11 @@ def test_success_is_read_as_it_is(slots, success_rate: float) -> None:
     trial = run_trial(agent, env, tasks, shape=SHAPE, seed=0, generator=None)
     curve = adaptation_curve(trial, [task.env_name for task in tasks])
     intended = torch.tensor(np.stack(agent.intended, axis=1))
-    # Task by task and episode by episode, what was meant is what is read.
+    # Scores equal the intended success, task by task and episode by episode.
     assert torch.equal(curve.scores["success_any"], intended.double())
     overall, by_class = summarize(curve, threshold=0.5, seed=0)
     assert sum(summary.num_tasks for summary in by_class.values()) == len(tasks)
-    # And what is read is the rate that was set: the overall interval of the pooled episodes
-    # holds it.
+    # The overall interval of the pooled episodes contains the chosen rate.
     pooled, _ = success_after(curve, adaptation_episodes=0)
     assert pooled.low[0] is not None and pooled.high[0] is not None
     assert pooled.low[0] <= success_rate <= pooled.high[0]

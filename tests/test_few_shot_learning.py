@@ -1,4 +1,4 @@
-"""Few-shot learners learn: from the command line, on held-out tasks, against known figures."""
+"""Few-shot learners learn: from the command line, on held-out tasks, against known results."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from metarl.training.run import load_agent
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED_AFTER_ONE_STEP = 0.77
-"""Mean squared error of MAML, 10 shots (Li et al. 2017, arXiv:1707.09835, table 1; others found
+"""Mean squared error of MAML with 10 shots (Li et al. 2017, arXiv:1707.09835, table 1; others found
 0.67)."""
 
 
 def trained(tmp_path: Path, config: str, *flags: str):
-    """A learner and its distribution, after training as a user would start it."""
+    """A learner trained from the command line, and its distribution."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = tmp_path / config
     command = ["train.py", f"configs/{config}.yaml", "--run-dir", str(run), *flags]
@@ -34,8 +34,8 @@ def trained(tmp_path: Path, config: str, *flags: str):
 
 
 def test_sinusoids_are_fitted_from_ten_points(tmp_path: Path) -> None:
-    """MAML and Reptile after gradient steps on ten points, beside a network that was trained on
-    points of all sinusoids for as long and then takes the same steps."""
+    """MAML and Reptile after gradient steps on ten points, compared with a network that was trained
+    equally long on points of all sinusoids and takes the same steps."""
     maml, distribution = trained(tmp_path, "maml_sinusoid")
     reptile, _ = trained(tmp_path, "reptile_sinusoid")
     pretrained, _ = trained(
@@ -56,12 +56,13 @@ def test_sinusoids_are_fitted_from_ten_points(tmp_path: Path) -> None:
         assert high[learner][1] < PUBLISHED_AFTER_ONE_STEP
         assert high[learner][5] < value["pretrained"][5] / 10
         assert value[learner][5] < value[learner][1] < value[learner][0]
-    assert value["maml"][1] < value["pretrained"][0] / 10  # who has not adapted yet
+    assert value["maml"][1] < value["pretrained"][0] / 10  # before adaptation
     assert high["reptile"][32] < value["pretrained"][32] / 10
 
 
 def test_glyphs_that_were_held_out_are_told_apart(tmp_path: Path) -> None:
-    """Better than by pixels, by five standard errors of the paired difference; a short training."""
+    """After a short training, better than pixels by five standard errors of the paired
+    difference."""
     learner, distribution = trained(
         tmp_path, "prototypical_glyphs", "--train.tasks", "2400"
     )  # fmt: skip

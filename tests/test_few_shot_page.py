@@ -1,4 +1,4 @@
-"""The page on few-shot learning says what works: its Python runs, its configs and flags exist."""
+"""The page on few-shot learning is right: its Python runs, its configs and flags exist."""
 
 import re
 from pathlib import Path

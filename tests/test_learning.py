@@ -1,4 +1,4 @@
-"""Agents learn: from the command line, judged on held-out tasks, against known bounds."""
+"""Agents learn: from the command line, on held-out tasks, against known bounds."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def held_out_returns(
     tmp_path: Path, config: str, *, train_flags: tuple[str, ...] = ()
 ) -> torch.Tensor:
-    """Trains as a user would and plays all held-out tasks: returns of tasks × episodes."""
+    """Trains from the command line and plays all held-out tasks; returns, tasks × episodes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = str(tmp_path / "run")
     for command in (
@@ -35,7 +35,7 @@ def held_out_returns(
 
 
 def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:
-    """On the same held-out bandits. Thompson sampling knows the prior, RL² had to learn it."""
+    """On the same held-out bandits; Thompson sampling knows the prior, RL² has to learn it."""
     returns = held_out_returns(tmp_path, "rl2_bandit")
     tasks = load_experiment(ROOT / "configs/rl2_bandit.yaml").env.build().test
     rng = np.random.default_rng(1)  # 0 draws the tasks
@@ -55,24 +55,24 @@ def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
     without_memory, oracle = navigation_bounds(config)
     first, last = returns[:, 0], returns[:, -1]
     assert last.mean() > without_memory + 0.5 * (oracle - without_memory)
-    # Adapting wins back a third of what the first episode lost by not knowing the goal, and no
-    # luck of the draw: five standard errors of the paired difference.
+    # Adapting regains a third of what the first episode lost by not knowing the goal, by five
+    # standard errors of the paired difference.
     gain = last - first
     assert gain.mean() > (oracle - first.mean()) / 3
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
 
 
 def navigation_bounds(config: PointConfig) -> tuple[float, float]:
-    """Mean return on the held-out goals: the most without adapting, and the most that there is."""
+    """Largest mean return on the held-out goals: without adapting, and with known goals."""
     goals = np.stack([task.goal for task in config.build().test])
 
-    # What does not adapt moves the same way on every task, so at no step does it come nearer to
-    # the goals, on average, than the point with the least mean distance to them.
+    # A policy that does not adapt moves in the same way on every task, so its mean distance to
+    # the goals is never below that of the point with the smallest mean distance.
     def mean_distance(point: np.ndarray) -> float:
         return float(np.linalg.norm(goals - point, axis=1).mean())
 
     without_adapting = -config.horizon * minimize(mean_distance, np.zeros(2)).fun
-    # Who knows the goal loses only the way there.
+    # With a known goal, only the way there costs reward.
     oracle = -np.mean([distance_on_the_way(goal, config.horizon) for goal in goals])
     assert without_adapting < oracle
     return without_adapting, float(oracle)
@@ -84,18 +84,18 @@ def test_one_gradient_step_beats_all_that_does_not_adapt(tmp_path: Path, config:
     experiment = load_experiment(ROOT / f"configs/{config}.yaml")
     without_adapting, oracle = navigation_bounds(experiment.env)
     before, after = returns[:, 0], returns[:, 1]
-    # Before its step the agent is one of those that do not adapt.
+    # Before its step the agent is a policy that does not adapt.
     assert before.mean() < without_adapting + 3 * before.std() / np.sqrt(len(before))
-    # One step wins back a third of what not knowing the goal costs even the best of those, and no
-    # luck of the draw: five standard errors of the paired difference.
+    # One step regains a third of what not knowing the goal costs even the best of those policies,
+    # by five standard errors of the paired difference.
     margin = (oracle - without_adapting) / 3
     assert after.mean() > without_adapting + margin
     gain = after - before
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
     if config == "promp_point":
         return
-    # The same steps spent on a policy for all tasks, which then takes the same gradient step, or
-    # better takes none.
+    # The same env steps for one policy for all tasks, which then takes the same gradient step, or
+    # preferably none.
     baseline = held_out_returns(
         tmp_path / "multi", config, train_flags=("--agent.adapt-in-training", "false")
     ).numpy()
@@ -106,7 +106,7 @@ def test_one_gradient_step_beats_all_that_does_not_adapt(tmp_path: Path, config:
 
 
 def distance_on_the_way(goal: np.ndarray, horizon: int) -> float:
-    """Distances summed over an episode of a point that goes straight for its goal."""
+    """Sum of distances over an episode of a point that moves straight to its goal."""
     position, total = np.zeros(2), 0.0
     for _ in range(horizon):
         position = position + np.clip(goal - position, -STEP_LENGTH, STEP_LENGTH)
@@ -115,5 +115,5 @@ def distance_on_the_way(goal: np.ndarray, horizon: int) -> float:
 
 
 def test_the_oracle_of_navigation_by_hand() -> None:
-    # .3 away along an axis: .2, .1 and 0 are left after three steps.
+    # From .3 away along an axis, the distances are .2, .1 and 0.
     assert distance_on_the_way(np.array([0.3, 0.0]), 5) == pytest.approx(0.3)

@@ -1,4 +1,4 @@
-"""docs/metrics.md: it describes every metric that training logs, and no other."""
+"""docs/metrics.md describes every metric that training logs, and no other."""
 
 import json
 import re
@@ -39,7 +39,7 @@ RUNS = {
     "prototypical_glyphs": ("Few-shot learning", FEW_TASKS),
     "matching_glyphs": ("Few-shot learning", FEW_TASKS),
 }
-"""For each experiment the section of the page with its updates, and flags that make it tiny."""
+"""For each experiment, the section of the page on its updates, and flags that make it tiny."""
 SHARED = "Agents that act: episodes and time"
 
 
@@ -53,23 +53,23 @@ def described() -> dict[str, set[str]]:
 
 
 def as_described(name: str) -> str:
-    """The name under which the page has a metric: of each class, and of what is final, once."""
+    """Name of a metric on the page, with placeholders for class names and final metrics."""
     return re.sub(r"^final/.*", "final/…", re.sub(r"^(classes/\w+)/.*", r"\1/CLASS", name))
 
 
 def flags(text: str) -> list[str]:
-    """Flags and values; a value may be a list with spaces."""
+    """Flags and values in a text; a value may be a list with spaces."""
     return re.findall(r"\[.*?\]|\S+", text)
 
 
 def logged(folder: Path) -> list[list[str]]:
-    """Names on each line of a run's log."""
+    """Names of the metrics on each line of a run's log."""
     return [list(json.loads(line)) for line in (folder / "metrics.jsonl").open(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two iterations of each experiment."""
+    """Runs of two iterations of each experiment."""
     root = tmp_path_factory.mktemp("runs")
     for name, (_, tiny) in RUNS.items():
         config = str(ROOT / "configs" / f"{name}.yaml")

@@ -1,5 +1,4 @@
-"""The command line: every mistake that a user can make, trainings that are not finite, and disks
-that are full."""
+"""The command line: user mistakes, numbers that are not finite, and full disks."""
 
 import errno
 import io
@@ -75,7 +74,7 @@ def test_an_existing_run_is_not_overwritten(tiny: Path, capsys) -> None:
 def broken_fourth_reward(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """A config of five iterations, of which the fourth plays with a NaN as a reward."""
+    """A config of five iterations, of which the fourth gets NaN as a reward."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "tiny.yaml"
     lines = (TINY % (5 * ITERATION_STEPS, 2)).splitlines()
@@ -120,7 +119,7 @@ def test_an_iteration_that_is_not_finite_can_be_skipped(broken_fourth_reward: Pa
 def test_an_update_that_is_not_finite_is_undone(
     tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch, on_nan: str
 ) -> None:
-    """Even if it has changed the agent before it was noticed."""
+    """Even if it has changed the agent before that is noticed."""
     update, calls = RL2.meta_update, []
 
     def broken_update(agent, trial, *, generator):
@@ -143,7 +142,7 @@ def test_an_update_that_is_not_finite_is_undone(
 def test_an_agent_that_learns_from_random_actions_is_not_judged_by_its_mode(
     tiny: Path, capsys
 ) -> None:
-    """On Meta-World's protocol and otherwise; episodes side by side are rounded up."""
+    """With Meta-World's protocol and without; numbers of episodes side by side are rounded up."""
     lines = tiny.read_text().splitlines()
     lines[2] = f"agent: {AGENTS['maml_trpo'].replace('5}', '4}')}"
     lines[3] = lines[3].replace("episodes_per_trial: 10", "episodes_per_trial: 8")
@@ -287,7 +286,7 @@ def test_a_broken_pipe_inside_is_not_hidden() -> None:
 def test_nothing_of_an_iteration_that_is_not_finite_is_learned(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, env: str, value: float, agent: str
 ) -> None:
-    """Nor does it reach a policy, discrete or not: normalizers, weights and optimizer stay."""
+    """Neither discrete nor other policies see it: normalizers, weights and optimizer stay."""
     tiny.write_text(
         f"env: {{kind: {env}, horizon: 2}}\nagent: {agent}\n"
         "train: {env_steps: 400, meta_batch_size: 10, episodes_per_trial: 10, checkpoint_every: 1}"
@@ -313,7 +312,7 @@ def test_nothing_of_an_iteration_that_is_not_finite_is_learned(
 def test_weights_that_are_not_finite_are_not_kept(
     tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where all that was measured of the update that broke them was finite."""
+    """Even if all metrics of the update that broke them were finite."""
     update, calls = RL2.meta_update, []
 
     def broken_update(agent, trial, *, generator):
@@ -407,7 +406,7 @@ def test_results_go_elsewhere_where_that_is_asked_for(tiny: Path, capsys) -> Non
     assert Path(f"elsewhere/tiny-seed1/report/{name}/report.html").is_file()
     message = fails(capsys, evaluate, [str(RUN), "--output", "/dev/full/there"])
     assert "cannot write to /dev/full/there/tiny-seed1: Not a directory; put results" in message
-    assert not capsys.readouterr().out  # It was not played first.
+    assert not capsys.readouterr().out  # nothing was played before
     assert {path: path.stat().st_mtime_ns for path in RUN.rglob("*")} == before
 
 

@@ -1,4 +1,4 @@
-"""Files about the project agree with it: hooks, citation, changelog, and links between pages."""
+"""Files about the project agree with it: hooks, citation, changelog, links between pages."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What --resume makes of runs that were damaged, and of tasks and machines that are others."""
+"""Resuming damaged runs, and runs with other tasks or machines."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from tests.runs import fails, final_bytes, metrics
 
 @pytest.fixture
 def run(tiny: Path) -> Path:
-    """A run of two iterations that is to go on to five."""
+    """A run of two iterations out of five."""
     train.main([str(tiny), "--run-dir", "run", "--train.env-steps", "200"])
     config = Path("run/config.yaml")
     config.write_text(config.read_text().replace("env_steps: 200", "env_steps: 500"))
@@ -27,7 +27,7 @@ def run(tiny: Path) -> Path:
 
 
 def resumed(run: Path, capsys) -> str:
-    """What is said on stderr."""
+    """Output on stderr of a resumed run."""
     capsys.readouterr()
     train.main(["--resume", str(run)])
     return capsys.readouterr().err
@@ -73,7 +73,7 @@ def test_other_threads_and_versions_are_said_and_how_to_get_them_back(run: Path,
     (start, _) = json.loads((run / "env.json").read_text())
     start["threads"] = 7
     start["versions"]["torch"] = "2.0"
-    del start["cpu"]  # a run of before may not have written it down
+    del start["cpu"]  # runs of earlier versions may lack it
     (run / "env.json").write_text(json.dumps([start]))
     said = resumed(run, capsys)
     now = provenance.environment()
@@ -107,7 +107,7 @@ def test_a_run_of_before_checksums_and_hashes_goes_on(run: Path, tiny: Path, cap
     save_file(load_file(newest / TENSORS), newest / TENSORS)  # without the format
     (newest / META).write_text('{"format": 1, "iteration": 2, "env_steps": 200, "skipped": 0}')
     (newest / SUMS).unlink()
-    assert "200 is of before checkpoints had checksums" in resumed(run, capsys)
+    assert "200 predates checksums" in resumed(run, capsys)
     assert final_bytes(run) == final_bytes(Path("whole"))
 
 
@@ -133,7 +133,7 @@ def test_a_module_that_changed_is_noted_and_its_tasks_compared(
 def test_weights_that_are_not_finite_are_not_saved(
     tiny: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a checkpoint could not be gone on from."""
+    """Such a checkpoint could not be resumed."""
     update, calls = RL2.meta_update, []
 
     def broken(agent, *args, **kwargs):

@@ -14,7 +14,6 @@ import torch
 import evaluate
 import train
 from envs.locomotion import VARIANTS
-from metarl.rollout import task_set as playing
 from metarl.training.checkpoint import checkpoints, load_checkpoint
 from metarl.training.experiment import load_experiment
 from metarl.training.run import Run
@@ -58,12 +57,12 @@ def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
         return call
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        owner = playing if where == "run_trial" else Run
+        owner = train if where == "run_trial" else Run
         patch.setattr(owner, where, interrupting(getattr(owner, where)))
         train.main([str(tiny), "--run-dir", "parts"])
     assert stopped.value.code == 130
     assert "python train.py --resume parts" in capsys.readouterr().out
-    # Three iterations were finished; the fourth had even changed the agent in one of the cases.
+    # Three iterations were finished; in one case the fourth had already changed the agent.
     assert checkpoints(Path("parts/checkpoints"))[-1].name == "300"
     train.main(["--resume", "parts"])
     assert final_bytes(Path("parts")) == final_bytes(Path("whole"))
@@ -98,14 +97,14 @@ def test_resuming_a_finished_run_changes_nothing(tiny: Path) -> None:
 
 
 def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
-    """20 times SIGKILL, at random moments and so also while it saves, which it mostly does."""
+    """20 times SIGKILL at random moments, most of them while it saves."""
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY % (300 * ITERATION_STEPS, 1))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "torch.utils.tensorboard.summary"])
 
     def start(folder: Path):
-        # A run folder appears with its config in it or not at all.
+        # A run folder appears with its config or not at all.
         arguments = [str(config), "--run-dir", str(folder)]
         arguments = ["--resume", str(folder)] if folder.exists() else arguments
         process = context.Process(target=train.main, args=(arguments,))
@@ -132,12 +131,12 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
         process.join(30)
         if process.exitcode == -signal.SIGKILL:
             kills += 1
-        else:  # It was done before the signal came: start anew.
+        else:  # finished before the signal: start anew
             assert process.exitcode == 0
             assert final_bytes(killed) == final_bytes(whole)
             killed = tmp_path / f"killed-{kills}"
         reached.add(newest(killed))
-    # The kills fell into a run that was under way, and at different places.
+    # The kills hit running trainings, at different points.
     assert len(reached) > 10
     process = start(killed)
     process.join(120)

@@ -1,4 +1,4 @@
-"""Few-shot experiments on the command line: runs, resumes, mistakes; on a tiny distribution."""
+"""Few-shot experiments on the command line: runs, resumes and mistakes, on tiny tasks."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def test_learners_without_an_output_for_each_class_take_more_ways(
     tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train.main([str(tiny), "--env.train-ways", "6"])
-    for split in ("test", "train"):  # both are judged with five ways
+    for split in ("test", "train"):  # both are evaluated with five ways
         evaluate.main(["runs/tiny/seed1", "--num-tasks", "3", "--split", split])
         printed = capsys.readouterr().out
         assert "of each of 5 classes, 10 query examples a task" in " ".join(printed.split())

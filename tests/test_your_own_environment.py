@@ -1,4 +1,4 @@
-"""What docs/your_own_environment.md says can be done, is done; trainings are cut short."""
+"""Everything on docs/your_own_environment.md works; trainings are shortened."""
 
 import re
 import shlex
@@ -34,7 +34,7 @@ def run_command(command: str) -> None:
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands and Python, in the order in which they stand there."""
+    """Commands and Python, in the order of the page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "docs").symlink_to(ROOT / "docs")

@@ -1,4 +1,4 @@
-"""All campaigns by their names."""
+"""All campaigns, by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.campaign.verdict import Verdict
 
 @dataclass(frozen=True)
 class Campaign:
-    """Attacks of a kind."""
+    """Attacks of one kind."""
 
     count: int
-    """In the whole campaign."""
+    """Number of attacks in the whole campaign."""
     attack: Callable[[int, random.Random, Place], Verdict]
-    """Carries out the attack of a number; all chance in it comes from the generator."""
+    """Carries out the attack with a number; all its randomness comes from the generator."""
 
 
 CAMPAIGNS = {

@@ -1,4 +1,4 @@
-"""What a forked process does to be like `python train.py …`, and the traps that are laid in it."""
+"""Forked processes that behave like `python train.py …`, and the traps set in them."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir"
 
 @dataclass(frozen=True)
 class Trap:
-    """Something that happens right before the n-th file operation of a command in a folder.
+    """Event right before the n-th file operation of a command in a folder.
 
-    `do` is a signal's name; or "no space" or "read-only", which is how this and all later writing
-    fails; or "remove", which takes the folder away.
+    `do` is the name of a signal; or "no space" or "read-only", the error of this and all later
+    writing; or "remove", which removes the folder.
     """
 
     folder: Path
     at: int = 0
     do: str = ""
     log: Path | None = None
-    """Where every operation is written down."""
+    """File to which every operation is logged."""
 
 
 def exec_script(
@@ -47,7 +47,7 @@ def exec_script(
     environment: dict[str, str],
     trap: Trap | None,
 ) -> NoReturn:
-    """Becomes a new Python that runs a script."""
+    """Replaces this process by a new Python that runs a script."""
     assert trap is None, "no trap can be laid in a new Python"
     os.environ.update(environment)
     _settle(cwd, files, limits)
@@ -65,7 +65,7 @@ def run_script(
     environment: dict[str, str],
     trap: Trap | None,
 ) -> NoReturn:
-    """Runs a script in this process, as if it was new."""
+    """Runs a script in this process, as if the process were new."""
     os.environ.update(environment)
     code = compile(script.read_bytes(), str(script), "exec")
     main = ModuleType("__main__")
@@ -111,7 +111,7 @@ def run_script(
 
 
 def stream(number: int) -> io.TextIOWrapper:
-    """Standard input, output or errors, as Python makes them where they are no terminal."""
+    """Standard input, output or error, as Python opens them without a terminal."""
     file = io.FileIO(number, "wb" if number else "rb", closefd=False)
     buffer = io.BufferedWriter(file) if number else io.BufferedReader(file)
     errors = "backslashreplace" if number == 2 else "strict"
@@ -119,12 +119,12 @@ def stream(number: int) -> io.TextIOWrapper:
 
 
 def _end_threads() -> None:
-    """Waits for threads that are no daemons, as Python does at its end."""
+    """Waits for non-daemon threads, as Python does at exit."""
     threading._shutdown()  # type: ignore[attr-defined]
 
 
 def _settle(cwd: Path, files: tuple[Path, Path], limits: tuple[int, int | None]) -> None:
-    """Folder, files, limits and signals of a process that somebody starts by hand."""
+    """Sets folder, files, limits and signals as for a process started by hand."""
     os.chdir(cwd)
     for target, path in enumerate((Path(os.devnull), *files)):
         flags = os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -1,7 +1,7 @@
-"""Commands that are attacked: started, watched, and ended with everything that they started.
+"""Attacked commands: starting, watching, and ending them with all their child processes.
 
 A Python that has imported torch and the project forks for each command, which takes 20 ms in place
-of seconds; with `fresh` it is a new `python train.py` as a user starts it.
+of seconds. With `fresh`, the command is a new `python train.py`, as a user starts it.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from benchmarks.campaign.child import Trap, exec_script, run_script
 from benchmarks.campaign.verdict import Ended
 
 MEMORY = 6 * 2**30
-"""Bytes of address space of each process."""
+"""Address space of each process (bytes)."""
 PR_SET_CHILD_SUBREAPER = 36
 STORMS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of whatever a command leaves behind, so that it is noticed."""
+    """Makes this process the parent of processes that a command leaves behind, to detect them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @dataclass
 class Command:
-    """A program of the project with its arguments, and where and how it runs."""
+    """A program of the project with its arguments, folder and conditions."""
 
     arguments: Sequence[str]
-    """The program first: `train.py`."""
+    """Arguments, beginning with the program, such as `train.py`."""
     cwd: Path
     project: Path
     fresh: bool = False
     trap: Trap | None = None
-    """What happens to it at some file operation; not where it is fresh."""
+    """Event at a file operation; not possible with `fresh`."""
     file_size: int | None = None
-    """Bytes that it can write to a file."""
+    """Largest size of a file that it may write (bytes)."""
     environment: Mapping[str, str] = field(default_factory=dict)
     patience: float = 60.0
-    """Seconds that it may take; a new Python gets twice as long. What it starts may outlive it by a
-    sixth of that."""
+    """Time limit (s), doubled for a new Python. Its child processes may outlive it by a sixth of
+    the limit."""
 
     def run(self) -> Ended:
-        """Starts it and waits for its end."""
+        """Starts the command and waits for its end."""
         return self.start().end()
 
     def start(self) -> Running:
-        """Starts it, as the leader of a session of its own."""
-        # Beside the folder, whose disk may be full.
+        """Starts the command as the leader of its own session."""
+        # Outside the folder, whose disk may be full.
         out, err = (self.cwd.parent / f".{name}" for name in ("stdout", "stderr"))
         for path in (out, err):
             path.write_bytes(b"")
-        # Until the child is what it is to be, signals wait.
+        # Signals wait until the child is set up.
         signal.pthread_sigmask(signal.SIG_BLOCK, STORMS)
         pid = os.fork()
         if pid:
@@ -75,13 +75,13 @@ class Command:
                     environment=dict(self.environment),
                     trap=self.trap,
                 )
-            finally:  # never back into the loop of attacks
+            finally:  # must never return to the loop of attacks
                 os._exit(70)
         return Running(pid, out, err, patience=self.patience, slow=2 if self.fresh else 1)
 
 
 class Running:
-    """A command that was started."""
+    """A started command."""
 
     def __init__(self, pid: int, out: Path, err: Path, *, patience: float, slow: float) -> None:
         self.pid = pid
@@ -91,7 +91,7 @@ class Running:
         self._descriptor = os.pidfd_open(pid)
 
     def ended_within(self, seconds: float) -> bool:
-        """Whether it ends in so many seconds, which are waited at most."""
+        """Waits at most `seconds`; True if the command ended."""
         if self._status is None:
             poll = select.poll()
             poll.register(self._descriptor, select.POLLIN)
@@ -100,12 +100,13 @@ class Running:
         return self._status is not None
 
     def send(self, number: int) -> None:
-        """Sends a signal to it alone; not if it has ended."""
+        """Sends a signal to the command alone, unless it has ended."""
         if self._status is None:
             signal.pidfd_send_signal(self._descriptor, number)
 
     def has_loaded(self, name: str) -> bool:
-        """Waits until it has mapped a file with this in its name; False if it ends before."""
+        """Waits until the command has mapped a file with `name` in its path; False if it ends
+        before."""
         maps = Path(f"/proc/{self.pid}/maps")
         while not self.ended_within(0.01):
             with suppress(OSError):
@@ -114,10 +115,11 @@ class Running:
         return False
 
     def end(self) -> Ended:
-        """Waits for its end, and that of all that it started; by force if it takes too long."""
+        """Waits until the command and its child processes end; kills them if that takes too
+        long."""
         hung = not self.ended_within(self._patience * self._slow)
         if hung:
-            # Asks for the stacks of a forked one; a fresh one is ended by that.
+            # A forked command prints its stacks; a fresh one ends.
             self.send(signal.SIGUSR1)
             self.ended_within(1.0)
             _kill_all()
@@ -131,7 +133,7 @@ class Running:
 
 
 def _left(grace: float) -> tuple[str, ...]:
-    """The commands of processes that do not end by themselves; they are ended."""
+    """Kills processes that do not end by themselves; returns their commands."""
     until = time.monotonic() + grace
     while _reaped_some():
         if time.monotonic() > until:
@@ -146,7 +148,7 @@ def _left(grace: float) -> tuple[str, ...]:
 
 
 def _reaped_some() -> bool:
-    """Takes note of those that ended; whether there are others."""
+    """Reaps ended children; True if others are still running."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -161,7 +163,7 @@ def _children() -> list[int]:
 
 
 def _kill_all() -> None:
-    """Kills all children, and the sessions that they lead."""
+    """Kills all children and the sessions that they lead."""
     for pid in _children():
         for kill in (os.killpg, os.kill):
             with suppress(ProcessLookupError, PermissionError):

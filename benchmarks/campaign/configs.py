@@ -1,7 +1,7 @@
-"""Every experiment of configs/, made tiny, with a key or a value that is not as it was.
+"""Every experiment of configs/, made tiny, with a changed key or value.
 
-A run trains its iteration or is refused in a line. What no config can mean has to be refused: keys
-that are not known, given twice, or in a section that they do not belong to.
+A run must train its iteration or be refused in one line. Configs without a meaning must be refused:
+those with keys that are unknown, given twice or in the wrong section.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ TINY_TRAINING = {
     True: {"env_steps": 1, "meta_batch_size": 2, "episodes_per_trial": 4},
     False: {"tasks": 1, "meta_batch_size": 1, "updates_per_iteration": 1},
 }
-"""By whether anything is played."""
+"""Settings of tiny runs, by whether an environment is played."""
 WORK = (
     "env_steps", "tasks", "updates_per_iteration", "epochs", "steps", "evaluation_steps",
     "num_minibatches", "meta_batch_size", "episodes_per_trial", "meta_batch_size", "num_goals",
     "num_glyphs", "num_threads", "num_train_classes", "num_test_classes", "images_per_class",
     "horizon", "benchmark", "cg_iterations", "line_search_steps", "inner_batch", "strokes",
 )  # fmt: skip
-"""Keys by which more is done: a large number is no mistake, and takes as long as it takes."""
+"""Keys that determine the amount of work: large values are valid, and would take too long."""
 SMALL = (-1, 0, 1, 2, 3, 5, 7)
 LARGE = (2**40, 2**63, 10**30, -(2**63))
 FLOATS = (
@@ -83,7 +83,7 @@ OTHERS = (
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Changes something in one of the configs, and trains an iteration of it."""
+    """Changes one of the configs and trains an iteration with it."""
     paths = sorted((place.project / "configs").glob("*.yaml"))
     path = paths[number % len(paths)]
     values = all_values(path, place)
@@ -140,10 +140,10 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
 
 
 def all_values(path: Path, place: Place) -> dict[str, Any]:
-    """Every value of a config that is made tiny, as its run writes them down.
+    """All values of a config made tiny, as its run stores them.
 
     Raises:
-        RuntimeError: it cannot be trained.
+        RuntimeError: the tiny config cannot be trained.
     """
     folder = place.base / "references" / path.name
     if not folder.exists():
@@ -168,7 +168,7 @@ def all_values(path: Path, place: Place) -> dict[str, Any]:
 
 
 def change(values: dict[str, Any], rng: random.Random) -> str:
-    """Gives a key another value; says which."""
+    """Gives a key another value; returns the change in words."""
     key = rng.choice(leaves(values))
     where, name = inside(values, key), key[-1]
     old = where[name]
@@ -180,20 +180,20 @@ def change(values: dict[str, Any], rng: random.Random) -> str:
         choices += [old.upper(), f"{old} ", f"{old}x", rng.choice(SMALL)]
     value = rng.choice(choices)
     if name in WORK and (value is None or (isinstance(value, float) and value > 10)):
-        value = -3  # None is a default, and that is a whole training
+        value = -3  # None would mean the default, a whole training
     where[name] = deepcopy(value)
     return f"{'.'.join(map(str, key))}: {value}"
 
 
 def leaves(values: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where all values are, by their keys."""
+    """Paths of keys to all values."""
     if isinstance(values, dict) and values:
         return [leaf for k, v in values.items() for leaf in leaves(v, (*above, k))]
     return [above]
 
 
 def inside(values: dict[str, Any], key: tuple[Any, ...]) -> dict[str, Any]:
-    """The mapping in which a key is."""
+    """The mapping that contains a key."""
     for name in key[:-1]:
         values = values[name]
     return values

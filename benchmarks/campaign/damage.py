@@ -1,9 +1,8 @@
 """Damaged checkpoints, run folders, stored results and recordings.
 
-A run that lacks its last checkpoint is damaged and resumed, or damaged and evaluated: it has to be
-refused in a line, or to come to the same bits. Half of the damage that JSON and safetensors can
-express is done to checkpoints as they were written before these had checksums, so that what lies
-behind a checksum is tried too.
+A run without its last checkpoint is damaged and then resumed or evaluated: it must be refused in
+one line, or give the same bits. Half of the damage that JSON and safetensors can express is done to
+checkpoints of the format without checksums, so that the code behind the checksums is tested too.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from benchmarks.campaign.verdict import Ended, Verdict
 COUNT = 1_060
 TENSORS, META = "tensors.safetensors", "meta.json"
 OLD_META = ("iteration", "env_steps", "tasks", "skipped")
-"""What checkpoints said before they had checksums, and their format, 1."""
+"""Fields of checkpoints of format 1, which had no checksums."""
 THINGS = (
     "nothing", "a pipe", "a folder", "a file", "a link to itself", "a dangling link",
     "a link to /dev/zero",
 )  # fmt: skip
-"""What can be where something else should be."""
+"""Things that can take the place of a file or folder."""
 BLOCK = 64
 NAMES = ("²", "٣", "0400", " 400", "-1", "1e3", "9" * 30, "4_00", "x\ny", "\udcff", "１２")
-"""Folders that are no checkpoints, whatever `str.isdigit` and `int` think of them."""
+"""Names of folders that are no checkpoints, although `str.isdigit` or `int` may accept them."""
 VALUES = (
     None, True, -1, 0, 3, 2.5, 1e308, 10**30, "", "3", "NaN", [], [1], {}, {"a": 1}, "\x1b[31mred"
 )  # fmt: skip
@@ -52,11 +51,11 @@ TEXTS = (
     b"[" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"1" * 5_000, b"NaN",
     b'{"iteration": Infinity}', b"\xef\xbb\xbf{}",
 )  # fmt: skip
-"""What a JSON file can hold in place of what it should."""
+"""Wrong contents of a JSON file."""
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Damages something of a run and goes on with it, evaluates it, or reads what is stored."""
+    """Damages a run, then resumes it, evaluates it or reads its stored results."""
     kinds = (
         bytes_of_checkpoint, bytes_of_checkpoint, tensors_of_checkpoint, meta_of_checkpoint,
         places_of_checkpoints, evaluated_checkpoint, run_folder, stored_result, log_lines,
@@ -70,14 +69,14 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
 
 
 def bytes_of_checkpoint(rng: random.Random, place: Place) -> Verdict:
-    """Bits, blocks and ends of the newest checkpoint's files."""
+    """Damages bits, blocks or ends of the newest checkpoint's files."""
     experiment, newest = interrupted(rng, place)
     file = newest / rng.choice([TENSORS, TENSORS, *sorted(path.name for path in newest.iterdir())])
     return resumed(place, experiment, f"{file.name}: {spoil(file, rng)}")
 
 
 def evaluated_checkpoint(rng: random.Random, place: Place) -> Verdict:
-    """The same, of a finished run that is evaluated."""
+    """Damages the checkpoint of a finished run, which is then evaluated."""
     experiment = rng.choice(NO_WORKERS)
     place.copy_of(experiment)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment]]
@@ -92,19 +91,19 @@ def evaluated_checkpoint(rng: random.Random, place: Place) -> Verdict:
 
 
 def tensors_of_checkpoint(rng: random.Random, place: Place) -> Verdict:
-    """Whole tensor files whose tensors are others."""
+    """Replaces the tensors by valid files with other tensors."""
     experiment, newest = interrupted(rng, place)
     return resumed(place, experiment, change_tensors(newest, rng))
 
 
 def meta_of_checkpoint(rng: random.Random, place: Place) -> Verdict:
-    """Counters and facts that are others."""
+    """Changes counters and facts of meta.json."""
     experiment, newest = interrupted(rng, place)
     return resumed(place, experiment, change_meta(newest, rng))
 
 
 def places_of_checkpoints(rng: random.Random, place: Place) -> Verdict:
-    """Files and folders that are somewhere else, or something else."""
+    """Moves or replaces files and folders of checkpoints."""
     experiment, newest = interrupted(rng, place)
     folder = newest.parent
     names = checkpoint_names(folder.parent)
@@ -159,14 +158,14 @@ def places_of_checkpoints(rng: random.Random, place: Place) -> Verdict:
     verdict = resumed(place, experiment, done)
     if verdict.kind != "survived":
         return verdict
-    # The newest for `--resume` has to be the newest for others too.
+    # The newest checkpoint for `--resume` must be the newest for other commands too.
     shutil.rmtree(place.folder / RUN / "eval", ignore_errors=True)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment]]
     return same_scores(place, experiment, arguments, f"{verdict.attack}; resumed, then evaluated")
 
 
 def run_folder(rng: random.Random, place: Place) -> Verdict:
-    """Other files of the run: env.json, the lock, TensorBoard's events."""
+    """Damages other files of the run: env.json, the lock, TensorBoard's events."""
     experiment, newest = interrupted(rng, place)
     run = newest.parents[1]
     events = sorted(path.name for path in run.glob("events.*"))[0]
@@ -185,7 +184,7 @@ def run_folder(rng: random.Random, place: Place) -> Verdict:
 
 
 def log_lines(rng: random.Random, place: Place) -> Verdict:
-    """Lines of metrics.jsonl; the damaged ones are lost, with a word about it."""
+    """Damages lines of metrics.jsonl; damaged lines may be lost, if that is reported."""
     experiment, newest = interrupted(rng, place)
     file = newest.parents[1] / "metrics.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
@@ -196,7 +195,7 @@ def log_lines(rng: random.Random, place: Place) -> Verdict:
     elif how == "value":
         line = json.loads(lines[chosen])
         key = rng.choice(["iteration", *line])
-        # Another number is a line like any other.
+        # A line with another number would be valid.
         line[key] = rng.choice([v for v in VALUES if type(v) not in (int, float)])
         lines[chosen] = json.dumps(line).encode() + b"\n"
         how = f"{key} {str(line[key])[:20]!r}"
@@ -216,7 +215,7 @@ def log_lines(rng: random.Random, place: Place) -> Verdict:
 
 
 def config(rng: random.Random, place: Place) -> Verdict:
-    """Lines of config.yaml that no user would have written so."""
+    """Changes lines of config.yaml to invalid ones."""
     experiment, newest = interrupted(rng, place)
     file = newest.parents[1] / "config.yaml"
     text = file.read_bytes()
@@ -247,7 +246,7 @@ def config(rng: random.Random, place: Place) -> Verdict:
 
 
 def stored_result(rng: random.Random, place: Place) -> Verdict:
-    """A stored evaluation that is read again."""
+    """Damages a stored evaluation, which is then read."""
     experiment = rng.choice(NO_WORKERS)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment]]
     read = [*arguments, "--stored"]
@@ -265,15 +264,16 @@ def stored_result(rng: random.Random, place: Place) -> Verdict:
     )
 
 
-NOT_TOLD = "of before checkpoints had checksums: whether it is damaged cannot be told"
-"""What is said of old checkpoints, in which a changed number looks like any other."""
+NOT_TOLD = "predates checksums: whether it is damaged cannot be told"
+"""Note about checkpoints of format 1, in which a changed number cannot be detected."""
 
 
 # -- how they end ---------------------------------------------------------------------------------
 
 
 def interrupted(rng: random.Random, place: Place) -> tuple[str, Path]:
-    """Puts here a run that did not get to its last checkpoint; its newest one."""
+    """Copies a run without its last checkpoint here; returns its experiment and newest
+    checkpoint."""
     experiment = rng.choice(NO_WORKERS)
     place.copy_of(experiment)
     run = place.folder / RUN
@@ -283,10 +283,10 @@ def interrupted(rng: random.Random, place: Place) -> tuple[str, Path]:
 
 
 def resumed(place: Place, experiment: str, attack: str, *, lines: bool = False) -> Verdict:
-    """Goes on with the damaged run.
+    """Resumes the damaged run.
 
     Args:
-        lines: lines of the log may be lost, if something is said of it.
+        lines: lines of the log may be lost, if that is reported.
     """
     attack = f"{experiment}, {attack}"
     ended = place.run("train.py", "--resume", RUN, patience=0.5)
@@ -308,7 +308,7 @@ def resumed(place: Place, experiment: str, attack: str, *, lines: bool = False) 
 
 
 def lost_lines(run: Path, expected: Trained, *, allowed: bool, ended: Ended) -> str:
-    """What is wrong with the log: lines that are missing without a word, or no lines at all."""
+    """Fault of the log: lines missing without a note, or no lines at all; otherwise ""."""
     found = metrics(run)
     missing = [line["iteration"] for line in expected.metrics if line not in found]
     if missing and not (allowed and ended.err.strip()):
@@ -317,7 +317,7 @@ def lost_lines(run: Path, expected: Trained, *, allowed: bool, ended: Ended) -> 
 
 
 def evaluated(place: Place, experiment: str, arguments: list[str]) -> Path:
-    """A folder with the undisturbed run and its evaluation, made once."""
+    """Folder with the undisturbed run and its evaluation, made once."""
     folder = place.base / "references" / f"{experiment}-evaluated"
     if not folder.exists():
         shutil.copytree(place.reference(experiment).folder, folder)
@@ -342,7 +342,7 @@ def same_scores(place: Place, experiment: str, arguments: list[str], attack: str
 
 
 def recording(rng: random.Random, place: Place) -> Verdict:
-    """Recorded episodes that are shown again."""
+    """Damages recorded episodes, which are then shown."""
     arguments = ["evaluate.py", RUN, *EVALUATING[RECORDED], "--replay"]
     reference = evaluated(place, RECORDED, arguments)
     expected = place.run(*arguments, "--stored", cwd=reference)
@@ -368,7 +368,7 @@ def recording(rng: random.Random, place: Place) -> Verdict:
 
 
 def same_words(ended: Ended, expected: Ended, attack: str) -> Verdict:
-    """Compares what is printed with what is printed of the undamaged file."""
+    """Compares the output with that for the undamaged file."""
     if verdict := ended.fault(attack) or ended.refused(attack):
         return verdict
     if ended.out == expected.out:
@@ -382,7 +382,7 @@ def same_words(ended: Ended, expected: Ended, attack: str) -> Verdict:
 
 
 def put_in_place(kind: str, path: Path) -> None:
-    """Puts one of `THINGS` where a file or a folder is."""
+    """Replaces a file or a folder by one of `THINGS`."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -400,7 +400,7 @@ def put_in_place(kind: str, path: Path) -> None:
 
 
 def spoil(file: Path, rng: random.Random) -> str:
-    """Damages any file without regard to what it holds; says how."""
+    """Damages a file regardless of its content; returns the damage in words."""
     content = bytearray(file.read_bytes())
     size = max(1, len(content))
     at = rng.randrange(size)
@@ -426,7 +426,7 @@ def spoil(file: Path, rng: random.Random) -> str:
 
 
 def change_tensors(checkpoint: Path, rng: random.Random) -> str:
-    """Writes the tensors anew, one of them changed; says how."""
+    """Rewrites the tensors with one of them changed; returns the change in words."""
     tensors = load_file(checkpoint / TENSORS)
     name = rng.choice(sorted(tensors))
     tensor = tensors[name].copy()
@@ -464,7 +464,7 @@ def change_tensors(checkpoint: Path, rng: random.Random) -> str:
 
 
 def change_arrays(arrays: dict[str, Any], rng: random.Random) -> str:
-    """Changes one of the arrays of a recording; says how."""
+    """Changes one of the arrays of a recording; returns the change in words."""
     name = rng.choice(sorted(arrays))
     array = arrays[name]
     how = rng.choice(["gone", "dtype", "shape", "NaN", "objects", "more", "value", "short"])
@@ -491,7 +491,7 @@ def change_arrays(arrays: dict[str, Any], rng: random.Random) -> str:
 
 
 def change_meta(checkpoint: Path, rng: random.Random) -> str:
-    """Writes meta.json anew with something that it cannot mean; says what."""
+    """Rewrites meta.json with an invalid value; returns the change in words."""
     aged = as_of_before(checkpoint) if rng.random() < 0.5 else ""
     file = checkpoint / META
     meta = json.loads(file.read_bytes())
@@ -513,7 +513,7 @@ def change_meta(checkpoint: Path, rng: random.Random) -> str:
         done = f"{unit} {meta[unit]}"
     else:
         value = rng.choice([value for value in VALUES if value != meta[key]])
-        # Whether so many iterations were skipped, or finished, only a checksum can tell.
+        # Only a checksum can detect another number of skipped or finished iterations.
         if aged and key in ("skipped", "iteration") and type(value) is int and value >= 0:
             value = -1
         meta[key] = value
@@ -523,11 +523,11 @@ def change_meta(checkpoint: Path, rng: random.Random) -> str:
 
 
 def as_of_before(checkpoint: Path) -> str:
-    """Makes it a checkpoint as they were before they had checksums; says so."""
+    """Converts a checkpoint to format 1, without checksums; returns the change in words."""
     meta = json.loads((checkpoint / META).read_bytes())
     kept = {"format": 1} | {name: meta[name] for name in OLD_META if name in meta}
     (checkpoint / META).write_text(json.dumps(kept), encoding="utf-8")
-    save_file(load_file(checkpoint / TENSORS), checkpoint / TENSORS)  # without facts about them
+    save_file(load_file(checkpoint / TENSORS), checkpoint / TENSORS)  # without metadata
     for path in checkpoint.iterdir():
         if path.name not in (TENSORS, META):
             path.unlink()
@@ -535,7 +535,7 @@ def as_of_before(checkpoint: Path) -> str:
 
 
 def damaged_json(content: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """JSON with one value changed, left out or added somewhere inside; and what was done."""
+    """JSON with one inner value changed, removed or added, and the change in words."""
     if rng.random() < 0.2:
         text = rng.choice(TEXTS)
         return text, f"{text[:20]!r} in its place"

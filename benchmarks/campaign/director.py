@@ -1,4 +1,4 @@
-"""Hands attacks to processes, prints what fails with what repeats it, and makes the table."""
+"""Director of a campaign: distributes attacks to processes, prints failures and makes the table."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from metarl.training.provenance import environment
 PROJECT = Path(__file__).parents[2]
 BROKEN = "could not be carried out"
 LONGEST = 1_200.0
-"""Seconds that a process may be silent: an attack has limits of its own, which are less."""
+"""Longest silence of a process (s); the limits of attacks themselves are shorter."""
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """An attack that was carried out."""
+    """A completed attack."""
 
     campaign: str
     number: int
@@ -43,7 +43,7 @@ class Attacked:
     verdict: Verdict
 
     def report(self, seed: int) -> str:
-        """What failed and what repeats it."""
+        """Message about a failed attack, with the command that repeats it."""
         detail = "\n    ".join(self.verdict.said.splitlines())
         return (
             f"{self.campaign} {self.number}: {KINDS[self.verdict.kind]}: {self.verdict.attack}\n"
@@ -56,7 +56,7 @@ class Job:
     """A process that carries out attacks."""
 
     def __init__(self, project: Path, folder: Path, *, patience: float) -> None:
-        # One thread: sums of floats have the same bits then, and forking is safe.
+        # With one thread, sums of floats have the same bits, and forking is safe.
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(project)}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("job.py")), str(project), str(folder),
@@ -66,7 +66,7 @@ class Job:
         )  # fmt: skip
 
     def attack(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Has an attack carried out; `broken` says why it could not be."""
+        """Has an attack carried out; `broken` in the answer says why it could not be."""
         assert self._process.stdin is not None and self._process.stdout is not None
         guard = threading.Timer(LONGEST, self._process.kill)
         guard.start()
@@ -81,7 +81,7 @@ class Job:
         return json.loads(answer or '{"broken": "the process that carries out attacks ended"}')
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         with suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -95,13 +95,13 @@ class Job:
 def carried_out(
     orders: Iterable[dict[str, Any]], *, jobs: int, project: Path, folder: Path, patience: float
 ) -> Iterator[Attacked]:
-    """All attacks, as they end, in several processes."""
+    """Carries out all attacks in several processes; yields them as they end."""
     waiting: SimpleQueue[dict[str, Any]] = SimpleQueue()
     for order in orders:
         waiting.put(order)
     done: SimpleQueue[Attacked | Exception | None] = SimpleQueue()
 
-    numbers = count()  # of processes: each has a folder of its own
+    numbers = count()  # of processes: each has its own folder
 
     def new_job() -> Job:
         return Job(project, folder / f"job{next(numbers)}", patience=patience)
@@ -146,7 +146,7 @@ def carried_out(
 
 
 def table(attacks: list[Attacked]) -> str:
-    """Markdown, a line for each campaign."""
+    """Markdown table with one line per campaign."""
     skipped = any(attacked.verdict.kind == "skipped" for attacked in attacks)
     kinds = [kind for kind in KINDS if kind != "skipped" or skipped]
     lines = [
@@ -164,7 +164,7 @@ def table(attacks: list[Attacked]) -> str:
 
 
 def groups(attacks: list[Attacked]) -> list[tuple[str, list[Attacked]]]:
-    """Failures of a campaign that look alike, most frequent first."""
+    """Groups of similar failures of a campaign, most frequent first."""
     alike: dict[str, list[Attacked]] = {}
     for attacked in attacks:
         if not attacked.verdict.good:
@@ -173,7 +173,7 @@ def groups(attacks: list[Attacked]) -> list[tuple[str, list[Attacked]]]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; the exit code is 1 where an attack succeeded."""
+    """Runs the command line; the exit code is 1 if an attack succeeded."""
     parser = command_line.parser(
         "Attacks the command lines, and counts what they survive: "
         + ", ".join(f"{name} ({campaign.count})" for name, campaign in CAMPAIGNS.items())
@@ -242,7 +242,7 @@ def main(arguments: list[str]) -> int:
 
 
 def unmount_below(folder: Path) -> None:
-    """Takes away mounts that a process which broke down left behind."""
+    """Removes mounts that a crashed process left behind."""
     for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines():
         place = line.split(" ")[1]
         if place.startswith(f"{folder}/"):
@@ -250,7 +250,7 @@ def unmount_below(folder: Path) -> None:
 
 
 def said(attacks: list[Attacked], *, seed: int, share: float, seconds: float) -> str:
-    """The table, and with what it was made."""
+    """The table, and the conditions of the campaign."""
     about = environment()
     taken = Counter[str]()
     for attacked in attacks:

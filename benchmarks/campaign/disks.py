@@ -1,8 +1,8 @@
-"""Disks that are full or read-only, and folders that are gone, while something is written.
+"""Disks that become full or read-only, and folders that vanish, while something is written.
 
-The system's error has to be a line that says what is saved; and once there is room, the run goes on
-to the same bits. Small disks and read-only folders are mounts, which only root can make; whoever
-else runs this is left with errors that Python is made to see, and with limits on the size of files.
+The system's error must become one line that says what is saved; once there is room, resuming the
+run must give the same bits. Small disks and read-only folders are mounts, which only root can make;
+for other users, errors are simulated in Python and the size of files is limited.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVALUATED = [name for name in KILLED if name != "user_module"]
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Takes the room away, and then makes some."""
+    """Makes writing fail, then makes room and resumes."""
     kinds = (
         small_disk, trapped_training, read_only, limited_files, small_disk_evaluated,
         trapped_evaluation, small_disk_reported,
@@ -37,7 +37,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
 
 
 def small_disk(rng: random.Random, place: Place) -> Verdict:
-    """A training on a disk that becomes full."""
+    """Trains on a disk that becomes full."""
     experiment = rng.choice(KILLED)
     size = rng.randrange(8, 2 + used(place.reference(experiment).folder) // 1024)
     with mounted(place.folder, size * 1024):
@@ -51,7 +51,7 @@ def small_disk(rng: random.Random, place: Place) -> Verdict:
 
 
 def small_disk_evaluated(rng: random.Random, place: Place, *, report: bool = False) -> Verdict:
-    """An evaluation of a run on a disk that has little room left."""
+    """Evaluates a run on a disk with little room left."""
     experiment = rng.choice(EVALUATED)
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment], *(["--report"] if report else [])]
     room = rng.choice([0, 4, 8, 16, 64, 128, 512 if report else 32])
@@ -75,12 +75,12 @@ def small_disk_evaluated(rng: random.Random, place: Place, *, report: bool = Fal
 
 
 def small_disk_reported(rng: random.Random, place: Place) -> Verdict:
-    """The same with a report."""
+    """Evaluates a run with a report, on a disk with little room left."""
     return small_disk_evaluated(rng, place, report=True)
 
 
 def read_only(rng: random.Random, place: Place) -> Verdict:
-    """A run that cannot be written to, trained on and evaluated; there, or elsewhere."""
+    """Resumes and evaluates a read-only run, with results in the run or elsewhere."""
     experiment = rng.choice(EVALUATED)
     place.copy_of(experiment)
     evaluation = ["evaluate.py", RUN, *EVALUATING[experiment]]
@@ -104,7 +104,7 @@ def read_only(rng: random.Random, place: Place) -> Verdict:
 
 
 def trapped_training(rng: random.Random, place: Place) -> Verdict:
-    """A training; from some file operation on all its writing fails, or the folder is gone."""
+    """Trains; from some file operation on, all writing fails or the folder is gone."""
     experiment = rng.choice(KILLED)
     operations = place.reference(experiment).operations
     do = rng.choice(["no space", "read-only", "remove"])
@@ -122,7 +122,7 @@ def trapped_training(rng: random.Random, place: Place) -> Verdict:
 
 
 def trapped_evaluation(rng: random.Random, place: Place) -> Verdict:
-    """The same of an evaluation."""
+    """Evaluates; from some file operation on, all writing fails or the folder is gone."""
     experiment = rng.choice(EVALUATED)
     place.copy_of(experiment)
     do = rng.choice(["no space", "read-only", "remove"])
@@ -138,7 +138,7 @@ def trapped_evaluation(rng: random.Random, place: Place) -> Verdict:
 
 
 def limited_files(rng: random.Random, place: Place) -> Verdict:
-    """A training whose files cannot become large."""
+    """Trains with a limit on the size of files."""
     experiment = rng.choice(KILLED)
     size = rng.choice([100, 500, 1_000, 3_000, 10_000, 30_000])
     arguments = place.lay_out(experiment)
@@ -154,7 +154,7 @@ def limited_files(rng: random.Random, place: Place) -> Verdict:
 
 @contextmanager
 def mounted(folder: Path, size: int | None) -> Iterator[None]:
-    """A disk of so many bytes in place of a folder; or what is in the folder, read-only."""
+    """Mounts a disk of `size` bytes in place of a folder; with None, makes the folder read-only."""
     if size is None:
         _mount("--bind", str(folder), str(folder))
     else:
@@ -168,12 +168,12 @@ def mounted(folder: Path, size: int | None) -> Iterator[None]:
 
 
 def resize(folder: Path, size: int) -> None:
-    """Gives a small disk another size."""
+    """Changes the size of a small disk (bytes)."""
     _mount("-o", f"remount,size={size}", str(folder))
 
 
 def used(folder: Path) -> int:
-    """Bytes that a folder takes on a disk of pages."""
+    """Size of a folder on a disk of pages (bytes)."""
     return sum(-(-path.lstat().st_size // 4096) * 4096 for path in folder.rglob("*"))
 
 

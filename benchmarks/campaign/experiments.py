@@ -1,4 +1,4 @@
-"""Tiny experiments that are attacked, and what they come to when nothing happens to them."""
+"""Tiny experiments that are attacked, and their results when undisturbed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.campaign.commands import Command
 from benchmarks.campaign.verdict import Ended, Verdict
 
 RUN = "run"
-"""Where every run goes, below the folder of its attack."""
+"""Folder of every run, below the folder of its attack."""
 CONFIG = "tiny.yaml"
 MODULE = "tasks.py"
 USER_MODULE = '''
@@ -83,10 +83,10 @@ agent: {RL2}
 """,
 }
 KILLED = tuple(EXPERIMENTS)
-"""Those that are killed and stopped at any moment."""
+"""Experiments that are killed and stopped at any moment."""
 NO_WORKERS = tuple(name for name in EXPERIMENTS if name != "user_module")
 RECORDED = "cheetah"
-"""Has physics that can be recorded."""
+"""Experiment whose physics can be recorded."""
 EXPERIMENTS |= {
     RECORDED: f"""
 env: {{kind: locomotion, variant: HalfCheetah-vel-maml, horizon: 5, num_test_tasks: 4}}
@@ -97,14 +97,14 @@ agent: {RL2}
 EVALUATING = {name: ["--episodes", "2"] for name in EXPERIMENTS} | {
     "maml_trpo_point": ["--episodes", "4"],
     "maml_sinusoid": ["--num-tasks", "4", "--shots", "[1]"],
-    "user_module": ["--episodes", "2", "--trust"],  # a copy's module was not trained with
+    "user_module": ["--episodes", "2", "--trust"],  # a copied run's module is not trusted yet
 }
-"""Options with which they are evaluated in a second."""
+"""Options that make an evaluation of each experiment take about a second."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run came to: the newest checkpoint's tensors, and its log without what clocks say."""
+    """Results of a run: the newest checkpoint's tensors, and the log without times."""
 
     steps: int
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -112,15 +112,15 @@ class Trained:
 
     @staticmethod
     def read(run: Path, *, at: int | None = None) -> Trained:
-        """Of a run's folder.
+        """Reads the results from a run's folder.
 
         Args:
             run: the folder.
-            at: the checkpoint of so many steps, whatever others there are; else the newest, and all
-                are looked at.
+            at: reads only the checkpoint after this number of steps; by default the newest, and
+                all checkpoints are checked.
 
         Raises:
-            ValueError: it has no checkpoint, or something in it that looks whole is not.
+            ValueError: there is no checkpoint, or one that should be complete is not.
         """
         names = checkpoint_names(run)
         if at is not None:
@@ -145,7 +145,7 @@ class Trained:
         )
 
     def difference(self, other: Trained) -> str:
-        """What is not the same in another, or "" where every bit is."""
+        """Difference to other results in words; "" if every bit is equal."""
         if difference := self.tensors_differ(other):
             return difference
         if self.metrics != other.metrics:
@@ -154,7 +154,7 @@ class Trained:
         return ""
 
     def tensors_differ(self, other: Trained) -> str:
-        """What is not the same in another's tensors, or ""."""
+        """Difference to other tensors in words; "" if every bit is equal."""
         if self.steps != other.steps:
             return f"{other.steps} steps in place of {self.steps}"
         for name in sorted(self.tensors.keys() | other.tensors.keys()):
@@ -171,7 +171,7 @@ def checkpoint_names(run: Path) -> list[str]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """Logged lines without what a clock measured."""
+    """Logged lines without measured times."""
     text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("timing/")} for line in lines]
@@ -179,7 +179,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Reference:
-    """An experiment that was trained without being disturbed."""
+    """An experiment trained undisturbed."""
 
     folder: Path
     seconds: float
@@ -190,47 +190,47 @@ class Reference:
 
 @dataclass
 class Place:
-    """Where attacks of one process take place."""
+    """Workplace of the attacks of one process."""
 
     base: Path
     project: Path
     patience: float
-    """Seconds that a command may take which usually needs one."""
+    """Time limit of a command that usually takes a second (s)."""
     folder: Path = Path()
-    """Of this attack; new and empty."""
+    """Folder of this attack; new and empty."""
     _references: dict[str, Reference] = field(default_factory=dict)
 
     def command(self, *arguments: str, patience: float = 1.0, **options: Any) -> Command:
-        """A program and its arguments, in the folder of this attack.
+        """A command in the folder of this attack.
 
         Args:
-            arguments: the program first.
-            patience: times the usual one.
-            options: others of `Command`.
+            arguments: arguments, beginning with the program.
+            patience: multiple of the usual time limit.
+            options: other options of `Command`.
         """
         options = {"cwd": self.folder, "project": self.project, **options}
         return Command(arguments, patience=self.patience * patience, **options)
 
     def run(self, *arguments: str, **options: Any) -> Ended:
-        """The same, run to its end."""
+        """Runs a command in the folder of this attack to its end."""
         return self.command(*arguments, **options).run()
 
     def lay_out(self, experiment: str) -> list[str]:
-        """Puts an experiment's files here; the arguments that train it."""
+        """Writes an experiment's files here; returns the arguments that train it."""
         write_experiment(self.folder, experiment)
         return training(experiment)
 
     def copy_of(self, experiment: str) -> Reference:
-        """Puts here a copy of an undisturbed run."""
+        """Copies an undisturbed run here."""
         reference = self.reference(experiment)
         shutil.copytree(reference.folder, self.folder, dirs_exist_ok=True)
         return reference
 
     def reference(self, experiment: str) -> Reference:
-        """The experiment undisturbed; trained when it is first asked for.
+        """The undisturbed experiment; trained when first requested.
 
         Raises:
-            RuntimeError: not even that works.
+            RuntimeError: the undisturbed training fails.
         """
         if experiment not in self._references:
             folder = self.base / "references" / experiment
@@ -253,7 +253,7 @@ class Place:
         return self._references[experiment]
 
     def finish(self, experiment: str, attack: str) -> Verdict:
-        """Goes on with a run until its end, and compares it with the undisturbed one."""
+        """Resumes a run until its end, and compares it with the undisturbed one."""
         begun = (self.folder / RUN).exists()
         ended = self.run(*(["train.py", "--resume", RUN] if begun else training(experiment)))
         if fault := ended.fault(f"{attack}, then resumed"):
@@ -263,7 +263,7 @@ class Place:
         return self.compare(experiment, attack)
 
     def compare(self, experiment: str, attack: str) -> Verdict:
-        """Whether the run here has the bits of the undisturbed one."""
+        """Compares the bits of the run here with those of the undisturbed one."""
         try:
             trained = Trained.read(self.folder / RUN)
             difference = self.reference(experiment).trained.difference(trained)
@@ -273,7 +273,7 @@ class Place:
 
 
 def write_experiment(folder: Path, experiment: str) -> None:
-    """The files of an experiment."""
+    """Writes the files of an experiment."""
     (folder / CONFIG).write_text(EXPERIMENTS[experiment], encoding="utf-8")
     if experiment == "user_module":
         (folder / MODULE).write_text(USER_MODULE, encoding="utf-8")

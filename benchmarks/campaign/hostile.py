@@ -1,7 +1,7 @@
 """Hostile files: pictures, archives, configs, names, modules of tasks and stored results.
 
-Each is trained on for an iteration, or read. It has to be refused in a line, or to work as a person
-who looks at it expects; nothing may be written outside the folder.
+Each is read or used in one iteration of training. It must be refused in one line, or work as a
+person looking at it would expect; nothing may be written outside the folder.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ NAMES = (
     "\x1b[31mred", "$\\frac{", "[/bold]", "<script>alert(1)</script>", "\U0001f600", "²",
     "a\u202eb", "%s%n", "{0}", "~", "$HOME", "a;b", "null", "010", "2024-05-01", "no", "1e3",
 )  # fmt: skip
-"""For experiments; also what YAML, shells, terminals and typesetters take for something else. ABOVE
-is the path of a folder above."""
+"""Names for experiments, some of them special in YAML, shells, terminals or typesetting. ABOVE is
+the path of a folder above."""
 YAMLS: dict[str, str | bytes] = {
     "billion laughs": "".join(
         f"l{n}: &l{n} [{', '.join([f'*l{n - 1}' if n else 'x'] * 10)}]\n" for n in range(10)
@@ -169,7 +169,7 @@ MODULES = {
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Makes something hostile and has the project read it."""
+    """Makes a hostile file and has the project read it."""
     kinds = (pictures, archive, yaml, module, names, pictures, archive, yaml, module, result)
     kind = kinds[number % len(kinds)]
     around = place.folder.parents[2]
@@ -183,13 +183,13 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
 
 
 def ended(run: Ended, attack: str, *, must_refuse: bool = False, stops: bool = False) -> Verdict:
-    """A line, or an end of the training; where it has to be refused, the line.
+    """Verdict on a command that must end in a refusal of one line or in a finished training.
 
     Args:
-        run: how the command ended.
-        attack: what was done to it.
-        must_refuse: whether nothing but a line is right.
-        stops: whether it may end as by Ctrl-C, because something says that it was pressed.
+        run: end of the command.
+        attack: the attack in words.
+        must_refuse: whether only a refusal is right.
+        stops: whether it may also end as by Ctrl-C, because some code pretends that.
     """
     codes = (0, 2, 130) if stops else (0, 2)
     if verdict := run.fault(attack, codes=codes) or run.refused(attack):
@@ -208,20 +208,20 @@ def train_on(place: Place, config: str | bytes, *flags: str) -> Ended:
 
 
 def grey(rng: random.Random) -> np.ndarray:
-    """A picture of dark ink on white."""
+    """A random picture of dark ink on white."""
     noise = np.random.default_rng(rng.randrange(2**31)).integers(0, 2, (PIXELS, PIXELS))
     return (noise * 255).astype(np.uint8)
 
 
 def encoded(pixels: np.ndarray, format_: str = "PNG") -> bytes:
-    """A picture as a file."""
+    """The bytes of a picture's file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format_)
     return file.getvalue()
 
 
 def draw_classes(folder: Path, rng: random.Random, *, count: int = 6) -> list[Path]:
-    """Folders of ordinary pictures; all of them."""
+    """Writes folders of ordinary pictures; returns all files."""
     files = []
     for name in "abcdefgh"[:count]:
         (folder / name).mkdir(parents=True)
@@ -232,14 +232,14 @@ def draw_classes(folder: Path, rng: random.Random, *, count: int = 6) -> list[Pa
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """A part of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(
         ">I", zlib.crc32(kind + content)
     )  # fmt: skip
 
 
 def png(width: int, height: int, *, depth: int = 8, color: int = 0, pixels: bytes = b"") -> bytes:
-    """A PNG that says that it is so large, whatever is in it."""
+    """A PNG that declares this size, regardless of its pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
     data = zlib.compress(pixels, 9)
     return (
@@ -248,7 +248,7 @@ def png(width: int, height: int, *, depth: int = 8, color: int = 0, pixels: byte
 
 
 def pictures(rng: random.Random, place: Place) -> Verdict:
-    """One file or folder among ordinary ones, or all pictures written in another way."""
+    """Adds a hostile file or folder to ordinary ones, or encodes all pictures differently."""
     data = place.folder / "data"
     files = draw_classes(data, rng)
     file = rng.choice(files)
@@ -304,7 +304,7 @@ def pictures(rng: random.Random, place: Place) -> Verdict:
 
 
 def layout(what: str, place: Place) -> Verdict:
-    """Folders as others lay them out."""
+    """Folders laid out in other ways."""
     data = place.folder / "data"
     store = place.folder / "store"
     data.rename(store)
@@ -328,14 +328,14 @@ def layout(what: str, place: Place) -> Verdict:
 
 
 def same_bits(place: Place, verdict: Verdict) -> Verdict:
-    """Compares the run with the one of ordinary pictures."""
+    """Compares the run with the one on ordinary pictures."""
     plain, run = (Trained.read(place.folder / name) for name in ("plain", RUN))
     difference = plain.tensors_differ(run)
     return Verdict("accepted" if difference else "survived", verdict.attack, difference)
 
 
 def seen_alike(what: str, files: list[Path], place: Place) -> Verdict:
-    """The same pictures in another encoding are refused, or seen as the same pictures."""
+    """Re-encodes the pictures: they must be refused, or give the same bits."""
     plain = train_on(place, FOLDERS + LEARNER)
     if plain.code != 0:
         return ended(plain, "ordinary pictures")
@@ -350,7 +350,7 @@ def seen_alike(what: str, files: list[Path], place: Place) -> Verdict:
             image = Image.fromarray(pixels).convert("P")
         elif what == "colour":
             image = Image.fromarray(pixels).convert("RGB")
-        else:  # ink where it is opaque, whatever colour is where it is not
+        else:  # opaque pixels are ink; the colour of the others must not matter
             ink = 0 if what == "black on nothing" else 255
             seen = np.full((*pixels.shape, 4), ink, np.uint8)
             seen[..., 3] = 255 - pixels if ink == 0 else pixels
@@ -359,7 +359,7 @@ def seen_alike(what: str, files: list[Path], place: Place) -> Verdict:
     verdict = ended(train_on(place, FOLDERS + LEARNER), f"pictures: {what}")
     if verdict.kind != "survived":
         return verdict
-    if what != "white on nothing":  # on which ground, nobody says; but it is not all alike
+    if what != "white on nothing":  # whose background is undefined, but not all equal
         return same_bits(place, verdict)
     for file in files:
         Image.fromarray(np.full((PIXELS, PIXELS), 255, np.uint8)).save(file)
@@ -371,7 +371,7 @@ def seen_alike(what: str, files: list[Path], place: Place) -> Verdict:
 
 
 def flipped(content: bytes, at: int, rng: random.Random) -> bytes:
-    """With one bit changed."""
+    """The content with one bit flipped at a position."""
     changed = content[at] ^ (1 << rng.randrange(8))
     return content[:at] + bytes([changed]) + content[at + 1 :]
 
@@ -380,7 +380,7 @@ def flipped(content: bytes, at: int, rng: random.Random) -> bytes:
 
 
 def draw_archives(data: Path, rng: random.Random) -> None:
-    """Two archives that look like Omniglot's: six characters to learn from, six others."""
+    """Writes two archives like Omniglot's: six characters for training, six others for testing."""
     data.mkdir(parents=True)
     for part in ("images_background", "images_evaluation"):
         with zipfile.ZipFile(data / f"{part}.zip", "w", zipfile.ZIP_DEFLATED) as opened:
@@ -401,7 +401,7 @@ def archive(rng: random.Random, place: Place) -> Verdict:
 
     def add(name: str, picture: bytes, method: int = zipfile.ZIP_DEFLATED) -> None:
         with warnings.catch_warnings(), zipfile.ZipFile(file, "a", method) as opened:
-            warnings.simplefilter("ignore")  # of names that are there already
+            warnings.simplefilter("ignore")  # about duplicate names
             opened.writestr(name, picture)
 
     def patch(position: int, value: bytes) -> None:
@@ -473,7 +473,7 @@ def archive(rng: random.Random, place: Place) -> Verdict:
 
 
 def yaml(rng: random.Random, place: Place) -> Verdict:
-    """A config file, alone, or with what trains before or after it."""
+    """A hostile config file, alone or joined to a valid one."""
     what = rng.choice(list(YAMLS))
     text = YAMLS[what]
     content = text if isinstance(text, bytes) else text.encode()
@@ -486,7 +486,7 @@ def yaml(rng: random.Random, place: Place) -> Verdict:
 
 
 def names(rng: random.Random, place: Place) -> Verdict:
-    """Names on the command line and in configs."""
+    """Hostile names on the command line and in configs."""
     name = rng.choice(NAMES).replace("ABOVE", str(place.folder.parent))
     (place.folder / CONFIG).write_text(EXPERIMENTS["rl2_bandit"], encoding="utf-8")
     how = rng.choice(["--name", "name:", "--run-dir", "config", "--resume", "--seed", "evaluate"])
@@ -496,7 +496,7 @@ def names(rng: random.Random, place: Place) -> Verdict:
             file.write(f"name: {json.dumps(name)}\n")
     elif how in ("--name", "--seed"):
         arguments.append(f"{how}={name}")
-    elif how == "--run-dir":  # a folder may lie anywhere that its user says
+    elif how == "--run-dir":  # users may put the folder anywhere
         name = name if not name.startswith(("/", "..")) else f"x{name}"
         arguments.append(f"{how}={name}")
     else:
@@ -507,7 +507,7 @@ def names(rng: random.Random, place: Place) -> Verdict:
         }[how]
     verdict = ended(place.run(*arguments, patience=0.5), f"name, {how} {name[:20]!r}")
     if verdict.kind == "survived" and how in ("--name", "name:"):
-        # What was trained has to be found again.
+        # The trained run must be found again.
         (run,) = (path.parent for path in place.folder.rglob("metrics.jsonl"))
         folder = str(run.relative_to(place.folder))
         again = place.run("evaluate.py", folder, "--episodes", "2", "--report")
@@ -516,7 +516,7 @@ def names(rng: random.Random, place: Place) -> Verdict:
 
 
 def module(rng: random.Random, place: Place) -> Verdict:
-    """A user's module of tasks."""
+    """A hostile module of tasks."""
     what = rng.choice(list(MODULES))
     workers = rng.choice([0, 0, 2])
     (place.folder / MODULE).write_bytes(MODULES[what].encode("utf-8", "surrogateescape"))
@@ -533,7 +533,7 @@ def module(rng: random.Random, place: Place) -> Verdict:
 
 
 def result(rng: random.Random, place: Place) -> Verdict:
-    """A stored evaluation that somebody else wrote."""
+    """A stored evaluation from somebody else."""
     experiment = rng.choice(["rl2_bandit", "maml_sinusoid"])
     arguments = ["evaluate.py", RUN, *EVALUATING[experiment]]
     reference = place.base / "references" / f"{experiment}-hostile"

@@ -1,4 +1,4 @@
-"""A process that carries out attacks, one after the other, as it is told on stdin.
+"""Process that carries out attacks one after the other, as ordered on stdin.
 
 python benchmarks/campaign/job.py PROJECT FOLDER SECONDS
 """
@@ -27,12 +27,13 @@ LATE = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )
-"""What they import late, if they import torch."""
+"""Modules that the programs import late, if they import torch."""
 
 
 def main(project: Path, base: Path, patience: float) -> None:
-    """Answers every line on stdin, an attack, with a line, its verdict."""
-    # The project comes first on the path but for this package, which attacks others too.
+    """Answers every line on stdin (an attack) with a line (its verdict)."""
+    # The project comes first on the path, except for this package, which can attack other
+    # checkouts.
     sys.path[:] = [str(ROOT), *sys.path[1:]]
     from benchmarks.campaign import commands, experiments
     from benchmarks.campaign.campaigns import CAMPAIGNS
@@ -43,10 +44,10 @@ def main(project: Path, base: Path, patience: float) -> None:
     commands.adopt_orphans()
     for names in (PROGRAMS, LATE):
         for name in names if names is PROGRAMS or "torch" in sys.modules else ():
-            with suppress(Exception):  # a command that needs it will tell
+            with suppress(Exception):  # a command that needs it reports the error
                 importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # forks do not touch, and so not copy, what is there
+    gc.freeze()  # so that forks do not touch, and copy, existing objects
     place = experiments.Place(base, project, patience)
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,8 +1,7 @@
-"""SIGKILL at any moment of a training; then it goes on to the end, to the same bits.
+"""SIGKILL at any moment of a training, which must then resume to the same bits.
 
-Of five attacks two are killed right before a file operation, two at a time by the clock, and one is
-a Python of its own, killed by the clock, most of whose time is spent with imports. Some are killed
-again while they go on.
+Of five attacks, two are killed right before a file operation and two at a random time; one is a new
+Python, killed at a random time, most likely during imports. Some are killed again after resuming.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from benchmarks.campaign.verdict import Verdict
 
 COUNT = 250
 FRESH_SECONDS = 6.0
-"""How long a Python of its own may live."""
+"""Longest time before a new Python is killed (s)."""
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Kills a training one to three times, and lets it end."""
+    """Kills a training one to three times, then lets it end."""
     experiment = KILLED[number // 5 % len(KILLED)]
     how = ("operation", "operation", "clock", "clock", "fresh")[number % 5]
     reference = place.reference(experiment)

@@ -1,7 +1,7 @@
-"""One to three of SIGINT, SIGTERM and SIGHUP at any moment, also while Python still imports.
+"""One to three of SIGINT, SIGTERM and SIGHUP at any moment, also during imports.
 
-The command has to end, with exit code 130 (or 0 where it had finished), in one line at most on
-stderr; and what was trained goes on to the same bits.
+The command must end with exit code 130 (or 0 if it had finished) and at most one line on stderr,
+and the training must resume to the same bits.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from benchmarks.campaign.verdict import Verdict
 COUNT = 320
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 PAUSES = (0.0, 0.01, 0.1, 0.5, 2.0)
-"""Seconds that lie at most between two signals."""
+"""Largest pauses between two signals (s)."""
 FRESH_SECONDS = 7.0
 EARLIEST = 0.1
-"""Seconds until the first line of a command has run; before it, signals do what Python does."""
+"""Time until the first line of a command has run (s); before it, Python handles signals."""
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Sends signals to a training, or to an evaluation; then lets it go on."""
+    """Sends signals to a training or an evaluation, then resumes or repeats it."""
     how = ("operation", "clock", "clock", "fresh", "operation", "clock", "clock", "evaluation")[
         number % 8
     ]
@@ -43,12 +43,12 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
         when = f"before file operation {at}"
         trap = Trap(place.folder / RUN, at=at, do=storm[0])
         running = place.command(*arguments, trap=trap).start()
-        running.ended_within(1.0)  # it is where it is sent to itself, or a little later
+        running.ended_within(1.0)  # the moment of the trap, or a little later
     else:
         after = rng.uniform(EARLIEST, FRESH_SECONDS if fresh else 1.1 * seconds)
         when = f"after {after:.3f} s{' of a new Python' if fresh else ''}"
         running = place.command(*arguments, fresh=fresh).start()
-        # Before that it is Python that starts, not the project.
+        # Before that, Python itself starts, not the project.
         if not fresh or running.has_loaded("numpy"):
             running.ended_within(after)
         running.send(signal.Signals[storm[0]])

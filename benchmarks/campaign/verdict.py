@@ -1,4 +1,4 @@
-"""What came of an attack, and how a command's end is judged."""
+"""Verdicts of attacks, and the judgement of a command's end."""
 
 from __future__ import annotations
 
@@ -21,62 +21,62 @@ KINDS: dict[str, str] = {
     "other": "other faults",
     "skipped": "skipped",
 }
-"""What a verdict is called in tables."""
+"""Names of verdicts in tables."""
 GOOD: tuple[Kind, ...] = ("survived", "refused", "skipped")
 TRACES = ("Traceback (most recent call last)", "Exception ignored in", "Fatal Python error")
 LONGEST_LINE = 4_000
-"""Characters of a line on stderr; what a file or an environment says has to be cut."""
+"""Longest line on stderr (characters); texts from files or environments must be shortened."""
 LARGEST_OUTPUT = 300_000
 SAID = 600
-"""Characters of an output that a verdict keeps: its end."""
+"""Characters at the end of an output that a verdict keeps."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an attack ended."""
+    """Verdict on an attack."""
 
     kind: Kind
     attack: str
-    """What was done, in a few words."""
+    """The attack, in a few words."""
     said: str = ""
-    """What is wrong, where something is, or the one line that refused."""
+    """The fault, if there is one, or the line that refused."""
 
     @property
     def good(self) -> bool:
-        """Whether it ended as it has to."""
+        """True if the command ended as it must."""
         return self.kind in GOOD
 
     @property
     def group(self) -> str:
-        """The same for failures that look alike: no numbers, no places."""
+        """Key that is equal for similar failures: the text without numbers and paths."""
         text = re.sub(r"0x[0-9a-f]+|\d+", "N", self.said.splitlines()[0] if self.said else "")
         return f"{KINDS[self.kind]}: {re.sub(r'/[^ :,]*/', '/', text)[:160]}"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended, and what it printed."""
+    """End of a command, with its output."""
 
     code: int
-    """Negative where a signal ended it."""
+    """Exit code; negative if a signal ended the command."""
     out: str
     err: str
     hung: bool = False
     left: tuple[str, ...] = ()
-    """Processes that it left behind."""
+    """Processes that the command left behind."""
 
     @property
     def errors(self) -> list[str]:
-        """Lines on stderr, without notes of what stops nothing."""
+        """Lines on stderr, without notes that stop nothing."""
         lines = self.err.splitlines()
         return [line for line in lines if line.strip() and not line.startswith("note: ")]
 
     def fault(self, attack: str, *, codes: tuple[int, ...] = (0, 2)) -> Verdict | None:
-        """What is wrong with how it ended, whatever it was to do; None where nothing is.
+        """Verdict on a wrong end of any command; None if nothing is wrong.
 
         Args:
-            attack: what was done to it.
-            codes: exit codes that are in order. With 2 there is to be one line that says why.
+            attack: the attack in words.
+            codes: allowed exit codes. With 2, there must be one line that gives the reason.
         """
 
         def verdict(kind: Kind, said: str) -> Verdict:
@@ -84,7 +84,7 @@ class Ended:
 
         if self.hung:
             return verdict("hang", f"no end: {self._innermost()}")
-        # Workers that a killed process was just starting say so; nobody is left to hear it.
+        # Workers that a killed process was just starting print errors, which nobody reads.
         killed = self.code == -signal.SIGKILL
         if not killed and any(trace in self.out + self.err for trace in TRACES):
             return verdict("traceback", self._last_line())
@@ -100,17 +100,17 @@ class Ended:
         if unprintable:
             return verdict("other", f"control character {unprintable[0]!r} in what is printed")
         longest = max((len(line) for line in self.err.splitlines()), default=0)
-        # What code of the user prints on stdout is its own.
+        # The user's code may print anything on stdout.
         if longest > LONGEST_LINE or len(self.err) > LARGEST_OUTPUT:
             return verdict("other", f"too long: a line of {longest:,} characters")
         return None
 
     def refused(self, attack: str) -> Verdict | None:
-        """The one line that refused, where one did."""
+        """Verdict with the line that refused; None if the command was not refused."""
         return Verdict("refused", attack, self.errors[0]) if self.code == 2 else None
 
     def _innermost(self) -> str:
-        """Where it hung, as far as it could be asked."""
+        """Innermost stack frame at which the command hung, if it is known."""
         _, _, stack = self.err.rpartition("(most recent call first):")
         return next((line for line in stack.splitlines() if line.strip()), self._last_line())
 

@@ -1,7 +1,7 @@
-"""Environments of users that fail in every way, at every place, with workers and without.
+"""Users' environments that fail in every way, at every place, with and without workers.
 
-With workers nothing that an environment does may take the run along: it is named in a line, or
-costs a trial. A failure that happens once is gone when the run is resumed, which then comes to the
+With workers, no failure of an environment may break the run: it is reported in a line, or costs a
+trial. A failure that happens only once is gone when the run is resumed, which must then give the
 bits of a run without it.
 """
 
@@ -71,7 +71,7 @@ RETURNS = {
     "a number": "0.5", "text": "'x'", "objects": "np.array([object()])", "a list": "[[1], [2, 3]]",
     "infinity": "np.full(1, np.inf, np.float32)", "1e300": "np.full(1, 1e300)",
 }  # fmt: skip
-"""As observations."""
+"""Expressions of wrong observations."""
 RESULTS = {
     "four": "(obs, rest[0], False, {})", "None": "None", "a text": "'x'",
     "a NaN reward": "(obs, float('nan'), False, False, {})",
@@ -81,7 +81,7 @@ RESULTS = {
     "an info of None": "(obs, rest[0], False, False, None)",
     "an end of arrays": "(obs, rest[0], np.zeros(3), False, {})",
 }  # fmt: skip
-"""Of step."""
+"""Expressions of wrong results of `step`."""
 PLACES = ("import", "make_env", "set_task", "reset", "step", "step", "step", "close")
 HEAD = f"""
 import ctypes, gc, os, signal, sys, threading, time, warnings
@@ -148,7 +148,7 @@ def make_env():
 
 
 def attack(number: int, rng: random.Random, place: Place) -> Verdict:
-    """Trains with an environment that fails; where it can go on, to the end."""
+    """Trains with a failing environment, to the end where the run can continue."""
     workers = 0 if number % 4 == 3 else 2
     where, what, code = choose(rng, workers)
     once = rng.random() < 0.5
@@ -166,7 +166,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     )
     (place.folder / CONFIG).write_text(config, encoding="utf-8")
     (place.folder / MODULE).write_text(HEAD + FAULTY.format(**lines), encoding="utf-8")
-    # Resets may take a minute, whatever the limit of steps is.
+    # Resets may take a minute, regardless of the time limit of steps.
     patient = what in HANGS and where not in ("step", "close")
     ended = quiet(place.run(*training("user_module"), patience=3 if patient else 1))
     interrupted = what == "interrupts" and workers == 0
@@ -180,7 +180,7 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
     if ended.code == 0 and not (place.folder / RUN / "checkpoints" / LAST).is_dir():
         return Verdict("accepted", attack_said, "ends as if all was well, and nothing is trained")
     if ended.code == 0 and not lost:
-        # Nothing happened, or at a place where nothing is lost.
+        # Nothing happened, or only at a place where nothing is lost.
         verdict = place.compare("user_module", attack_said)
         if verdict.kind == "differs" and what.startswith(("returns", "observes")):
             return replace(verdict, kind="accepted", said=f"learned from it: {verdict.said}")
@@ -193,12 +193,12 @@ def attack(number: int, rng: random.Random, place: Place) -> Verdict:
 
 
 def logged(place: Place) -> bool:
-    """Whether the run has a log."""
+    """True if the run has a log."""
     return (place.folder / RUN / "metrics.jsonl").exists()
 
 
 def choose(rng: random.Random, workers: int) -> tuple[str, str, str]:
-    """Where something happens, what, and the code that does it."""
+    """Place and kind of a failure, and the code that causes it."""
     where = rng.choice(PLACES)
     if rng.random() < 0.25:
         where = rng.choice(["reset", "step", "step"])
@@ -217,7 +217,7 @@ def choose(rng: random.Random, workers: int) -> tuple[str, str, str]:
 
 
 def quiet(ended: Ended) -> Ended:
-    """Without what the environment printed: that is its user's wish."""
+    """The end of a command without the lines that the user's environment printed."""
     out, err = (re.sub("x{9999,}\n?", "", text) for text in (ended.out, ended.err))
     warned = "\n".join(line for line in err.splitlines() if "careful" not in line)
     return replace(ended, out=out, err=warned)

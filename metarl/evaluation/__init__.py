@@ -1,4 +1,4 @@
-"""How fast agents adapt: trials on held-out tasks, honest statistics, stored results.
+"""Evaluation of adaptation: trials on held-out tasks, statistics and stored results.
 
-Nothing here changes an agent, and nothing here draws.
+Nothing here changes an agent or draws pictures.
 """

@@ -1,4 +1,4 @@
-"""An agent of a run in one environment of a user: it adapts there, and goes on acting."""
+"""Adaptation of a run's agent in one environment of the user, where it then continues to act."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from metarl.types import Rollout, TimeStep, TrialShape
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
-    """How K episodes went, in the order in which they were played."""
+    """Scores of K episodes, in the order in which they were played."""
 
     returns: Float[np.ndarray, " K"]
-    """Undiscounted sum of rewards."""
+    """Undiscounted sum of the rewards of each episode."""
     success: Bool[np.ndarray, " K"]
-    """True where any step was a success."""
+    """True for episodes with a success at any step."""
 
     @staticmethod
     def of(rollouts: list[Rollout]) -> Played:
@@ -60,16 +60,16 @@ class Played:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What an agent was trained with, and whose bounds of actions rule where they are others."""
+    """Interface that an agent was trained with, and the rule for other bounds of actions."""
 
     trained: Interface
     bounds: WhoseBounds | None
 
     def actions(self, there: FlatSpaces) -> spaces.Box | spaces.Discrete:
-        """What the agent may do in an environment of these spaces.
+        """The actions that the agent may take in an environment with these spaces.
 
         Raises:
-            UserError: it does not fit.
+            UserError: the spaces do not fit the agent.
         """
         return self.trained.allowed(
             there.observation,
@@ -81,9 +81,10 @@ class Fit:
 
 
 class AdaptedAgent:
-    """An agent that has adapted to a task, ready to go on acting.
+    """An agent that has adapted to a task and can continue to act.
 
-    A memory goes on too: RL² keeps learning from what it is shown by `act` and sees in `play`.
+    A memory continues too: RL² keeps learning from observations and rewards given to `act` and seen
+    in `play`.
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class AdaptedAgent:
         played: Played,
     ) -> None:
         self.returns = played.returns
-        """Of each episode of adaptation."""
+        """Return of each episode of adaptation."""
         self.success = played.success
-        """Of each episode of adaptation: whether any step was a success."""
+        """Success of each episode of adaptation: True if any step was a success."""
         self._agent = agent
         self._state = state
         self._step = last_step
@@ -117,19 +118,19 @@ class AdaptedAgent:
         episode_start: bool = False,
         greedy: bool = False,
     ) -> Any:
-        """The action to take, as the environment's `step` wants it.
+        """The action to take, as the environment's `step` expects it.
 
         Args:
-            obs: what the environment's `reset` or `step` returned.
-            reward: what the last action earned. To be left out only where `obs` came from `reset`
-                and the last reward was shown already, or never came.
+            obs: the observation that the environment's `reset` or `step` returned.
+            reward: the reward of the last action. Leave it out only if `obs` came from `reset` and
+                the last reward was already given or does not exist.
             episode_start: whether `obs` came from `reset`.
-            greedy: take the policy's mode instead of drawing from it.
+            greedy: take the policy's mode instead of sampling from it.
 
         Raises:
             ValueError: the reward is missing.
-            UserError: the observation is of another shape.
-            NotFiniteError: something is NaN or infinite; nothing of it is remembered.
+            UserError: the observation has another shape.
+            NotFiniteError: something is NaN or infinite; the agent's state stays unchanged.
         """
         if reward is None and not episode_start:
             raise ValueError(
@@ -152,12 +153,12 @@ class AdaptedAgent:
         return self._spaces.execute(executed[0])
 
     def play(self, env: gymnasium.Env, *, episodes: int = 1, greedy: bool = False) -> Played:
-        """Plays further episodes, from a reset each; without gradient steps.
+        """Plays further episodes, each from a reset, without gradient steps.
 
         Raises:
-            UserError: the environment has other spaces, or other bounds where `adapt` has no
+            UserError: the environment has other spaces, or has other bounds and `adapt` got no
                 `bounds`.
-            NotFiniteError: it observed or paid something that is not finite.
+            NotFiniteError: an observation or a reward of the environment is not finite.
         """
         lone = LoneEnv(env, fit=self._fit, episodes=episodes)
         obs, _ = lone.reset()
@@ -172,7 +173,7 @@ class AdaptedAgent:
         return Played.of([rollout])
 
     def _show(self, obs: Float[np.ndarray, "1 O"], *, episode_start: bool) -> TimeStep:
-        """What the agent sees now: an observation, and the last action and reward of before."""
+        """The agent's next input: the observation, with the last action and reward."""
         new = first_step(obs, self._spaces.action, self._agent.device)
         start = torch.full_like(new.episode_start, episode_start)
         return replace(self._step, obs=new.obs, episode_start=start)
@@ -187,11 +188,12 @@ def adapt_agent(
     greedy: bool,
     seed: int,
 ) -> AdaptedAgent:
-    """The agent after a trial in one environment, whose episodes are played one after the other.
+    """The agent after a trial in one environment, with episodes played one after the other.
 
     Raises:
-        UserError: the environment has other spaces, or other bounds where `fit` has them the same.
-        NotFiniteError: it observed or paid something that is not finite.
+        UserError: the environment has other spaces, or other bounds although `fit` has no rule for
+            them.
+        NotFiniteError: an observation or a reward of the environment is not finite.
     """
     lone = LoneEnv(env, fit=fit, episodes=shape.total_episodes)
     actions = fit.actions(lone.flat_spaces)
@@ -223,13 +225,13 @@ def adapt_agent(
 
 
 class LoneEnv(SlotEnv[None]):
-    """One environment that is there already, in one slot; its task is what it is.
+    """An existing environment in one slot; its task is fixed.
 
     Args:
-        env: closed by whoever made it.
-        fit: of the agent that will play in it.
-        episodes: how many will be played. After the last there is no further reset, which can be
-            dear: the observation is the final one.
+        env: the environment; its owner closes it.
+        fit: fit of the agent that will play in it.
+        episodes: number of episodes to play. A reset can be costly, so none follows the last
+            episode: its last observation is the final one.
     """
 
     def __init__(self, env: gymnasium.Env, *, fit: Fit, episodes: int) -> None:
@@ -262,7 +264,7 @@ class LoneEnv(SlotEnv[None]):
         """Steps the environment.
 
         Raises:
-            NotFiniteError: it observed or paid something that is not finite.
+            NotFiniteError: an observation or a reward of the environment is not finite.
         """
         self._steps += 1
         final_obs, reward, success, ended = self._player.step(actions[0])
@@ -280,10 +282,10 @@ class LoneEnv(SlotEnv[None]):
 def check_finite(
     obs: Float[np.ndarray, " O"], reward: SupportsFloat, where: str
 ) -> Float[np.ndarray, " O"]:
-    """The observation.
+    """The observation, once it and the reward are checked.
 
     Raises:
-        NotFiniteError: it, or the reward, is NaN or infinite.
+        NotFiniteError: the observation or the reward is NaN or infinite.
     """
     for name, value in (("observation", obs), ("reward", float(reward))):
         if not np.isfinite(value).all():
@@ -305,28 +307,29 @@ def adapt(
 ) -> AdaptedAgent:
     """The agent of a run, adapted to the task of one environment, which may be a real robot.
 
-    All episodes are played one after the other, also those that the agent plays side by side in
-    training, and all of them are adapted to. They are as long as in training; where the environment
-    ends one earlier, no action is taken until then.
+    Episodes are played one after the other, even if the agent plays them side by side in training,
+    and the agent adapts to all of them. They are as long as in training; after an episode that the
+    environment ends earlier, no action is taken for the rest of that length.
 
     Args:
         run: the folder of the run.
-        env: plays the user's task; reset once for each episode, and left open.
-        episodes: of experience.
-        checkpoint: env steps of the checkpoint; the newest where not given.
-        greedy: take the policy's mode instead of drawing from it.
-        seed: of the actions and of the environment.
-        device: where the agent lives.
-        bounds: whose bounds of actions rule where the environment has others than the agent was
-            trained with: "trained", those that both allow, or "environment", its own. Where not
-            given, they have to be the same. Actions never leave the environment's.
+        env: environment of the user's task; reset once per episode and left open.
+        episodes: number of episodes of experience.
+        checkpoint: env steps of the checkpoint; by default the newest.
+        greedy: take the policy's mode instead of sampling from it.
+        seed: seed of the actions and of the environment.
+        device: device of the agent.
+        bounds: rule for an environment whose bounds of actions differ from those of training:
+            "trained" keeps to the actions that both allow, "environment" uses the environment's
+            bounds. By default, differing bounds are an error. Actions never leave the
+            environment's bounds.
         trust: execute the module of tasks that the run names although it was not trained with here;
-            only runs that do not say what they were trained with need it.
+            needed only for runs that did not store their interface.
 
     Raises:
-        UserError: the environment does not fit the run, the agent cannot adapt like this, or the
+        UserError: the environment does not fit the run, the agent cannot adapt in this way, or the
             run's module would have to be trusted.
-        NotFiniteError: the environment observed or paid something that is not finite.
+        NotFiniteError: an observation or a reward of the environment is not finite.
     """
     folder = Path(run)
     values = {"episodes": episodes, "checkpoint": checkpoint, "greedy": greedy, "seed": seed}
@@ -338,7 +341,7 @@ def adapt(
     experiment = experiment.model_copy(update={"device": device})
     shape = experiment.agent.trial_shape(episodes)
     if greedy:
-        # As evaluation would, to show what comes after the last of these episodes.
+        # The same check as in evaluation, which would also play the episodes after adaptation.
         check_greedy(experiment, experiment.agent.trial_shape(2 * episodes))
     trained = trained or present_interface(experiment)
     fit = Fit(trained=trained, bounds=bounds)

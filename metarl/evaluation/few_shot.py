@@ -1,5 +1,4 @@
-"""Few-shot learning, whatever learns: what an iteration of training is, and how well a learner does
-on tasks that it never saw, with honest intervals."""
+"""Evaluation of few-shot learners on held-out tasks, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -22,9 +21,9 @@ from metarl.system.seeding import derive_seed
 from metarl.types import FewShotBatch, FewShotCurve, FewShotShape
 
 BOUNDS = {"accuracy": SHARE, "gain": (-1.0, 1.0), "loss": (0.0, math.inf)}
-"""Between what measures lie; a gain is a difference of accuracies."""
+"""Lowest and highest value of each measure; a gain is a difference of accuracies."""
 TASKS_AT_ONCE = 8
-"""Tasks that are judged together; decides which tasks are drawn too, so it is no option."""
+"""Tasks evaluated together. It also affects which tasks are drawn, so it is not an option."""
 
 
 def few_shot_curve(
@@ -37,20 +36,20 @@ def few_shot_curve(
     shots: Sequence[int],
     seed: int = 0,
 ) -> FewShotCurve:
-    """How a learner does on tasks of a split.
+    """Scores of a learner on tasks of a split.
 
     Args:
-        learner: is not changed.
-        sampler: draws the tasks; the same ones for every learner with the same `seed` and `shots`.
-        axis: `gradient steps`: a column for each number in `steps`, with the last of `shots`.
-            `shots`: a column for each number in `shots`, after the last of `steps`.
-        num_tasks: tasks.
-        steps: numbers of gradient steps, rising; where not given, those up to the learner's own.
-        shots: support examples of a class, or of a function.
-        seed: of the tasks and their examples.
+        learner: the learner; it is not changed.
+        sampler: draws the tasks, the same ones for every learner with the same `seed` and `shots`.
+        axis: `gradient steps`: one column per number in `steps`, with the last of `shots`.
+            `shots`: one column per number in `shots`, after the last of `steps`.
+        num_tasks: number of tasks.
+        steps: numbers of gradient steps, rising; by default `milestones` up to the learner's own.
+        shots: numbers of support examples per class, or per function.
+        seed: seed of the tasks and their examples.
 
     Raises:
-        NotFiniteError: what it predicts is NaN or infinite.
+        NotFiniteError: a prediction of the learner is NaN or infinite.
     """
     steps = milestones(learner.default_steps) if steps is None else list(steps)
     by_steps = axis == "gradient steps"
@@ -81,7 +80,7 @@ def milestones(last: int) -> list[int]:
 
 
 def summarize_few_shot(curve: FewShotCurve) -> dict[str, Estimate]:
-    """By measure, the mean over tasks of each column with its 95 % interval."""
+    """Mean of each column over tasks with its 95 % interval, by measure."""
     return {
         measure: estimate(scores.numpy(), bounds=BOUNDS.get(measure, REAL))
         for measure, scores in curve.scores.items()
@@ -89,8 +88,10 @@ def summarize_few_shot(curve: FewShotCurve) -> dict[str, Estimate]:
 
 
 def nearest_neighbour(batch: FewShotBatch, num_ways: int) -> Float[Tensor, "N Q W"]:
-    """The label of the support example that is nearest in input space, as one-hot outputs: what a
-    learner has to beat to have learned anything of its inputs."""
+    """The label of the nearest support example in input space, as one-hot outputs.
+
+    A learner that does not beat it has learned nothing about its inputs.
+    """
     distance = torch.cdist(batch.query_x.flatten(2), batch.support_x.flatten(2))
     label = batch.support_y.gather(1, distance.argmin(2))
     return F.one_hot(label, num_ways).to(distance.dtype)
@@ -104,7 +105,7 @@ def nearest_neighbour_curve(
     num_tasks: int = 600,
     seed: int = 0,
 ) -> FewShotCurve:
-    """The nearest neighbour on the tasks that `few_shot_curve` judges a learner by."""
+    """Accuracy of the nearest neighbour on the tasks that `few_shot_curve` draws."""
     rows = []
     for first in range(0, num_tasks, TASKS_AT_ONCE):
         count = min(TASKS_AT_ONCE, num_tasks - first)
@@ -121,22 +122,22 @@ def nearest_neighbour_curve(
 def draw(
     sampler: EpisodeSampler, num_tasks: int, shots: int, *, seed: int, first: int
 ) -> FewShotBatch:
-    """Tasks number `first` and on of an evaluation."""
+    """The `num_tasks` tasks of an evaluation from number `first` on."""
     rng = np.random.default_rng(derive_seed(seed, "episodes", shots, first))
     return sampler.sample(num_tasks, rng, shots=shots)
 
 
-SHOTS, SHOTS_OF_FUNCTIONS = (1, 5), (5, 10)  # one point says next to nothing of a function
+SHOTS, SHOTS_OF_FUNCTIONS = (1, 5), (5, 10)  # one point says little about a function
 
 
 class Judged(NamedTuple):
-    """What came of it; all numbers of shots are judged on the same tasks."""
+    """Scores of a learner; all numbers of shots use the same tasks."""
 
     shots: list[int]
     steps: list[int]
     num_queries: int
     scores: dict[str, Float[Tensor, "N shots steps"]]
-    """By measure; a loss that diverged is infinite."""
+    """Scores by measure; a diverged loss is infinite."""
     pixels: Float[Tensor, "N shots"] | None
     """Accuracy of the nearest neighbour in pixel space on the same tasks; None without images."""
 
@@ -150,7 +151,7 @@ def judge(
     num_tasks: int,
     seed: int,
 ) -> Judged:
-    """Shows a learner so many tasks, with all gradient steps that it takes.
+    """Evaluates a learner on `num_tasks` tasks, for all its numbers of gradient steps.
 
     Raises:
         UserError: there are fewer examples than shots.

@@ -1,4 +1,4 @@
-"""What an evaluation of a few-shot learner stores: every score of every task, and how they came."""
+"""Stored evaluation of a few-shot learner: every score of every task, and the setting."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from metarl.types import FewShotCurve
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotEvaluation:
-    """One learner's tasks: all that tables, pictures and reports are made of."""
+    """Evaluation of one learner: the data of tables, pictures and reports."""
 
     experiment: str
     agent: str
     """The kind of learner, e.g. `maml`."""
     seed: Count
     tasks: Count
-    """What the learner had been trained on."""
+    """Tasks that the learner had been trained on."""
     distribution: str
     split: str
     split_hash: str
     num_ways: Size | None
-    """Classes of a task; None where a function is regressed."""
+    """Classes of a task; None for regression of functions."""
     num_queries: Size
-    """Examples of a task that the learner is judged on."""
+    """Query examples of a task."""
     batch_norm: str
-    """Whose statistics normalise, see `metarl.nn.encoders`."""
+    """Source of the statistics of batch normalisation; see `metarl.nn.encoders`."""
     shots: list[int]
-    """Support examples: of each class, or in all where a function is regressed; rising."""
+    """Support examples per class, or per function; rising."""
     steps: list[int]
-    """Gradient steps on a task, rising; 0 alone of a learner that takes none."""
+    """Gradient steps on a task, rising; only 0 for a learner that takes none."""
     options: dict[str, Any]
-    """How it was judged, as `evaluate.py` was told."""
+    """Options of `evaluate.py` that the result depends on."""
     scores: dict[str, Float[Tensor, "N shots steps"]]
-    """By measure: `loss`, infinite where gradient steps diverged, and `accuracy` of classes."""
+    """Scores by measure: `loss`, infinite if gradient steps diverged, and `accuracy` of classes."""
     pixels: Float[Tensor, "N shots"] | None
     """Accuracy of the nearest neighbour in pixel space on the same tasks; None without images."""
     environment: dict[str, Any]
@@ -62,17 +62,18 @@ class FewShotEvaluation:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks that the learner was judged on."""
+        """Number of evaluated tasks."""
         return len(self.scores["loss"])
 
     @property
     def measures(self) -> list[str]:
-        """What was measured, accuracy first."""
+        """Names of the measures, accuracy first."""
         return [measure for measure in ("accuracy", "loss") if measure in self.scores]
 
     @cached_property
     def by_steps(self) -> list[dict[str, Estimate]]:
-        """For each number of shots, by measure: a column for each number of gradient steps."""
+        """For each number of shots, estimates by measure, one column per number of gradient
+        steps."""
         return [
             self._summary({m: s[:, k] for m, s in self.scores.items()}, "gradient steps")
             for k in range(len(self.shots))
@@ -80,19 +81,19 @@ class FewShotEvaluation:
 
     @cached_property
     def by_shots(self) -> dict[str, Estimate]:
-        """After all gradient steps, by measure: a column for each number of shots."""
+        """Estimates by measure after all gradient steps, one column per number of shots."""
         return self._summary({m: s[:, :, -1] for m, s in self.scores.items()}, "shots")
 
     @cached_property
     def nearest_neighbour(self) -> Estimate | None:
-        """Accuracy of the nearest neighbour: a column for each number of shots."""
+        """Accuracy of the nearest neighbour, one column per number of shots."""
         if self.pixels is None:
             return None
         return self._summary({"accuracy": self.pixels}, "shots")["accuracy"]
 
     @cached_property
     def above_pixels(self) -> Estimate | None:
-        """How much more accurate than the nearest neighbour, paired by task."""
+        """Accuracy minus that of the nearest neighbour, paired by task."""
         if self.pixels is None:
             return None
         gain = self.scores["accuracy"][:, :, -1] - self.pixels
@@ -108,13 +109,13 @@ class FewShotEvaluation:
         return summarize_few_shot(curve)
 
     def intervals(self) -> str:
-        """What they are over, and which, in words."""
+        """Kind of the intervals and what they are over, in words."""
         bounded = "accuracy" if "accuracy" in self.scores else None
         said = said_of_intervals(None, self.num_tasks, bounded=bounded)
         return f"{said}; 1 seed: runs are not resampled"
 
     def protocol(self) -> str:
-        """What was judged, in a sentence."""
+        """The protocol of the evaluation, in a sentence."""
         *fewer, most = (str(number) for number in self.shots)
         examples = f"{', '.join(fewer)} and {most}" if fewer else most
         kinds = "" if self.num_ways is None else f" of each of {self.num_ways} classes"
@@ -127,7 +128,7 @@ class FewShotEvaluation:
         )
 
     def write(self, path: Path) -> None:
-        """Stores it as JSON, with its summary."""
+        """Stores the evaluation as JSON, with its summary."""
         stored = {name: getattr(self, name) for name in STORED}
         stored["protocol"] = self.protocol()
         stored["by_shots"] = {m: asdict(estimate) for m, estimate in self.by_shots.items()}
@@ -146,10 +147,10 @@ class FewShotEvaluation:
 
     @staticmethod
     def read(path: Path) -> FewShotEvaluation:
-        """What `write` stored.
+        """The evaluation that `write` stored.
 
         Raises:
-            UserError: there is none, or it is of another version or damaged.
+            UserError: there is no such file, or it is of another version or damaged.
         """
 
         def parse(facts: dict[str, Any], tasks: _PerTask) -> FewShotEvaluation:
@@ -184,7 +185,7 @@ class FewShotEvaluation:
 
 
 class _Options(BaseModel):
-    """The one that is asked for; how else it was judged may be there too."""
+    """The required option; others may be present too."""
 
     seed: Count
 
@@ -197,12 +198,12 @@ class _PerTask(BaseModel):
 
 
 def diverged_as_infinite(values: list[float | None]) -> list[float]:
-    """The same numbers, with infinity for what is none."""
+    """The same numbers, with infinity in place of None."""
     return [math.inf if value is None else value for value in values]
 
 
 def infinite_as_null(stored: Any) -> Any:
-    """The same values as JSON can hold them: it knows no infinity."""
+    """The same values with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(stored, dict):
         return {key: infinite_as_null(value) for key, value in stored.items()}
     if isinstance(stored, list):

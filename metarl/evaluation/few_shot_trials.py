@@ -1,4 +1,4 @@
-"""Trials of a few-shot learner: the learner of a checkpoint on the tasks of a split."""
+"""Evaluation of a checkpoint's few-shot learner on the tasks of a split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEW_SHOT_TASKS = 600
 def measure_few_shot(
     experiment: FewShotExperiment, checkpoint: Path, config: EvaluationOptions
 ) -> FewShotEvaluation:
-    """Judges the learner of a checkpoint on the tasks of a split."""
+    """Evaluates the learner of a checkpoint on the tasks of a split."""
     experiment = experiment.model_copy(update={"device": config.device})
     distribution = experiment.env.as_judged().build()
     shape = distribution.shape

@@ -1,4 +1,4 @@
-"""Options of an evaluation, and what each applies to."""
+"""Options of an evaluation, and the kinds of evaluation that each applies to."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from metarl.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Applies:
-    """Tag of an option: what it applies to."""
+    """Tag of an option: the kinds of evaluation that it applies to."""
 
     trials: bool = True
-    """Evaluation of an agent that acts."""
+    """Applies to the evaluation of an agent that acts."""
     few_shot: bool = False
-    """Evaluation of a few-shot learner."""
+    """Applies to the evaluation of a few-shot learner."""
     live: bool = False
-    """Watching an agent play."""
+    """Applies to --live."""
     result: bool = False
-    """It changes what is measured, so it is stored with the result and part of its file's name."""
+    """Changes the result, so it is stored with the result and is part of its file's name."""
     needs: tuple[str, ...] = ()
-    """Options of which one has to be given too."""
+    """Options of which at least one must be given too."""
 
 
 EVERYWHERE = Applies(few_shot=True, live=True, result=True)
@@ -41,72 +41,72 @@ ShotCounts = Annotated[
 
 
 class EvaluationOptions(Config):
-    """How to evaluate."""
+    """Options of an evaluation."""
 
     split: Annotated[Literal["train", "test"], EVERYWHERE] = "test"
-    """Held-out tasks, or those that the agent learned on."""
+    """Split of the tasks: held-out tasks (test), or those that the agent was trained on (train)."""
     episodes: Annotated[Size | None, PLAYING] = None
-    """Episodes of experience with each task; where not given as in training, and of a published run
-    as it is published."""
+    """Episodes of experience with each task; by default as many as in training, or as in the
+    published evaluation of a published run."""
     num_tasks: Annotated[Size | None, FEW_SHOT] = None
-    """Of few-shot learning: tasks to be judged on; 600 where not given."""
+    """Few-shot learning: number of tasks to evaluate; by default 600."""
     shots: Annotated[ShotCounts | None, FEW_SHOT] = None
-    """Of few-shot learning: numbers of support examples; 1, 5 (of functions: 5, 10) and as many as
-    in training where not given."""
+    """Few-shot learning: numbers of support examples; by default 1 and 5 (5 and 10 for functions)
+    and the number used in training."""
     tasks: Annotated[str | None, PLAYING] = None
-    """Another distribution: a Meta-World benchmark, or a config file whose `env` is taken."""
+    """Another task distribution: a Meta-World benchmark, or the `env` section of a config file."""
     bounds: Annotated[Literal["environment"] | None, Applies(live=True)] = None
-    """Bounds of actions that rule where those tasks have others than the agent was trained with;
-    where not given, they have to be the same."""
+    """Use the environment's bounds of actions if they differ from those of training; by default,
+    differing bounds are an error."""
     protocol: Annotated[Literal["curve", "metaworld"], PLAYING] = "curve"
     """`curve`: success after each number of episodes. `metaworld`: 10 episodes of adaptation, then
-    3 test episodes, on 40 goals of each class; both are rounded up to what an agent plays side by
-    side."""
+    3 test episodes, on 40 goals of each class; both numbers of episodes are rounded up to a
+    multiple of those that the agent plays side by side."""
     checkpoint: Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, EVERYWHERE] = None
-    """Env steps (of few-shot learning: tasks) of the checkpoint; the newest where not given."""
+    """Env steps (few-shot learning: tasks) of the checkpoint; by default the newest."""
     greedy: Annotated[bool, PLAYING] = False
-    """Take the policy's mode instead of drawing from it."""
+    """Take the policy's mode instead of sampling from it."""
     threshold: Annotated[float, Field(gt=0, le=1), RESULT] = 0.8
-    """Mean success that counts as adapted."""
+    """Mean success from which an agent counts as adapted."""
     tasks_at_once: Annotated[Size, RESULT] = 50
-    """Tasks that are played side by side."""
+    """Tasks played side by side."""
     seed: Annotated[Seed, EVERYWHERE] = 0
-    """Of the actions, the environments and the bootstrap; of few-shot learning, the tasks."""
+    """Seed of the actions, environments and bootstrap; in few-shot learning, of the tasks."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Applies(few_shot=True, live=True)] = "auto"
-    """Where the agent lives."""
+    """Device of the agent; auto chooses CUDA if there is a CUDA device."""
     output: Annotated[str | None, Applies(few_shot=True)] = None
-    """Folder that results go to, each run's in one of its own; those of a run go into the run where
-    not given."""
+    """Folder of the results, with one subfolder per run; by default results go into the run's
+    folder."""
     stored: Annotated[bool, Applies(few_shot=True)] = False
-    """Read what this command stored before instead of playing again."""
+    """Read the results that this command stored before, instead of playing again."""
     report: Annotated[bool, Applies(few_shot=True)] = False
-    """Write a page with all pictures, tables and an interactive replay."""
+    """Write a page with all pictures and tables and an interactive replay."""
     replay: bool = False
-    """Write the interactive replay alone; with --compare, put it on the page."""
+    """Write only the interactive replay; with --compare, put it on the page."""
     video: bool = False
-    """Render MP4s of the first and last episode side by side; they go into the report too."""
+    """Render MP4 videos of the first and last episode side by side; the report shows them too."""
     camera: Annotated[str | None, Applies(needs=("video",))] = None
-    """Of the videos; the scene's best where not given."""
+    """Camera of the videos; by default the best one of the scene."""
     fine: Annotated[bool, Applies(needs=("video",))] = False
-    """Draw videos with smooth edges and fine shadows: three times slower without a GPU."""
+    """Draw videos with smooth edges and fine shadows; three times slower without a GPU."""
     record: Annotated[Size, Applies(needs=("report", "replay", "video"))] = 4
-    """Tasks whose rollouts are kept for replay and video; those that fail come first, and with
+    """Number of tasks whose rollouts are kept for replay and video; failed tasks come first, with
     --compare those on which agents differ."""
     compare: bool = False
-    """Put several runs on one page."""
+    """Compare several runs on one page."""
     yardstick: Annotated[bool, Applies(needs=("report", "compare"))] = False
-    """Let Stable-Baselines3 learn some held-out tasks from nothing, and others play them; kept for
-    the next time. Ten minutes or more."""
+    """Train Stable-Baselines3 on some held-out tasks from scratch and compare with it and with
+    other baselines; stored for the next time. Takes ten minutes or more."""
     live: Annotated[bool, Applies(live=True)] = False
-    """Serve the replay in a browser while the agent plays; goes on until it is stopped."""
+    """Show the agent playing in a browser, until stopped."""
     port: Annotated[int, Field(ge=0, le=65535), Applies(live=True, needs=("live",))] = 8300
-    """Of the live replay; 0 takes a free one."""
+    """Port of the live replay; 0 chooses a free one."""
     trust: Annotated[bool, Applies(live=True)] = False
-    """Execute the module of tasks that the run names although it was not trained with here."""
+    """Execute the module of tasks that the run names, even if it was never trained with here."""
 
     @classmethod
     def tag(cls, name: str) -> Applies:
-        """What an option applies to."""
+        """Tag of an option."""
         tags = [each for each in cls.model_fields[name].metadata if isinstance(each, Applies)]
         return tags[0] if tags else Applies()
 
@@ -122,10 +122,10 @@ class EvaluationOptions(Config):
 
 
 def check_options(options: EvaluationOptions, *, few_shot: bool) -> None:
-    """Checks that the options that were given are for such a run, and mean something together.
+    """Checks that the given options apply to this kind of run and make sense together.
 
     Raises:
-        UserError: naming the first that does not.
+        UserError: an option does not; names the first one.
     """
     given = given_options(options)
     tags = {name: options.tag(name) for name in type(options).model_fields}

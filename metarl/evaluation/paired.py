@@ -1,9 +1,9 @@
-"""Agents beside each other on the same tasks; pure functions.
+"""Comparison of agents on the same tasks; pure functions.
 
 Scores are (R, N): R runs (seeds) of an agent on N tasks. Aggregates are those of Agarwal et al.
-2021, arXiv:2108.13264, and equal rliable's. Intervals do not: rliable takes tasks as given and
-resamples the runs of each, while here tasks are a sample, as goals are, and runs another, where
-there are several. Of one run there is no interval over runs.
+2021, arXiv:2108.13264, and equal rliable's. Intervals differ: rliable takes tasks as given and
+resamples the runs of each. Here tasks are a sample, as goals are, and so are the runs if there are
+several. With one run, intervals are over tasks only.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from jaxtyping import Float
 from metarl.evaluation.statistics import SHARE, Bounds, Estimate, estimate
 
 Scores = Float[np.ndarray, "_ N"]
-"""Of runs on N tasks."""
+"""Scores of runs on N tasks."""
 
 
 def mean_over_runs(
     scores: Float[np.ndarray, "_ N C"], classes: Sequence[str], *, bounds: Bounds
 ) -> Estimate:
-    """The mean of each column over runs and tasks; its interval is over tasks of their class, and
-    over runs where there are several."""
+    """The mean of each column over runs and tasks, with its 95 % interval.
+
+    The interval is over tasks within their class, and over runs if there are several.
+    """
     return estimate(scores.mean(0), classes, bounds=bounds, of_runs=[scores.mean(1)])
 
 
 def mean_difference(
     ours: Scores, theirs: Scores, classes: Sequence[str], *, bounds: Bounds
 ) -> Estimate:
-    """How much more our mean is, paired by task."""
+    """Our mean minus their mean, paired by task."""
     low, high = bounds
     return estimate(
         (ours.mean(0) - theirs.mean(0))[:, None],
@@ -41,7 +43,7 @@ def mean_difference(
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, classes: Sequence[str]) -> Estimate:
-    """How likely a run of ours scores higher than one of theirs, on a task drawn at random.
+    """Probability that a run of ours scores higher than one of theirs, on a random task.
 
     Ties count half (Mann-Whitney U; section 4.3 of the paper).
     """

@@ -1,4 +1,4 @@
-"""What an evaluation stores: every score of every task, and how it was played."""
+"""Stored evaluation of an agent: every score of every task, and the setting."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from metarl.system.files import first_problem, parse_json, read_text, written_wh
 from metarl.types import AdaptationCurve, EvaluationProtocol
 
 E = TypeVar("E")  # an evaluation
-P = TypeVar("P", bound=BaseModel)  # what is stored of each task
+P = TypeVar("P", bound=BaseModel)  # the stored data per task
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=0)]
 CHECKSUM = "sha256"
-"""Of all else in a file of results, under this name in it."""
+"""Key of the checksum in a file of results; the checksum covers all other content."""
 
 METAWORLD = EvaluationProtocol(name="metaworld", adaptation_episodes=10, test_episodes=3, goals=40)
 """Meta-World's documented protocol."""
@@ -39,41 +39,41 @@ METAWORLD = EvaluationProtocol(name="metaworld", adaptation_episodes=10, test_ep
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One agent's trials on a set of tasks: all that tables, pictures and reports are made of."""
+    """Evaluation of one agent on a set of tasks: the data of tables, pictures and reports."""
 
     experiment: str
     agent: str
     """The kind of agent, e.g. `rl2`."""
     seed: Count
     env_steps: Count
-    """What the agent had been trained for."""
+    """Env steps that the agent had been trained for."""
     distribution: str
     split: str
     split_hash: str
     horizon: Size
     """Steps of an episode."""
     slots_per_task: Size
-    """Episodes that were played side by side; a score is the mean over them."""
+    """Episodes played side by side; a score is the mean over them."""
     options: dict[str, Any]
-    """How it was played, as `evaluate.py` was told."""
+    """Options of `evaluate.py` that the result depends on."""
     parameters: list[list[float]]
-    """Of each task."""
+    """Parameters of each task."""
     goals: list[list[float]] | None
-    """Where, or how fast, each task wants the agent to be; None where tasks have no such goal."""
+    """Goal of each task, a position or a speed; None for tasks without such a goal."""
     curve: AdaptationCurve
     environment: dict[str, Any]
     """Versions, machine and command."""
     reward_version: str | None = None
-    """Of the tasks' rewards, where they have versions; None also where it was not written down."""
+    """Version of the rewards; None if rewards have no versions or it was not stored."""
 
     @property
     def total_episodes(self) -> int:
-        """Episodes that each task was played for."""
+        """Number of episodes played on each task."""
         return len(self.curve.experience) * self.slots_per_task
 
     @property
     def setting(self) -> Setting:
-        """What has to be alike where it is compared."""
+        """Properties that must be equal for a comparison."""
         return Setting(
             experiment=self.experiment,
             seed=self.seed,
@@ -87,24 +87,24 @@ class Evaluation:
 
     @cached_property
     def summary(self) -> tuple[Summary, dict[str, Summary]]:
-        """Of all tasks, and of each class."""
+        """Summary of all tasks, and of each class."""
         return summarize(self.curve, threshold=self.options["threshold"], seed=self.options["seed"])
 
     def test_success(self) -> tuple[Estimate, dict[str, Estimate]] | None:
         """Success in the test episodes of Meta-World's protocol, of all tasks and of each class;
-        None where it was played by another one."""
+        None for other protocols."""
         if self.options["protocol"] != "metaworld":
             return None
         return success_after(self.curve, adaptation_episodes=METAWORLD.adaptation_episodes)
 
     def intervals(self) -> str:
-        """What they are over, and which, in words."""
+        """Kind of the intervals and what they are over, in words."""
         names = self.curve.env_names
         said = said_of_intervals(names, len(names), bounded="success")
         return f"{said}; 1 seed: runs are not resampled"
 
     def protocol(self) -> str:
-        """What was played, in a sentence."""
+        """The protocol of the evaluation, in a sentence."""
         played = f"{count(self.total_episodes, 'episode')} of {count(self.horizon, 'step')} each"
         if self.slots_per_task > 1:
             played += f", {self.slots_per_task} side by side"
@@ -119,7 +119,7 @@ class Evaluation:
         )
 
     def write(self, path: Path) -> None:
-        """Stores it as JSON, with its summary."""
+        """Stores the evaluation as JSON, with its summary."""
         overall, by_class = self.summary
         stored = {name: getattr(self, name) for name in STORED}
         stored["protocol"] = self.protocol()
@@ -141,7 +141,7 @@ class Evaluation:
 
     @staticmethod
     def read(path: Path) -> Evaluation:
-        """What `write` stored.
+        """The evaluation that `write` stored.
 
         Raises:
             UserError: there is none, or it is of another version or damaged.
@@ -169,7 +169,7 @@ class Evaluation:
 
 
 class _Options(BaseModel):
-    """Those that are asked for; how else it was played may be there too."""
+    """The required options; others may be present too."""
 
     protocol: Literal["curve", "metaworld"]
     episodes: Size | None = None
@@ -202,10 +202,10 @@ class _PerTask(BaseModel):
 
 
 def check_shape(nested: Any, shape: Sequence[int], *, name: str) -> None:
-    """Checks that nested lists are as long as they should be.
+    """Checks the lengths of nested lists.
 
     Raises:
-        ValueError: they are not.
+        ValueError: a list has another length.
     """
     if not shape:
         return
@@ -216,10 +216,10 @@ def check_shape(nested: Any, shape: Sequence[int], *, name: str) -> None:
 
 
 def said_of_published(evaluation: Evaluation, path: Path) -> str:
-    """Whether an evaluation is what was published of the same run, in a sentence.
+    """Sentence on whether an evaluation equals the published one of the same run.
 
     Args:
-        path: of the published one, if there is one.
+        path: path of the published evaluation, if there is one.
     """
     if not path.exists():
         return f"Not stored: the run is published, and {path.name} is not a part of that"
@@ -248,10 +248,10 @@ STORED = tuple(
 
 
 def stored_file(folder: Path, split: str, options: Mapping[str, Any], *, trained_for: int) -> Path:
-    """Where an evaluation of a run is stored.
+    """Path of the stored evaluation of a run.
 
     Args:
-        options: those that were given and change it; it is named after them.
+        options: given options that change the result; the file is named after them.
         trained_for: env steps, or tasks, of the checkpoint.
     """
     parts = [split, str(trained_for)]
@@ -264,8 +264,8 @@ def stored_file(folder: Path, split: str, options: Mapping[str, Any], *, trained
 
 
 def plain_fields(kind: type, names: Collection[str]) -> dict[str, Any]:
-    """The type and the default of some fields of a dataclass, as pydantic's `create_model` takes
-    them."""
+    """Types and defaults of some fields of a dataclass, in the form of pydantic's
+    `create_model`."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: (hints[field.name], ... if field.default is MISSING else field.default)
@@ -290,12 +290,13 @@ def read_stored(
     facts: dict[str, Any],
     per_task: type[P],
 ) -> E:
-    """An evaluation from JSON.
+    """Reads an evaluation from JSON.
 
     Args:
-        parse: makes it of its facts and of what is stored of each task; what it raises is told.
-        facts: their types and defaults, see `plain_fields`.
-        per_task: a pydantic model.
+        parse: makes the evaluation from its facts and its data per task; a ValueError it raises
+            becomes part of the message.
+        facts: types and defaults of the facts; see `plain_fields`.
+        per_task: pydantic model of the data per task.
 
     Raises:
         UserError: there is none, or it is of another version or damaged.
@@ -313,15 +314,15 @@ def read_stored(
 
 
 def read_checked(path: Path, kind: type[T]) -> T:
-    """What `write_stored` wrote, as a pydantic model or a dataclass.
+    """The values that `write_stored` wrote, as a pydantic model or a dataclass.
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is damaged or holds something else.
+        UserError: the file is damaged or holds something else.
     """
     text = read_text(path)
     values = parse_json(text, kind, source=str(path))
-    # What was stored before there were checksums has none.
+    # Files from before there were checksums have none.
     stored = json.loads(text)
     if stored.pop(CHECKSUM, None) not in (None, _checksum(stored)):
         raise UserError(f"{path} was changed since it was written: its checksum is another")
@@ -329,12 +330,12 @@ def read_checked(path: Path, kind: type[T]) -> T:
 
 
 def _checksum(stored: Mapping[str, Any]) -> str:
-    """SHA-256 of values, however they are laid out in a file."""
+    """SHA-256 of values, independent of their layout in a file."""
     as_read = json.loads(json.dumps(stored))
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def count(number: int, noun: str) -> str:
-    """A number and what it counts: `1 task`, `2,000 classes`."""
+    """A number with its noun: `1 task`, `2,000 classes`."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"

@@ -1,4 +1,4 @@
-"""What has to be alike where runs are compared."""
+"""Properties that must be equal where runs are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarl.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a run plays: who, and all that has to be alike where runs are compared."""
+    """Identity of a run, and the properties that must be equal where runs are compared."""
 
     experiment: str
     seed: int
@@ -19,17 +19,17 @@ class Setting:
     horizon: int
     """Steps of an episode."""
     reward_version: str | None
-    """Where rewards have versions, as Meta-World's; None where they have not, or it is unknown."""
+    """Version of rewards such as Meta-World's; None if they have none or it is unknown."""
     total_episodes: int
     slots_per_task: int
 
 
 def check_alike(settings: Sequence[Setting]) -> None:
-    """Checks that runs can stand beside each other.
+    """Checks that runs can be compared.
 
     Raises:
-        UserError: they are not of the same tasks or are judged by other measures, the seeds of an
-            experiment are not played alike, or one run is there twice.
+        UserError: runs differ in tasks, horizon or reward version, the seeds of an experiment
+            differ in their episodes, or a run is given twice.
     """
     first = settings[0]
     known: set[tuple[str, int]] = set()

@@ -1,9 +1,9 @@
-"""From rollouts to adaptation curves and honest intervals; pure functions.
+"""Statistics of adaptation curves, with confidence intervals; pure functions.
 
-Every task plays the same number of episodes and each of them counts, so no quota, order of
+Every task plays the same number of episodes and every episode counts, so no quota, order of
 finishing or early end can favour successes. Aggregates are those of Agarwal et al. 2021, "Deep
-Reinforcement Learning at the Edge of the Statistical Precipice", arXiv:2108.13264. How often the
-intervals hold the truth is measured by `benchmarks/interval_coverage.py`.
+Reinforcement Learning at the Edge of the Statistical Precipice", arXiv:2108.13264.
+`benchmarks/interval_coverage.py` measures the coverage of the intervals.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from scipy import stats
 from metarl.types import AdaptationCurve
 
 SHARES = (0.5, 0.8, 0.95)
-"""Of the final success: how soon they are reached is the speed of adaptation."""
+"""Shares of the final success; the episodes until they are reached measure adaptation speed."""
 CONFIDENCE = 0.95
-RESAMPLES_AT_ONCE = 200  # of the bootstrap: more are no faster, and need more memory
+RESAMPLES_AT_ONCE = 200  # of the bootstrap: more need more memory and are no faster
 IQM_TASKS = 10
-"""The fewest tasks whose bootstrap covers an interquartile mean about as often as it says."""
+"""Fewest tasks for which the bootstrap of an interquartile mean covers about as often as stated."""
 ROUNDING = 1e-9
-"""Of a mean: returns that differ by less are the same."""
+"""Relative rounding error of a mean; an interval narrower than this counts as none."""
 Bounds = tuple[float, float]
-"""Between which scores lie."""
+"""Lowest and highest possible score."""
 SHARE: Bounds = (0.0, 1.0)
 REAL: Bounds = (-math.inf, math.inf)
 Scores = Float[np.ndarray, "*B N C"]
 Statistic = Callable[[Scores], Float[np.ndarray, "*B C"]]
-"""Of the scores of N tasks, perhaps for many resamples B at once."""
+"""Statistic of the scores of N tasks, optionally for B resamples at once."""
 
 
 def mean(scores: Scores) -> Float[np.ndarray, "*B C"]:
-    """Mean over all tasks, whatever their stratum."""
+    """Mean over all tasks, regardless of strata."""
     return scores.mean(axis=-2)
 
 
 def iqm(scores: Scores) -> Float[np.ndarray, "*B C"]:
-    """Interquartile mean: of the middle half of all tasks, whatever their stratum."""
+    """Interquartile mean: mean of the middle half of all tasks, regardless of strata."""
     return stats.trim_mean(scores, 0.25, axis=-2)
 
 
@@ -51,12 +51,12 @@ class Estimate:
 
     value: list[float]
     low: list[float | None]
-    """None where the scores allow no interval."""
+    """Lower ends of the intervals; None where the scores allow no interval."""
     high: list[float | None]
 
 
 def bounds_of(measure: str) -> Bounds:
-    """Between what the scores of a curve lie."""
+    """Bounds of the scores of a measure."""
     return SHARE if measure.startswith("success") else REAL
 
 
@@ -67,19 +67,19 @@ def estimate(
     bounds: Bounds,
     of_runs: Sequence[Float[np.ndarray, "_ C"]] = (),
 ) -> Estimate:
-    """The mean of each column, with the 95 % interval that tasks (and runs) of its kind allow.
+    """The mean of each column, with a 95 % interval over tasks (and runs).
 
-    Tasks are a sample of those of their class. Between two finite bounds the interval is Wilson's,
-    else Student's t. There is none where nothing varies (one task alone, or the same return on
-    all), or where scores are infinite.
+    The tasks of a class are a sample of that class. With two finite bounds the interval is
+    Wilson's, else Student's t. There is none where nothing varies (a single task, or the same
+    return on all tasks) or where scores are infinite.
 
     Args:
-        scores: of each task; the mean over runs where there are several.
-        classes: of the tasks, which are strata; None where there are none. Where a class has one
-            task, all are taken for one stratum, which makes the interval wider (collapsed strata,
+        scores: scores of each task, averaged over runs if there are several.
+        classes: class of each task, its stratum; None without classes. If any class has only one
+            task, all tasks form one stratum, which makes the interval wider (collapsed strata,
             Cochran 1977, "Sampling Techniques", section 5A.12).
-        bounds: between which scores lie.
-        of_runs: means of the runs of each agent over all tasks; a single run adds nothing.
+        bounds: lowest and highest possible score.
+        of_runs: for each agent, the means of its runs over all tasks; a single run adds nothing.
     """
     strata = [scores[rows] for rows in strata_of(classes, len(scores))]
     runs = [
@@ -95,17 +95,17 @@ def estimate(
 
 
 def strata_of(classes: Sequence[str] | None, num_tasks: int) -> list[Int[np.ndarray, " _"]]:
-    """The rows of each class; all together where a class has only one, or where there is none."""
+    """The rows of each class; one stratum of all rows if a class has one row or classes is None."""
     names = np.asarray(classes or [""] * num_tasks)
     strata = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
     return strata if min(map(len, strata)) > 1 else [np.arange(num_tasks)]
 
 
 def said_of_intervals(classes: Sequence[str] | None, num_tasks: int, *, bounded: str | None) -> str:
-    """What `estimate` does with these tasks, in words.
+    """Description of the intervals that `estimate` gives these tasks.
 
     Args:
-        bounded: the measure whose intervals are Wilson's, if there is one.
+        bounded: name of the measure whose intervals are Wilson's, if there is one.
     """
     if num_tasks == 1:
         which = f"Wilson's of {bounded}, else none" if bounded else "none"
@@ -119,7 +119,7 @@ def said_of_intervals(classes: Sequence[str] | None, num_tasks: int, *, bounded:
 
 
 Parts = list[tuple[Float[np.ndarray, " C"], float]]
-"""Variances that add up to that of a mean, with their degrees of freedom."""
+"""Variances that add up to the variance of a mean, with their degrees of freedom."""
 
 
 def _wilson(
@@ -131,11 +131,12 @@ def _wilson(
     """Wilson's score interval of the mean of bounded scores.
 
     Wilson 1927, JASA 22, 209-212; equation 4 of Brown, Cai and DasGupta 2001, Statistical Science
-    16, 101-133. In place of the number of tasks stands the effective one, p (1 - p) / V with V the
-    stratified variance of the mean, as for surveys (Korn and Graubard 1998, Survey Methodology 24,
-    193-201): it is their number where scores are 0 or 1 and there is one class, more where classes
-    differ or a score is a mean over episodes. The variance of a class is taken with one score of
-    each bound added, so that a class that always succeeds is not taken for one that cannot fail.
+    16, 101-133. As for surveys (Korn and Graubard 1998, Survey Methodology 24, 193-201), the number
+    of tasks is replaced by the effective number p (1 - p) / V, where V is the stratified variance
+    of the mean. It equals the number of tasks if scores are 0 or 1 and there is one class, and is
+    larger if classes differ or a score is a mean over episodes. The variance of a class is computed
+    with one score at each bound added, so that a class that always succeeds is not treated as one
+    that cannot fail.
     """
     unit = bounds[1] - bounds[0]
     p = (value - bounds[0]) / unit
@@ -149,10 +150,12 @@ def _wilson(
         variance += share**2 * ((scaled**2).sum(0) + 1 - n * middle**2) / n / len(rows)
     parts = [(variance, math.inf), *((part / unit**2, df) for part, df in runs)]
     variance, quantile = _added(parts)
-    per_task = quantile**2 * variance / (centre * (1 - centre))  # squared, by effective number
+    per_task = (
+        quantile**2 * variance / (centre * (1 - centre))
+    )  # squared quantile per effective task
     half = np.sqrt(per_task * (p * (1 - p) + per_task / 4))
     low, high = ((p + per_task / 2 + sign * half) / (1 + per_task) for sign in (-1, 1))
-    # the interval holds the mean, whatever rounding does
+    # the interval contains the mean in spite of rounding
     return (
         bounds[0] + unit * np.minimum(low, p).clip(0),
         bounds[0] + unit * np.maximum(high, p).clip(max=1),
@@ -165,7 +168,7 @@ def _student(
     runs: Parts,
     bounds: Bounds,
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-    """Student's t interval of the stratified mean, its degrees of freedom by Welch and
+    """Student's t interval of the stratified mean, with degrees of freedom by Welch and
     Satterthwaite (Welch 1947, Biometrika 34, 28-35)."""
     num_tasks = sum(map(len, strata))
     tasks = [
@@ -180,14 +183,14 @@ def _student(
 
 
 def _spread(rows: Float[np.ndarray, "_ C"]) -> Float[np.ndarray, " C"]:
-    """Variance of the rows; exactly 0 where all are equal."""
+    """Variance of the rows; exactly 0 if all are equal."""
     with np.errstate(over="ignore", invalid="ignore"):
         return (rows - rows[0]).var(0, ddof=1)
 
 
 def _added(parts: Parts) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-    """The sum of variances, and the quantile of Student's t with the degrees of freedom that it
-    has (Satterthwaite 1946, Biometrics Bulletin 2, 110-114)."""
+    """The sum of variances, and the quantile of Student's t for its degrees of freedom
+    (Satterthwaite 1946, Biometrics Bulletin 2, 110-114)."""
     total = np.sum([variance for variance, _ in parts], axis=0)
     inverse = np.sum([(variance / total) ** 2 / df for variance, df in parts], axis=0)
     return total, stats.t.ppf((1 + CONFIDENCE) / 2, 1 / inverse)
@@ -205,10 +208,10 @@ def bootstrap_interval(
     confidence: float = CONFIDENCE,
     resamples: int = 2000,
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-    """Percentile interval of a statistic that is no mean; each stratum is resampled by itself.
+    """Percentile bootstrap interval of a statistic; each stratum is resampled separately.
 
-    Rows are resampled whole, so the C columns of one task stay together. Of few rows it covers too
-    seldom, and of rows that are equal it has no width: see `iqm_estimate`.
+    Whole rows are resampled, so the C columns of a task stay together. With few rows the interval
+    covers too seldom, and with equal rows it has no width; see `iqm_estimate`.
     """
     draws = []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
@@ -223,8 +226,11 @@ def bootstrap_interval(
 def iqm_estimate(
     scores: Float[np.ndarray, "N C"], classes: Sequence[str] | None, *, bounds: Bounds, seed: int
 ) -> Estimate:
-    """The interquartile mean of each column, with a bootstrap interval where that is one: of
-    unbounded scores of enough tasks. (Most successes are 0 or 1, and so is every resample's.)"""
+    """The interquartile mean of each column, with a bootstrap interval where that is meaningful.
+
+    That is for unbounded scores of at least `IQM_TASKS` tasks. Most successes are 0 or 1, and then
+    so is the interquartile mean of every resample.
+    """
     value = iqm(scores)
     low = high = np.full_like(value, math.nan)
     if bounds == REAL and len(scores) >= IQM_TASKS:
@@ -236,21 +242,21 @@ def iqm_estimate(
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What is reported of one group of tasks (a class, or all of them)."""
+    """Statistics of one group of tasks (a class, or all of them)."""
 
     num_tasks: int
     experience: list[int]
     """Episodes of experience before each column of the curve."""
     mean: dict[str, Estimate]
-    """By measure, as in `AdaptationCurve.scores`."""
+    """Means by measure, as in `AdaptationCurve.scores`."""
     iqm: dict[str, Estimate]
     area_under_curve: dict[str, float]
-    """Mean of the curve of means over its episodes."""
+    """Mean of the curve of means over its columns, by measure."""
     episodes_to_threshold: dict[str, int | None]
-    """Episodes of experience until mean success reaches the threshold; None where it never does."""
+    """Episodes of experience until mean success reaches the threshold; None if it never does."""
     episodes_to_share: dict[str, dict[str, int | None]]
-    """By measure of success: episodes of experience until its mean reaches 50, 80 and 95 % of what
-    it is in the end; None where it is 0 in the end."""
+    """Episodes of experience until mean success reaches 50, 80 and 95 % of its final value, by
+    measure of success; None if the final value is 0."""
 
 
 def summarize(
@@ -259,7 +265,7 @@ def summarize(
     """The summary of all tasks (stratified by class), and of each class.
 
     Args:
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     by_class = {
         name: _summary(curve, rows, threshold=threshold, seed=seed)
@@ -272,9 +278,9 @@ def summarize(
 def success_after(
     curve: AdaptationCurve, *, adaptation_episodes: int
 ) -> tuple[Estimate, dict[str, Estimate]]:
-    """Success at any step in the episodes that follow adaptation: of all tasks, of each class.
+    """Success at any step in the episodes after adaptation, of all tasks and of each class.
 
-    A task's score is the share of its test episodes that succeeded: as many for every task.
+    A task's score is the share of its test episodes that succeeded; every task has equally many.
     """
     later = [k for k, episodes in enumerate(curve.experience) if episodes >= adaptation_episodes]
     scores = curve.scores["success_any"][:, later].double().mean(1, keepdim=True).cpu().numpy()
@@ -321,5 +327,5 @@ def _summary(curve: AdaptationCurve, rows: list[int], *, threshold: float, seed:
 
 
 def episodes_to(level: float, experience: Sequence[int], scores: Sequence[float]) -> int | None:
-    """The experience before the first score that reaches the level; None where none does."""
+    """The experience before the first score that reaches the level; None if none does."""
     return next((k for k, v in zip(experience, scores, strict=True) if v >= level), None)

@@ -1,4 +1,4 @@
-"""Trials of a trained agent on a set of tasks: what is played, and the evaluation that it gives."""
+"""Trials of a trained agent on a set of tasks, and their evaluation."""
 
 from __future__ import annotations
 
@@ -41,40 +41,40 @@ Options = TypeVar("Options", bound=EvaluationOptions)
 
 @dataclass(frozen=True, kw_only=True)
 class Trials:
-    """What an evaluation plays: an agent as it was at a checkpoint, and tasks for it."""
+    """Trials of an evaluation: the agent of a checkpoint, and the tasks that it plays."""
 
     folder: Path
-    """Of the run."""
+    """Folder of the run."""
     output: Path
-    """Folder of what is made of the run: the same one, unless results go elsewhere."""
+    """Folder of the results: `folder`, unless `--output` names another."""
     experiment: str
     agent: str
     """The kind of agent, e.g. `rl2`."""
     seed: int
-    """Of the run."""
+    """Seed of the run."""
     build_agent: Callable[[TaskVectorEnv], Agent[Any]]
-    """An untrained agent for an environment."""
+    """Builds an untrained agent for an environment."""
     checkpoint: Path
     distribution: TaskDistribution
     reward_version: str | None
-    """Of the tasks' rewards, where they have versions."""
+    """Version of the rewards; None if they have no versions."""
     split: str
     tasks: TaskSet[Any]
     shape: TrialShape
 
     @property
     def env_steps(self) -> int:
-        """What the agent has been trained for."""
+        """Env steps that the agent has been trained for."""
         return int(self.checkpoint.name)
 
     @property
     def name(self) -> str:
-        """Of the run, also of files."""
+        """Name of the run; file names use it."""
         return f"{self.experiment}-seed{self.seed}"
 
     @property
     def setting(self) -> Setting:
-        """What has to be alike where runs are compared."""
+        """Properties that must be equal where runs are compared."""
         return Setting(
             experiment=self.experiment,
             seed=self.seed,
@@ -90,7 +90,8 @@ class Trials:
         """The agent of the checkpoint.
 
         Raises:
-            UserError: there is none, it is damaged, or the agent does not fit the environment.
+            UserError: the checkpoint is missing or damaged, or the agent does not fit the
+                environment.
         """
         agent = self.build_agent(env)
         load_agent(agent, self.checkpoint)
@@ -100,7 +101,7 @@ class Trials:
         """Checks that the agent can play these tasks.
 
         Raises:
-            UserError: saying why it cannot.
+            UserError: it cannot; says why.
         """
         with closing(self.distribution.make_env(self.shape.slots_per_task)) as env:
             self.trained_agent(env)
@@ -109,9 +110,9 @@ class Trials:
         """Plays every task.
 
         Args:
-            options: stored with the evaluation; of them `tasks_at_once`, `seed` and `greedy` say
-                how it is played.
-            recordings: collects what is played; environments are `Recorder`s then.
+            options: options stored with the evaluation; `tasks_at_once`, `seed` and `greedy`
+                determine how it is played.
+            recordings: collects the rollouts; environments must be `Recorder`s then.
         """
         at_once = min(options["tasks_at_once"], len(self.tasks))
         check_trial_fits(self.shape, num_tasks=at_once, horizon=self.distribution.horizon)
@@ -142,7 +143,7 @@ class Trials:
 
 
 def find_trials(folder: Path, config: EvaluationOptions) -> Trials:
-    """What a run plays under these options."""
+    """The trials of a run under these options."""
     experiment = load_experiment(folder / CONFIG).model_copy(update={"device": config.device})
     distribution = find_distribution(experiment, config)
     protocol = find_protocol(distribution, config)
@@ -165,10 +166,10 @@ def find_trials(folder: Path, config: EvaluationOptions) -> Trials:
 def fitting_agent(
     experiment: Experiment, folder: Path, config: EvaluationOptions, env: TaskVectorEnv
 ) -> Agent[Any]:
-    """The agent of a run, untrained, for an environment that fits what it was trained with.
+    """The untrained agent of a run, for an environment that fits its training.
 
     Raises:
-        UserError: it does not.
+        UserError: the environment does not fit.
     """
     trained = Interface.read(folder)
     if trained is None and config.tasks is not None:
@@ -184,7 +185,7 @@ def fitting_agent(
 
 
 def present_interface(experiment: Experiment) -> Interface:
-    """What the run's own tasks are like by now, for runs that do not say what they were like."""
+    """Interface of the run's tasks as they are now, for runs that did not store it in training."""
     with closing(experiment.env.build().make_env(1)) as env:
         return Interface.of(env)
 
@@ -192,15 +193,14 @@ def present_interface(experiment: Experiment) -> Interface:
 def output_folder(
     folder: Path, experiment: Experiment | FewShotExperiment, config: EvaluationOptions
 ) -> Path:
-    """Where what is made of a run goes."""
+    """Folder of the results of a run."""
     if config.output is None:
         return folder
     return Path(config.output) / f"{experiment.name}-seed{experiment.seed}"
 
 
 def as_published(folder: Path, config: Options) -> Options:
-    """The options; on the tasks of a published run, with as many episodes as it is published
-    with."""
+    """The options; for a published run on its own tasks, with its published number of episodes."""
     checkpoint = find_checkpoint(folder, config)
     if config.episodes is None and config.tasks is None and is_published(checkpoint):
         for path in sorted((folder / "eval").glob(f"{config.split}_{checkpoint.name}*.json")):
@@ -211,16 +211,16 @@ def as_published(folder: Path, config: Options) -> Options:
 
 
 def evaluation_file(trials: Trials, config: EvaluationOptions) -> Path:
-    """Where the evaluation is stored; the same options have the same file."""
+    """Path of the stored evaluation; the same options give the same file."""
     options = config.result_options(few_shot=False, exclude_defaults=True)
     return stored_file(trials.output, config.split, options, trained_for=trials.env_steps)
 
 
 def check_is_of(evaluation: Evaluation, trials: Trials, path: Path) -> None:
-    """Checks that a stored evaluation is of these trials.
+    """Checks that a stored evaluation belongs to these trials.
 
     Raises:
-        UserError: it is of another run or checkpoint, or of tasks that have changed since.
+        UserError: it belongs to another run or checkpoint, or the tasks have changed since.
     """
     stored, now = asdict(evaluation.setting), asdict(trials.setting)
     stored |= {"env_steps": evaluation.env_steps, "split": evaluation.split}
@@ -234,24 +234,24 @@ def check_is_of(evaluation: Evaluation, trials: Trials, path: Path) -> None:
 
 
 def measure(trials: Trials, config: EvaluationOptions, recordings: Recordings | None) -> Evaluation:
-    """Plays every task; a few of them are recorded where that is wanted."""
+    """Plays every task, and records some of them if `recordings` is given."""
     if config.tasks is None:
         note_changed_tasks(read_meta(trials.checkpoint), trials.distribution.train.content_hash)
     return trials.play(config.result_options(few_shot=False), recordings)
 
 
 def note_changed_tasks(meta: Meta, train_hash: str) -> None:
-    """Says where an agent was not trained on the training tasks of today."""
+    """Tells the user if the training tasks changed since the agent was trained on them."""
     if meta.task_hashes and meta.task_hashes.train != train_hash:
         note("the training tasks changed since the agent learned on them; held-out tasks and "
              "results may be others too")  # fmt: skip
 
 
 def check_can_store(trials: Sequence[Trials], config: EvaluationOptions) -> None:
-    """Checks, before anything is played, that what comes of it can be written.
+    """Checks, before anything is played, that the results can be written.
 
     Raises:
-        UserError: saying why not.
+        UserError: they cannot; says why.
     """
     shown = config.report or config.replay or config.video or config.compare
     for each in trials:
@@ -270,7 +270,7 @@ def check_can_store(trials: Sequence[Trials], config: EvaluationOptions) -> None
 
 
 def find_distribution(experiment: Experiment, config: EvaluationOptions) -> TaskDistribution:
-    """The distribution that the agent was trained on, or the one that was asked for."""
+    """The distribution that the agent was trained on, or the requested one."""
     if config.tasks is None:
         return experiment.env.build()
     if config.tasks.endswith(".yaml"):
@@ -281,10 +281,10 @@ def find_distribution(experiment: Experiment, config: EvaluationOptions) -> Task
 def find_protocol(
     distribution: TaskDistribution, config: EvaluationOptions
 ) -> EvaluationProtocol | None:
-    """The documented protocol of the distribution, where it was asked for.
+    """The documented protocol of the distribution, if it was requested.
 
     Raises:
-        UserError: it has none of this name.
+        UserError: the distribution has no protocol of this name.
     """
     if config.protocol == "curve":
         return None
@@ -315,7 +315,7 @@ def find_shape(
             raise UserError(
                 f"--protocol {protocol.name} says how many episodes; leave --episodes out"
             )
-        # Episodes that are played side by side cannot be parted.
+        # Episodes played side by side cannot be split.
         rounds = [
             math.ceil(count / trained.slots_per_task)
             for count in (protocol.adaptation_episodes, protocol.test_episodes)
@@ -328,10 +328,10 @@ def find_shape(
 
 
 def check_greedy(experiment: Experiment, shape: TrialShape) -> None:
-    """Checks that an agent can take its policy's mode throughout such a trial.
+    """Checks that an agent can take its policy's mode throughout a trial of this shape.
 
     Raises:
-        UserError: it adapts between rollouts, by what random actions lead to.
+        UserError: it adapts between rollouts, which needs random actions.
     """
     if shape.rollouts > 1:
         raise UserError(
@@ -341,7 +341,7 @@ def check_greedy(experiment: Experiment, shape: TrialShape) -> None:
 
 
 def find_checkpoint(folder: Path, config: EvaluationOptions) -> Path:
-    """The folder of the checkpoint that was asked for, or of the newest."""
+    """The folder of the requested checkpoint, or of the newest."""
     if config.checkpoint is not None:
         return folder / "checkpoints" / str(config.checkpoint)
     whole = checkpoints(folder / "checkpoints")

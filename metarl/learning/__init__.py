@@ -1,4 +1,4 @@
-"""The mathematics of learning that several algorithms share: advantages, gradients, losses.
+"""Mathematics that several algorithms share: advantages, gradients, losses.
 
-Pure functions of tensors; nothing here plays an environment or names an algorithm.
+Pure functions of tensors; nothing here steps an environment or knows an algorithm.
 """

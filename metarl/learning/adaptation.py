@@ -1,4 +1,4 @@
-"""Settings of agents that adapt by policy-gradient steps: policy, steps, and shape of trials."""
+"""Settings of agents that adapt by policy-gradient steps: policy, steps and trial shape."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from metarl.types import TrialShape
 
 
 class AdaptationConfig(Config):
-    """The policy and how it adapts. Defaults are those of the Meta-World baselines."""
+    """The policy and its adaptation. Defaults are those of the Meta-World baselines."""
 
     hidden_sizes: Widths = (128, 128)
-    """Tanh layers of the policy."""
+    """Units of each tanh layer of the policy."""
     normalize_obs: bool = False
-    """Scale observations by their running mean and standard deviation. Where what matters hardly
-    varies, as the place of an object on a table, a policy does not see it otherwise."""
+    """Scale observations by their running mean and standard deviation. Without it a policy hardly
+    sees features that matter but vary little, such as the place of an object on a table."""
     initial_std: Positive = 1.0
-    """Standard deviation of continuous actions at the start."""
+    """Initial standard deviation of continuous actions."""
     min_std: Positive = 1e-6
-    """The standard deviation never falls below this."""
+    """Lower bound of the standard deviation."""
     learn_std: bool = True
     """Learn the standard deviation (one per action dimension), or keep `initial_std`."""
 
     episodes_per_step: Size = 10
-    """Episodes of a task behind each gradient step, played side by side in a slot each."""
+    """Episodes of a task for each gradient step, played in parallel in one slot each."""
     inner_learning_rate: Positive = 0.1
     """Step size of adaptation (α)."""
     learn_inner_learning_rate: bool = False
     """Learn a step size for each parameter (Meta-SGD, Li et al. 2017, arXiv:1707.09835)."""
     first_order: bool = False
-    """Take adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
+    """Treat adaptation steps as constant shifts in the meta-gradient (FOMAML)."""
 
     discount: Fraction = 0.99
-    """Per step, within an episode."""
+    """Discount per step, within an episode."""
     gae_lambda: Fraction = 1.0
     """λ of generalised advantage estimation."""
 
@@ -56,10 +56,10 @@ class AdaptationConfig(Config):
         )
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """A rollout of `episodes_per_step` episodes before each gradient step, and one after all.
+        """A rollout of `episodes_per_step` episodes before each gradient step, and one at the end.
 
         Raises:
-            UserError: `episodes` is no multiple of `episodes_per_step`.
+            UserError: `episodes` is not a multiple of `episodes_per_step`.
         """
         del training
         side_by_side = self.episodes_per_step
@@ -74,14 +74,15 @@ class AdaptationConfig(Config):
     def check_training(
         self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int
     ) -> None:
-        """Checks that trials of this shape can be learned from.
+        """Checks that the agent can learn from trials of this shape.
 
         Raises:
-            UserError: they leave no gradient step, or classes would have unequal weight.
+            UserError: a trial has no gradient step or only one environment step of a task, or
+                classes would have unequal weight.
         """
         if shape.slots_per_task * horizon < 2:
             raise UserError(
-                "a task's experience of 1 step has no spread to compare it with; raise "
+                "advantages cannot be normalised over the 1 step of a task; raise "
                 "agent.episodes_per_step"
             )
         if shape.rollouts < 2:
@@ -94,10 +95,10 @@ class AdaptationConfig(Config):
 
 
 def check_meta_batch(num_tasks: int, num_classes: int) -> None:
-    """Checks that each class of tasks has the same weight in every meta-gradient.
+    """Checks that all task classes have the same weight in every meta-gradient.
 
     Raises:
-        UserError: the classes do not divide the tasks.
+        UserError: the number of tasks is not a multiple of the number of classes.
     """
     if num_tasks % num_classes:
         fits = max(1, round(num_tasks / num_classes)) * num_classes

@@ -1,4 +1,4 @@
-"""Returns, generalised advantage estimation and the linear feature baseline, as pure functions."""
+"""Discounted returns, generalised advantage estimation and the linear feature baseline."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def discounted_returns(
     """Discounted sums of the rewards from each step on.
 
     Args:
-        cut: True where what follows a step does not count for it.
-        last_value: worth of what follows the last step, where that is not cut.
+        reward: rewards of N slots over T steps.
+        cut: True at steps whose return excludes everything after the step.
+        discount: factor per step.
+        last_value: value after the last step, used where that step is not cut.
     """
     returns = torch.empty_like(reward)
     following = last_value
@@ -40,10 +42,13 @@ def gae(
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
 
     Args:
+        reward: rewards of N slots over T steps.
         value: estimate of the return from each step on.
-        cut: True where what follows a step does not count for it. Inside an RL² trial nothing is
-            cut, so advantages reach across episode boundaries.
-        last_value: worth of what follows the last step, where that is not cut.
+        cut: True at steps whose advantage excludes everything after the step. Inside an RL² trial
+            nothing is cut, so that advantages reach across episode boundaries.
+        discount: factor per step.
+        gae_lambda: λ, the weight of longer returns.
+        last_value: value after the last step, used where that step is not cut.
     """
     next_value = torch.cat([value[:, 1:], last_value[:, None]], dim=1)
     td_error = reward + discount * torch.where(cut, 0.0, next_value) - value
@@ -62,7 +67,7 @@ def linear_baseline(
     """Values fitted by ridge regression on features of observation and time (Duan et al. 2016,
     arXiv:1604.06778, supplement: observation, its square, t, t², t³ with t in hundreds of steps).
 
-    Each of the G groups (a task's M steps) is fitted by itself. Solved in float64, because the
+    Each of the G groups (a task's M steps) has its own fit. It is solved in float64, because the
     features are nearly collinear.
     """
     obs = obs.double().clamp(-10, 10)

@@ -1,4 +1,4 @@
-"""Losses of few-shot learning, and what else is measured of a learner's predictions."""
+"""Losses and accuracies of few-shot predictions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 MEASURES = ("loss", "accuracy")
-"""Of the query; what else a learner measures is about its update."""
+"""Names of the metrics of the query; all other metrics of a learner describe its update."""
 
 
 def task_losses(
     output: Float[Tensor, "N B W"], target: Shaped[Tensor, "N B *W"]
 ) -> Float[Tensor, " N"]:
-    """Of each task, the mean over its examples: cross-entropy where targets are labels (in nats),
-    else squared error (the mean over what is regressed)."""
+    """Loss of each task, a mean over its examples: cross-entropy in nats for labels, else squared
+    error, also a mean over the W regressed values."""
     if target.is_floating_point():
         return (output - target).square().mean((1, 2))
     return F.cross_entropy(output.transpose(1, 2), target, reduction="none").mean(1)
@@ -23,14 +23,14 @@ def task_losses(
 def task_accuracies(
     output: Float[Tensor, "N B W"], target: Int[Tensor, "N B"]
 ) -> Float[Tensor, " N"]:
-    """Of each task, the share of examples whose largest output is their label's."""
+    """Accuracy of each task: the share of examples whose largest output is that of their label."""
     return (output.argmax(-1) == target).to(output.dtype).mean(1)
 
 
 def scores(
     output: Float[Tensor, "N B W"], target: Shaped[Tensor, "N B *W"]
 ) -> dict[str, Float[Tensor, " N"]]:
-    """`loss`, and `accuracy` where targets are labels, of each task."""
+    """`loss` of each task, and its `accuracy` where targets are labels."""
     measured = {"loss": task_losses(output, target)}
     if not target.is_floating_point():
         measured["accuracy"] = task_accuracies(output, target)

@@ -6,12 +6,12 @@
     adapted = adapt(dict(network.named_parameters()), [loss] * 5, SGD(learning_rate=0.1))
     F.mse_loss(functional_call(network, adapted.parameters, (query_x,)), query_y).backward()
 
-Nothing is patched and nothing is changed in place: parameters are a dictionary of tensors, and a
-step makes a new one. As with torch's optimizers, parameters that do not require a gradient are
-frozen. Many tasks at once are the same with tensors that have the task as first axis:
-`for_each_task` copies the parameters, `on_each_task` vectorises the module, and a loss gives one
-number per task. A module may hold no state that its `forward` changes (a BatchNorm with
-`track_running_stats=False` does not).
+The module is not patched, and nothing is changed in place: parameters are a dictionary of tensors,
+and a step returns a new one. As with torch's optimizers, parameters that do not require a gradient
+are frozen. For many tasks at once all tensors have the task as first axis: `for_each_task` expands
+the parameters, `on_each_task` vectorises the module, and a loss returns one number per task. The
+module must not change state in its `forward` (a BatchNorm with `track_running_stats=False` does
+not).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from torch.func import functional_call, vmap
 from metarl.errors import nearest
 
 Parameters = dict[str, Tensor]
-"""A module's parameters by name; of N tasks, each with a leading axis N."""
+"""A module's parameters by name; those of N tasks have a leading axis N."""
 Rate = float | Mapping[str, Tensor]
-"""A step size: one for all, or for each parameter a tensor that broadcasts to it (learned ones)."""
+"""Step sizes: one for all parameters, or a (learned) tensor for each that broadcasts to it."""
 
 
 @runtime_checkable
 class InnerOptimizer(Protocol):
-    """What makes new parameters of old ones and their gradients; `state` is all it remembers.
+    """A rule that computes new parameters from old ones and their gradients.
 
-    It never sees frozen parameters. With `allow_unused`, a step is given only those parameters that
-    have a gradient; what the state says of the others should stay.
+    All its memory is in `state`. It never gets frozen parameters. With `allow_unused`, a step gets
+    only the parameters that have a gradient, and must keep the state of the others.
     """
 
     def start(self, parameters: Parameters) -> Any:
@@ -48,13 +48,13 @@ class InnerOptimizer(Protocol):
     def step(
         self, parameters: Parameters, gradients: Parameters, state: Any
     ) -> tuple[Parameters, Any]:
-        """The parameters after a step, and the next state. Changes none of its arguments."""
+        """The parameters after a step, and the next state; the arguments stay unchanged."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Gradient descent, as `torch.optim.SGD`."""
+    """Gradient descent, the same as `torch.optim.SGD`."""
 
     learning_rate: Rate
     momentum: float = 0.0
@@ -62,7 +62,7 @@ class SGD:
     weight_decay: float = 0.0
 
     def start(self, parameters: Parameters) -> Parameters:
-        """No velocity yet: the first gradient is the first velocity."""
+        """An empty state: the first gradient becomes the first velocity."""
         return {}
 
     def step(
@@ -82,18 +82,18 @@ class SGD:
 
 @dataclass(frozen=True)
 class AdamState:
-    """How many steps were taken, and the moments of the gradients so far."""
+    """Number of steps taken, and moments of the gradients."""
 
     steps: int
     mean: Parameters
     square: Parameters
     missed: Mapping[str, int] = field(default_factory=dict)
-    """Steps at which a parameter had no gradient."""
+    """Number of steps at which a parameter had no gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), as `torch.optim.Adam`."""
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), the same as `torch.optim.Adam`."""
 
     learning_rate: Rate
     betas: tuple[float, float] = (0.9, 0.999)
@@ -134,7 +134,8 @@ def _rate(rate: Rate, name: str, parameter: Tensor) -> float | Tensor:
             f"that moves, or one number for all.{nearest(name, rate)}"
         )
     step_size, shape = torch.as_tensor(rate[name]), parameter.shape
-    # From the right, sizes have to be 1 or the parameter's: else the step would change its shape.
+    # Axes from the right must have size 1 or the parameter's size: else the step would change the
+    # parameter's shape.
     fits = zip(reversed(step_size.shape), reversed(shape), strict=False)
     if step_size.dim() > len(shape) or any(a not in (1, b) for a, b in fits):
         raise ValueError(
@@ -145,23 +146,23 @@ def _rate(rate: Rate, name: str, parameter: Tensor) -> float | Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """√v with slope 0 at 0, where units that never were active would give NaN."""
+    """√v with derivative 0 at 0, where units that were never active would give NaN."""
     positive = square > 0
     return torch.where(positive, square, 1).sqrt() * positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted:
-    """Where gradient steps led."""
+    """Result of a sequence of gradient steps."""
 
     trajectory: list[Parameters]
-    """Before the first step, after it, … after the last: a loss on each makes per-step losses."""
+    """Parameters before the first step and after each step, e.g. for a loss at every step."""
     losses: list[Float[Tensor, "*N"]]
-    """What each step descended, where it began."""
+    """Loss of each step, at the parameters before the step."""
 
     @property
     def parameters(self) -> Parameters:
-        """After the last step."""
+        """The parameters after the last step."""
         return self.trajectory[-1]
 
 
@@ -174,25 +175,25 @@ def adapt(
     differentiable: bool = True,
     allow_unused: bool = False,
 ) -> Adapted:
-    """A gradient step along each of `losses`, as functions of the parameters.
+    """Takes one gradient step on each of `losses`, which are functions of the parameters.
 
     Args:
-        parameters: where to start: those of one task, or of N tasks with a leading axis N. Those
+        parameters: the starting point, of one task, or of N tasks with a leading axis N. Parameters
             that do not require a gradient are frozen: losses get them, and no step moves them.
-        losses: what each step descends: the same again and again, or a minibatch each. Gives a
-            scalar, or the losses of N tasks, each of which depends on its own parameters only.
-        optimizer: makes the steps; `SGD`, `Adam`, or one of yours.
-        first_order: take the gradients as constants, so that derivatives pass straight through a
-            step (FOMAML).
-        differentiable: keep the graph, so that what is computed of the result can be differentiated
-            with respect to the start (and to learned step sizes). Without it memory does not grow,
-            and the result does not require gradients.
-        allow_unused: a loss need not use every parameter; a step leaves those that it does not use
-            where they are, whatever the momentum or weight decay, as torch's optimizers do.
+        losses: the loss of each step, e.g. the same loss repeated, or one minibatch each. It
+            returns a scalar, or the losses of N tasks, each a function of its own parameters only.
+        optimizer: rule for the steps: `SGD`, `Adam`, or one of your own.
+        first_order: treat the gradients as constants, so that derivatives pass through a step
+            unchanged (FOMAML).
+        differentiable: keep the graph, so that functions of the result can be differentiated with
+            respect to the start (and to learned step sizes). Without it memory does not grow with
+            the number of steps, and the result does not require gradients.
+        allow_unused: accept losses that do not use every parameter. A step leaves unused parameters
+            unchanged, whatever the momentum or weight decay, as torch's optimizers do.
 
     Raises:
-        ValueError: all parameters are frozen, a loss is no number for each task, or the optimizer
-            lacks a step size or makes other parameters of them.
+        ValueError: all parameters are frozen, a loss is not one number per task, or the optimizer
+            lacks a step size or returns parameters of other names or shapes.
         RuntimeError: a loss does not use the parameters.
     """
     keep = differentiable and not first_order
@@ -214,8 +215,8 @@ def adapt(
         with torch.enable_grad():
             value = loss(here | at)
             _check_value(value, at, f"the loss of step {number}")
-            # A sum over tasks and no mean: a task's parameters are in its own loss only, so each
-            # gets the gradient that it would have got alone, however many there are.
+            # The losses are summed, not averaged: a task's parameters are in its own loss only, so
+            # each task gets the same gradient as alone, however many tasks there are.
             slopes = torch.autograd.grad(
                 value.sum(), list(at.values()), create_graph=keep, allow_unused=True
             )
@@ -235,7 +236,7 @@ def adapt(
 
 
 def _check_value(value: object, parameters: Parameters, what: str) -> None:
-    """Checks that a loss is one number, or one for each of the tasks that the parameters are of."""
+    """Checks that a loss is one number, or one number per task of the parameters."""
     if not isinstance(value, Tensor):
         raise ValueError(f"{what} is a {type(value).__name__}; it must be a tensor")
     if value.numel() != 1 and any(value.shape != p.shape[:1] for p in parameters.values()):
@@ -263,7 +264,7 @@ def _unused(names: list[str], what: str, *, all: bool) -> str:
 
 
 def _check_moved(moved: Parameters, before: Parameters) -> None:
-    """Checks that a step made the same parameters, of the same shapes."""
+    """Checks that a step returned parameters of the same names and shapes."""
     if moved.keys() != before.keys():
         names = ", ".join(sorted(moved.keys() ^ before.keys()))
         raise ValueError(f"a step must return the parameters it was given; it differs in {names}")
@@ -275,8 +276,8 @@ def _check_moved(moved: Parameters, before: Parameters) -> None:
 
 
 def for_each_task(parameters: Mapping[str, Tensor], num_tasks: int) -> Parameters:
-    """The same parameters for each of N tasks, without copying them; frozen ones stay frozen."""
-    with torch.enable_grad():  # Under torch.no_grad all would be frozen.
+    """The parameters, expanded to N tasks without a copy; frozen ones stay frozen."""
+    with torch.enable_grad():  # Under torch.no_grad all would become frozen.
         return {name: p.expand(num_tasks, *p.shape) for name, p in parameters.items()}
 
 
@@ -289,13 +290,13 @@ def on_each_task(
     """The module as a function of parameters and inputs that both have a leading axis of tasks.
 
     Args:
-        module: what is called.
-        shared: the parameters are those of the module for every task, and have no such axis.
-        randomness: what a module draws at random, such as a dropout mask: `different` for each
-            task, the `same` for all, or an `error`.
+        module: the network to vectorise.
+        shared: all tasks share the parameters, which then have no axis of tasks.
+        randomness: treatment of random draws in the module, such as dropout masks: `different` for
+            each task, the `same` for all, or an `error`.
 
-    The function raises RuntimeError where the module draws at random and `randomness` does not say
-    how, or changes its buffers.
+    The returned function raises RuntimeError if the module draws at random while `randomness` is
+    `error`, or if it changes its buffers.
     """
 
     def call(parameters: Parameters, *inputs: Any) -> Tensor:

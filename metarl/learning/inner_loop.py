@@ -1,13 +1,13 @@
 """Gradient steps on many tasks from a common starting point, and derivatives through them.
 
-Every task has parameters of its own, a row of `G P`. A step on one task, φ = θ − α ∘ ∇L(θ), has the
-Jacobian I − diag(α) H with the symmetric Hessian H of the inner loss L. So derivatives through a
-chain of steps take nothing but Hessian-vector products: J v (`Unrolled.push`), of which curvature
-products of the outer loss are made, and Jᵀ s (`Unrolled.pull`), its gradient. Each step has a graph
-of its own, and no third derivative of L is ever taken.
+Every task has its own parameters, a row of `G P`. A step on one task, φ = θ − α ∘ ∇L(θ), has the
+Jacobian I − diag(α) H with the symmetric Hessian H of the inner loss L. Derivatives through a chain
+of steps therefore need only Hessian-vector products: J v (`Unrolled.push`) for curvature products
+of the outer loss, and Jᵀ s (`Unrolled.pull`) for its gradient. Each step has a graph of its own,
+and no third derivative of L is ever taken.
 
-What is descended is the algorithm's: a loss is an argument here. docs/differentiation.md says when
-`metarl.learning.gradient_steps` serves better.
+The algorithm chooses the loss: it is an argument here. docs/differentiation.md says when
+`metarl.learning.gradient_steps` is the better choice.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from metarl.nn.distributions import ActionDistribution
 from metarl.nn.task_policies import TaskPolicies
 
 BATCH_ELEMENTS = {"cpu": 2**20, "cuda": 2**28}
-"""Activations of a layer that are worked on at once: what a processor's caches hold, and enough for
-all processors of a GPU. So large tasks are processed one at a time, small ones many at once."""
+"""Activations of a layer in one batch: as many as fit into a CPU's caches, or as keep a whole GPU
+busy. Large tasks are thus processed one at a time, small ones many at once."""
 
 TaskLosses = Callable[[Float[Tensor, "G P"]], Float[Tensor, " G"]]
 """The loss of each task as a function of its own parameters only."""
@@ -34,28 +34,28 @@ InnerLoss = Callable[[ActionDistribution, Experience], Float[Tensor, " G"]]
 """The loss of each task as a function of its policy at the steps of its experience."""
 
 
-# -- gradient steps and their derivatives, whatever is descended -----------------------------------
+# -- gradient steps and their derivatives, for any loss --------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolled:
     """Gradient steps from a common starting point on G tasks, ready for derivatives.
 
-    The meta-parameters are one vector: the starting point (P), and after it the step sizes (P) if
-    they are learned.
+    The meta-parameters are one vector (D): the starting point (P), followed by the step sizes (P)
+    if they are learned.
     """
 
     adapted: Float[Tensor, "G P"]
     starts: list[Float[Tensor, "G P"]]
     """The parameters before each step."""
     gradients: list[Float[Tensor, "G P"]]
-    """The gradients of the inner loss in `starts`, with their graphs."""
+    """The gradients of the inner loss at `starts`, with their graphs."""
     step_size: Float[Tensor, " P"]
     learned_step_size: bool
     first_order: bool
 
     def push(self, direction: Float[Tensor, " D"]) -> Float[Tensor, "G P"]:
-        """Motion of each task's adapted parameters as the meta-parameters move: J v."""
+        """Change of each task's adapted parameters along a change of the meta-parameters: J v."""
         size = self.adapted.shape[1]
         move = direction[:size].expand_as(self.adapted)
         for start, gradient in zip(self.starts, self.gradients, strict=True):
@@ -70,8 +70,13 @@ class Unrolled:
         slopes: Float[Tensor, "G P"],
         at_starts: Sequence[Float[Tensor, "G P"]] | None = None,
     ) -> Float[Tensor, " D"]:
-        """Slopes along each task's adapted parameters, and along those in `starts` where given, as
-        slopes along the meta-parameters: Jᵀ s, summed over tasks."""
+        """Gradient along the meta-parameters, from gradients along each task's adapted parameters:
+        Jᵀ s, summed over tasks.
+
+        Args:
+            slopes: gradients along the adapted parameters.
+            at_starts: gradients along the parameters in `starts`, if the objective depends on them.
+        """
         step_size_slope = torch.zeros_like(self.step_size)
         for n in reversed(range(len(self.starts))):
             start, gradient = self.starts[n], self.gradients[n]
@@ -95,14 +100,14 @@ def unroll(
     first_order: bool = False,
     differentiable: bool = True,
 ) -> Unrolled:
-    """A gradient step along each of `losses`, one after the other, from the starting point.
+    """Takes one gradient step on each of `losses` in turn, from the starting point.
 
     Args:
-        meta: the starting point, and after it the step sizes where they are learned.
-        losses: descended by the first step, the second, …
+        meta: the starting point, followed by the step sizes if they are learned.
+        losses: the loss of the first step, of the second, …
         num_tasks: G.
-        step_size: of each parameter; None where they are learned, and so in `meta`.
-        first_order: take gradients as constants (FOMAML).
+        step_size: step size of each parameter; None if step sizes are learned and in `meta`.
+        first_order: treat gradients as constants (FOMAML).
         differentiable: keep the graphs that `push` and `pull` need.
     """
     learned = step_size is None
@@ -129,7 +134,7 @@ def task_gradients(
     losses: TaskLosses, parameters: Float[Tensor, "G P"], *, create_graph: bool
 ) -> Float[Tensor, "G P"]:
     """The gradient of each task's loss along its own parameters."""
-    # the sum over tasks is no mean: a task's parameters are in its own loss only
+    # The losses are summed, not averaged: a task's parameters are in its own loss only.
     total = losses(parameters).sum()
     (gradients,) = torch.autograd.grad(total, parameters, create_graph=create_graph)
     return gradients
@@ -138,12 +143,12 @@ def task_gradients(
 def hessian_product(
     gradient: Float[Tensor, "G P"], point: Float[Tensor, "G P"], vector: Float[Tensor, "G P"]
 ) -> Float[Tensor, "G P"]:
-    """H v for each row, where `gradient` is that of a scalar of each row of `point`."""
+    """H v for each row, where `gradient` is the gradient of a scalar of each row of `point`."""
     (product,) = torch.autograd.grad(gradient, point, vector, retain_graph=True)
     return product
 
 
-# -- the same on policies and experience -----------------------------------------------------------
+# -- gradient steps of policies on their experience ------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +157,7 @@ class InnerLoop:
 
     policies: TaskPolicies
     loss: InnerLoss
-    """The loss that a step descends, each task's from its own steps."""
+    """The loss of a gradient step: that of each task, from its own experience."""
     first_order: bool = False
 
     def step(
@@ -161,7 +166,7 @@ class InnerLoop:
         """The parameters after one step: θ − α ∘ ∇L(θ); no graph is kept.
 
         Raises:
-            NotFiniteError: a task's new parameters are not; names the task.
+            NotFiniteError: a task's new parameters are not finite; names the task.
         """
         size = self.batch_size(experience)
         parts = zip(parameters.detach().split(size), experience.split(size), strict=True)
@@ -176,10 +181,10 @@ class InnerLoop:
     def unroll(
         self, meta: Float[Tensor, " D"], batch: TaskBatch, *, differentiable: bool = True
     ) -> Unrolled:
-        """The gradient steps of a batch's tasks on their support, from the starting point.
+        """Takes the gradient steps of a batch's tasks on their support, from the starting point.
 
         Raises:
-            NotFiniteError: the parameters that they lead to are not; names the task.
+            NotFiniteError: a task's adapted parameters are not finite; names the task.
         """
         unrolled = unroll(
             meta,
@@ -193,7 +198,7 @@ class InnerLoop:
         return unrolled
 
     def batch_size(self, experience: Experience) -> int:
-        """The number of tasks to work on at once."""
+        """The number of tasks to process at once."""
         per_task = experience.advantage.shape[1] * self.policies.widest
         return max(1, BATCH_ELEMENTS[experience.obs.device.type] // per_task)
 

@@ -1,5 +1,5 @@
-"""Pieces of optimizers: checked steps, step sizes that fall, and optimizer state as named tensors,
-so that checkpoints hold tensors only."""
+"""Parts of optimizers: checked steps, decaying step sizes, and optimizer state as named tensors, so
+that checkpoints hold tensors only."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from metarl.config import Config, Count, Positive
 from metarl.errors import NotFiniteError, UserError, printable
 
 PREFIX = "optimizer."
-"""Of the names of tensors that belong to optimizers."""
+"""Prefix of the names of an optimizer's tensors."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of each parameter that it has changed."""
+"""Adam's state for each parameter that it has updated."""
 
 
 def optimizer_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a checkpoint that is needed to train on, not to act."""
+    """The tensors of a checkpoint that only further training needs, not acting."""
     return {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
 
 
 def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, without it."""
+    """The tensors whose names start with `prefix`, by their names without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def state_dict(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Step size and moments, named after the parameters that they belong to."""
+    """Step size and moments of an optimizer; moments are named after their parameters."""
     rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
     tensors = {f"{PREFIX}learning_rate": rate}
     for name, parameter in module.named_parameters():
@@ -42,10 +42,10 @@ def state_dict(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str,
 def load_state_dict(
     optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Takes over what `state_dict` gave.
+    """Loads what `state_dict` returned.
 
     Raises:
-        UserError: a tensor does not belong to this module's Adam; nothing is taken over.
+        UserError: a tensor does not fit this module's Adam; nothing is loaded.
     """
     parameters = dict(module.named_parameters())
     moments = section(tensors, PREFIX)
@@ -57,7 +57,7 @@ def load_state_dict(
         key, _, name = key_and_name.partition(".")
         if key not in MOMENTS or name not in parameters:
             known = printable(PREFIX + key_and_name, limit=200)
-            raise UserError(f"it has a tensor {known}, which is of no parameter here")
+            raise UserError(f"it has a tensor {known}, which belongs to no parameter here")
         like = torch.zeros(()) if key == "step" else parameters[name]
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise UserError(
@@ -76,11 +76,13 @@ def load_state_dict(
 
 
 def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf) -> float:
-    """Steps along the gradients that were accumulated and forgets them; returns their norm. Longer
-    ones than `max_norm` are cut to it.
+    """Takes a step along the accumulated gradients, and clears them.
+
+    Returns:
+        The norm of the gradients before they are clipped to `max_norm`.
 
     Raises:
-        NotFiniteError: they are NaN or infinite; no step is taken.
+        NotFiniteError: a gradient is NaN or infinite; no step is taken.
     """
     gradients = [
         p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
@@ -98,24 +100,25 @@ def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf
 
 
 class OuterAdamConfig(Config):
-    """The step size of an Adam that learns across tasks: constant, or falling."""
+    """The step size of the outer Adam: constant, or decaying."""
 
     learning_rate: Positive = 1e-3
     """Step size of the outer Adam."""
     final_learning_rate: Annotated[float, Field(ge=0, lt=1e30)] | None = None
-    """Where it goes, along half a cosine; stays where not given."""
+    """Final step size, reached along half a cosine; if not given, the step size is constant."""
     decay_updates: Count = 10_000
-    """Outer updates that it takes to get there."""
+    """Outer updates until `final_learning_rate` is reached."""
 
     def decay(self, optimizer: torch.optim.Adam) -> None:
-        """Sets the step size of the next update, by how many there were."""
+        """Sets the step size of the next update from the number of updates so far."""
         states = list(optimizer.state.values())
         done = int(states[0]["step"]) if states else 0
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate_after(done)
 
     def learning_rate_after(self, updates: int) -> float:
-        """`learning_rate` at 0, `final_learning_rate` from `decay_updates` on."""
+        """The step size after a number of updates: `learning_rate` at 0, `final_learning_rate` from
+        `decay_updates` on."""
         start, end = self.learning_rate, self.final_learning_rate
         if end is None:
             return start

@@ -1,5 +1,5 @@
-"""Experience that adaptation by policy gradients learns from: the steps of each task, with
-advantages, and tasks in batches."""
+"""Experience for adaptation by policy gradients: the steps of each task with their advantages, and
+tasks in batches."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from metarl.types import Rollout
 
 
 class Experience(NamedTuple):
-    """The M steps of each of G tasks, all episodes in a row: what gradients are computed from."""
+    """The M steps of each of G tasks, episode after episode; gradients are computed from it."""
 
     obs: Float[Tensor, "G M O"]
     action: Shaped[Tensor, "G M *A"]
     log_prob: Float[Tensor, "G M"]
-    """Log-probability of the action by the policy that acted."""
+    """Log-probability of the action under the policy that acted."""
     advantage: Float[Tensor, "G M"]
-    """With mean 0 and standard deviation 1 over the steps of a task."""
+    """Advantages with mean 0 and standard deviation 1 over the steps of each task."""
 
     def split(self, size: int) -> Iterator[Experience]:
-        """The tasks, `size` at a time."""
+        """The experience in parts of `size` tasks."""
         return (Experience(*parts) for parts in zip(*(x.split(size) for x in self), strict=True))
 
     def every(self, stride: int) -> Experience:
-        """Every `stride`-th step."""
+        """The experience with every `stride`-th step only."""
         return Experience(*(x[:, ::stride] for x in self))
 
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Some tasks of a trial: as many as are worked on at once."""
+    """Tasks of a meta-batch that are processed together."""
 
     first_task: int
+    """Index of the first task in the meta-batch."""
     support: list[Experience]
-    """Behind each gradient step."""
+    """Experience of each gradient step."""
     query: Experience
-    """Played by the adapted policies, which are judged on it."""
+    """Experience of the adapted policies, which they are evaluated on."""
 
     @staticmethod
     def of(experiences: Sequence[Experience], size: int) -> list[TaskBatch]:
-        """The experiences from all rollouts of a trial, cut into batches of `size` tasks."""
+        """The experience of all rollouts of a trial, cut into batches of `size` tasks."""
         cut = zip(*(experience.split(size) for experience in experiences), strict=True)
         return [
             TaskBatch(n * size, list(support), query) for n, (*support, query) in enumerate(cut)
@@ -56,11 +57,11 @@ class TaskBatch:
 
     @property
     def num_tasks(self) -> int:
-        """How many they are."""
+        """Number of tasks (G)."""
         return len(self.query.obs)
 
     def every(self, stride: int) -> TaskBatch:
-        """The same tasks with every `stride`-th step."""
+        """The same tasks with every `stride`-th step only."""
         support = [experience.every(stride) for experience in self.support]
         return TaskBatch(self.first_task, support, self.query.every(stride))
 
@@ -78,20 +79,22 @@ def experience_of(
     discount: float,
     gae_lambda: float,
 ) -> tuple[Experience, float]:
-    """A rollout as gradients need it, and the share of returns that the baseline explains.
+    """The experience in a rollout, and the share of the returns' variance that the baseline
+    explains.
 
-    Advantages are GAE's, over a linear baseline that is fitted to each task by itself; nothing
-    follows an episode's last step. They are brought to mean 0 and standard deviation 1 in each
+    Advantages are GAE's, over a linear baseline that is fitted to each task separately; episodes do
+    not bootstrap at their end. Advantages are scaled to mean 0 and standard deviation 1 within each
     task.
 
     Args:
-        obs: observations of the rollout as the policy sees them.
-        slots_per_task: slots of a task, which stand side by side.
-        discount: per step, within an episode.
+        rollout: N slots over T steps.
+        obs: observations of the rollout as the policy takes them.
+        slots_per_task: slots of a task, which are adjacent.
+        discount: discount per step, within an episode.
         gae_lambda: λ of GAE.
 
     Raises:
-        NotFiniteError: an advantage is not; names the task.
+        NotFiniteError: an advantage is not finite; names the task.
     """
 
     def by_task(values: Shaped[Tensor, "N T *F"]) -> Shaped[Tensor, "G M *F"]:
@@ -129,10 +132,15 @@ def experience_of(
 
 
 def check_finite(what: str, values: Shaped[Tensor, "G F"], *, first_task: int = 0) -> None:
-    """Checks the rows of tasks, of which the first is `first_task` of the meta-batch.
+    """Checks that the rows of tasks are finite.
+
+    Args:
+        what: name of the values, for the message.
+        values: one row per task.
+        first_task: index of the first row's task in the meta-batch.
 
     Raises:
-        NotFiniteError: names the first task whose row is not finite.
+        NotFiniteError: a row is not finite; names the first such task.
     """
     finite = values.isfinite().all(1)
     if not finite.all():

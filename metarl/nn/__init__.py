@@ -1,4 +1,4 @@
-"""Networks and the distributions of actions they give.
+"""Networks, and the action distributions that they output.
 
-No losses, no optimizers, nothing that plays.
+No losses, no optimizers, no rollouts.
 """

@@ -1,6 +1,6 @@
-"""Actions: their size, how they are executed, and distributions over them.
+"""Actions: their size, their execution, and distributions over them.
 
-torch's own distributions do not take the random generator to draw from, these do.
+Unlike torch's own distributions, these take the random generator as an argument.
 """
 
 from __future__ import annotations
@@ -22,25 +22,28 @@ from metarl.system.finite import is_finite
 
 
 def action_size(action_space: spaces.Box | spaces.Discrete) -> int:
-    """Numbers that describe an action: its dimensions, or the choices of a discrete one."""
+    """Length of an action's vector: its dimensions, or the number of discrete choices."""
     if isinstance(action_space, spaces.Discrete):
         return int(action_space.n)
     return int(np.prod(action_space.shape))
 
 
 def execute(action: Tensor, space: spaces.Box | spaces.Discrete) -> tuple[Any, Tensor]:
-    """The action as the environment takes it, and as the policy sees it one step later."""
+    """The action as the environment takes it, and as the policy sees it one step later.
+
+    Continuous actions are clipped to the bounds; discrete ones become one-hot for the policy.
+    """
     if isinstance(space, spaces.Discrete):
         return action.cpu().numpy(), functional.one_hot(action, int(space.n)).float()
     low, high = (torch.as_tensor(bound, device=action.device) for bound in (space.low, space.high))
-    clipped = action.clamp(low, high)  # in the finer of the two precisions
+    clipped = action.clamp(low, high)  # in the higher of the two precisions
     return clipped.cpu().numpy(), clipped.to(action.dtype)
 
 
 def execute_on(
     device: torch.device, space: spaces.Box
 ) -> Callable[[Float[Tensor, "N A"]], tuple[Tensor, Tensor]]:
-    """`execute` for an environment that takes tensors: bounds are brought to the device once."""
+    """`execute` for an environment that takes tensors: bounds are moved to the device once."""
     low, high = (torch.as_tensor(bound, device=device) for bound in (space.low, space.high))
 
     def execute(action: Float[Tensor, "N A"]) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,7 @@ class DiagonalGaussian:
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Float[Tensor, "*batch A"]:
-        """The likeliest action."""
+        """The most likely action."""
         return self.mean
 
     def log_prob(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -74,11 +77,11 @@ class DiagonalGaussian:
         return (-0.5 * scaled**2 - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        """In nats, summed over the dimensions of the action."""
+        """Entropy in nats, summed over the dimensions of the action."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def detach(self) -> DiagonalGaussian:
-        """The same distribution, through which no gradient flows."""
+        """The same distribution, detached from the graph."""
         return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
 
 
@@ -92,15 +95,15 @@ class Categorical:
         """Draws an action.
 
         Raises:
-            NotFiniteError: a probability is NaN; on a GPU that would end the process.
+            NotFiniteError: a probability is NaN, which would end the process on a GPU.
         """
         flat = self.logits.softmax(-1).flatten(0, -2)
         if not is_finite(flat):
-            raise NotFiniteError("what the policy chooses from")
+            raise NotFiniteError("a probability of the policy's actions")
         return torch.multinomial(flat, 1, generator=generator).view(self.logits.shape[:-1])
 
     def mode(self) -> Int[Tensor, "*batch"]:
-        """The likeliest action."""
+        """The most likely action."""
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -108,12 +111,12 @@ class Categorical:
         return self.logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        """In nats."""
+        """Entropy in nats."""
         log_prob = self.logits.log_softmax(-1)
         return -(log_prob.exp() * log_prob).sum(-1)
 
     def detach(self) -> Categorical:
-        """The same distribution, through which no gradient flows."""
+        """The same distribution, detached from the graph."""
         return Categorical(self.logits.detach())
 
 
@@ -121,7 +124,11 @@ ActionDistribution = DiagonalGaussian | Categorical
 
 
 def kl_divergence(old: ActionDistribution, new: ActionDistribution) -> Float[Tensor, "*batch"]:
-    """KL(old ‖ new) of two distributions of one kind, in nats."""
+    """KL(old ‖ new) in nats.
+
+    Raises:
+        TypeError: the distributions are of different types.
+    """
     if isinstance(old, DiagonalGaussian) and isinstance(new, DiagonalGaussian):
         variances = torch.exp(2 * (old.log_std - new.log_std))
         shift = (old.mean - new.mean) * torch.exp(-new.log_std)

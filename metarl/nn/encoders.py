@@ -1,13 +1,13 @@
-"""Networks of few-shot learners: examples to features, with a BatchNorm that says whose statistics.
+"""Encoders of few-shot learners: networks from examples to features, with explicit BatchNorm.
 
-Whose they are decides what a few-shot accuracy means (Bronskill et al. 2020, arXiv:2003.03284), so
-it has a name in the config, and the report tells it:
+The statistics that BatchNorm uses determine what a few-shot accuracy means (Bronskill et al. 2020,
+arXiv:2003.03284), so that the config names them, and the report states them:
 
-    transductive      every set is normalised by its own statistics. The query examples of a task
-                      are so seen together, before the first of them is labelled, as in MAML's and
+    transductive      each set is normalised by its own statistics. All query examples of a task
+                      are thus seen together, before the first is labelled, as in MAML's and
                       Reptile's published figures
     support           support and query are normalised by the statistics of the support: each query
-                      example is labelled by itself (non-transductive)
+                      example is labelled independently (non-transductive)
     none              no normalisation
 """
 
@@ -34,15 +34,16 @@ class Conv4Config(Config):
 
     kind: Literal["conv4"] = "conv4"
     filters: Width = 64
-    """Of each block."""
+    """Filters of each block."""
     batch_norm: Normalization = "transductive"
-    """Whose statistics: `transductive` (each set's own), `support` (non-transductive), `none`."""
+    """BatchNorm by each set's own statistics (`transductive`), by those of the support (`support`,
+    non-transductive), or `none`."""
 
     def build(self, input_shape: tuple[int, ...]) -> Encoder:
-        """The encoder for such images.
+        """The encoder for images of this shape.
 
         Raises:
-            UserError: they are no images.
+            UserError: examples of this shape are not images.
         """
         if len(input_shape) != 3:
             raise UserError(
@@ -58,18 +59,19 @@ class Conv4Config(Config):
 
 
 class MLPConfig(Config):
-    """Linear layers, BatchNorm and ReLU or tanh."""
+    """Linear layers, each with BatchNorm and ReLU or tanh."""
 
     kind: Literal["mlp"] = "mlp"
     hidden_sizes: Widths = (40, 40)
-    """Of each layer; MAML's for sinusoids."""
+    """Units of each layer; the default is MAML's for sinusoids."""
     activation: Literal["relu", "tanh"] = "relu"
-    """After each layer."""
+    """Activation after each layer."""
     batch_norm: Normalization = "none"
-    """Whose statistics: `transductive` (each set's own), `support` (non-transductive), `none`."""
+    """BatchNorm by each set's own statistics (`transductive`), by those of the support (`support`,
+    non-transductive), or `none`."""
 
     def build(self, input_shape: tuple[int, ...]) -> Encoder:
-        """The encoder for such examples, flattened."""
+        """The encoder for examples of this shape, which it flattens."""
         sizes = [int(torch.Size(input_shape).numel()), *self.hidden_sizes]
         blocks = [
             LinearBlock(*pair, activation=self.activation, normalize=self.batch_norm != "none")
@@ -82,7 +84,7 @@ EncoderConfig = Annotated[Conv4Config | MLPConfig, Field(discriminator="kind")]
 
 
 class BatchNorm(nn.Module):
-    """Normalisation of a batch by the statistics of its first examples; nothing is remembered."""
+    """Normalisation of a batch by the statistics of its first examples; no running statistics."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -90,10 +92,14 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size))
 
     def forward(self, x: Float[Tensor, "B C"], reference: int) -> Tensor:
-        """Each channel in units of the first `reference` examples, scaled and shifted."""
+        """Channels normalised by the first `reference` examples, then scaled and shifted.
+
+        Raises:
+            UserError: the batch has one number per channel.
+        """
         if len(x) == 1:
             raise UserError(
-                "BatchNorm has one number of each channel and cannot scale it; give more shots, "
+                "BatchNorm cannot normalise the single value of each channel; give more shots, "
                 "larger images or fewer layers, or agent.encoder.batch_norm none"
             )
         if reference == len(x):
@@ -104,7 +110,7 @@ class BatchNorm(nn.Module):
     def scale_and_shift(
         self, variance: Float[Tensor, " C"], mean: Float[Tensor, " C"]
     ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
-        """What normalisation by these statistics multiplies by, and then adds."""
+        """Factor and offset of each channel that normalise by these statistics."""
         scale = self.weight * (variance + 1e-5).rsqrt()
         return scale, self.bias - mean * scale
 
@@ -112,10 +118,10 @@ class BatchNorm(nn.Module):
 class ConvBlock(nn.Module):
     """3×3 convolution, BatchNorm, ReLU, 2×2 max-pooling.
 
-    Arranged so that little is computed on images of full size, of which each pass costs memory
-    traffic forwards, backwards and in second derivatives: all after the convolution and its
-    statistics is done on what max-pooling leaves. It chooses the same pixels before normalisation
-    as after it, if channels that normalisation turns over (negative scale) are turned over first.
+    Little is computed on images of full size, because each pass over them costs memory traffic in
+    the forward pass, the backward pass and the second derivatives: all operations after the
+    convolution and its statistics run on the pooled images. Max-pooling selects the same pixels
+    before normalisation as after it, if channels with a negative scale are negated first.
     """
 
     def __init__(self, before: int, after: int, *, normalize: bool) -> None:
@@ -124,31 +130,31 @@ class ConvBlock(nn.Module):
         self.norm = BatchNorm(after) if normalize else None
 
     def forward(self, x: Float[Tensor, "B C Y X"], reference: int) -> Float[Tensor, "B D Z U"]:
-        """Half the height and width, as far as there is something to halve."""
+        """Features at half the height and width; a size of 1 stays."""
         weight, bias = self.convolution.weight, self.convolution.bias
         if self.norm is None or bias is None:
             return pooled(self.convolution(x)).relu()
         sign = torch.where(self.norm.weight < 0, -1.0, 1.0).to(weight.dtype)
         out, variance, mean = convolve(x, weight * sign.view(-1, 1, 1, 1), reference)
-        # The bias moves the mean as much as the values.
+        # The bias shifts the mean as much as the values.
         scale, shift = self.norm.scale_and_shift(variance, sign * mean + bias)
         scale, shift = scale * sign, shift + bias * scale
         return (pooled(out) * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).relu()
 
 
 def pooled(x: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C Z U"]:
-    """The largest of each 2×2 pixels; single rows and columns as they are."""
+    """The maximum of each 2×2 pixels; images of a single row or column stay as they are."""
     return F.max_pool2d(x, 2) if min(x.shape[-2:]) > 1 else x
 
 
 def convolve(
     x: Float[Tensor, "B C Y X"], weight: Float[Tensor, "D C 3 3"], reference: int
 ) -> tuple[Float[Tensor, "B D Y X"], Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """A 3×3 convolution, and the variance and mean of its channels over the first `reference`
-    examples.
+    """A 3×3 convolution, and the variance and mean of its output channels over the first
+    `reference` examples.
 
-    Where there are few channels before it, it is a product of matrices, and the statistics are
-    those of the small patches, mapped: a pass over the result less, and no derivatives of it.
+    With few input channels it is a matrix product, and the statistics follow from those of the
+    small patches: this saves a pass over the large output and its derivatives.
     """
     size, channels = weight.shape[:2]
     if 9 * channels > size:
@@ -168,7 +174,7 @@ def convolve(
 
 
 class LinearBlock(nn.Module):
-    """Linear layer, BatchNorm, ReLU or tanh."""
+    """Linear layer, BatchNorm, and ReLU or tanh."""
 
     def __init__(self, before: int, after: int, *, activation: str, normalize: bool) -> None:
         super().__init__()
@@ -185,7 +191,7 @@ class LinearBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Blocks in a row, of examples of one task."""
+    """A sequence of blocks, applied to the examples of one task."""
 
     def __init__(
         self,
@@ -198,7 +204,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.size = size
-        """Features of an example."""
+        """Number of features of an example (D)."""
         self.batch_norm: Normalization = batch_norm
         self.flat = flat
 
@@ -208,8 +214,8 @@ class Encoder(nn.Module):
         """Features of each example.
 
         Args:
-            x: examples of a task.
-            support: those that it was adapted on; None where `x` is the support itself.
+            x: examples of one task.
+            support: the support examples of the task; None where `x` is the support itself.
         """
         reference, skipped = len(x), 0
         if support is not None and self.batch_norm == "support":
@@ -223,7 +229,7 @@ class Encoder(nn.Module):
 
 
 class EncoderWithHead(nn.Module):
-    """An encoder and a linear layer that reads its features."""
+    """An encoder and a linear layer on its features."""
 
     def __init__(self, encoder: Encoder, num_outputs: int) -> None:
         super().__init__()

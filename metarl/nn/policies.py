@@ -1,4 +1,4 @@
-"""Policies with and without memory, value functions, and the normalization of what they see."""
+"""Policies with and without memory, value functions, and the normalization of their inputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from metarl.types import TimeStep
 
 
 class RunningNormalizer(nn.Module):
-    """Shifts and scales features by the mean and standard deviation of all it was shown.
+    """Shifts and scales features by the running mean and standard deviation of all updates.
 
-    Before the first `update` it changes nothing. The statistics are buffers: they are saved and
-    moved with the network.
+    Before the first `update` it is the identity, up to the clip. The statistics are buffers: they
+    are saved and moved with the network.
     """
 
     mean: Tensor
@@ -35,7 +35,7 @@ class RunningNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Float[Tensor, "*batch F"]) -> None:
-        """Takes in a batch (Chan et al. 1979, the parallel form of Welford's algorithm)."""
+        """Adds a batch to the statistics (Chan et al. 1979, Welford's algorithm in parallel)."""
         rows = features.reshape(-1, features.shape[-1]).double()
         if self.count == 0:
             self.variance.zero_()
@@ -49,7 +49,7 @@ class RunningNormalizer(nn.Module):
 
     @property
     def std(self) -> Float[Tensor, " F"]:
-        """The standard deviation; 1 for features that never changed."""
+        """The standard deviation of each feature; 1 for constant features."""
         return torch.where(self.variance > 1e-12, self.variance.sqrt(), 1.0)
 
     def forward(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
@@ -58,14 +58,14 @@ class RunningNormalizer(nn.Module):
         return scaled.clamp(-self.clip, self.clip)
 
     def inverse(self, scaled: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch F"]:
-        """What `forward` would have taken to `scaled` (without the clip)."""
+        """The features that `forward` maps to `scaled`, without the clip."""
         return scaled * self.std.to(scaled.dtype) + self.mean.to(scaled.dtype)
 
 
 class RecurrentActorCritic(nn.Module):
-    """Encoder, memory, and a policy head and a value head that read it.
+    """Encoder, recurrent memory, and a policy head and a value head on the memory.
 
-    The input is what RL² sees (Duan et al. 2016, arXiv:1611.02779, section 2.2): observation,
+    The inputs are those of RL² (Duan et al. 2016, arXiv:1611.02779, section 2.2): observation,
     previous action, previous reward and the episode-start flag.
     """
 
@@ -110,8 +110,8 @@ class RecurrentActorCritic(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Orthogonal weights; a policy head so small that the first actions are nearly the same
-        everywhere (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
+        """Sets orthogonal weights; those of the policy head are so small that the initial policy
+        is nearly the same everywhere (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, gain=2**0.5)
@@ -127,19 +127,19 @@ class RecurrentActorCritic(nn.Module):
 
     @staticmethod
     def features(step: TimeStep) -> Float[Tensor, "*batch F"]:
-        """What the network sees of a time step, before normalization."""
+        """The network's input at a time step, before normalization."""
         reward, start = step.prev_reward[..., None], step.episode_start[..., None]
         return torch.cat([step.obs, step.prev_action, reward, start.to(step.obs.dtype)], dim=-1)
 
     def update_normalizer(self, step: TimeStep) -> None:
-        """Takes in what was seen, where inputs are normalized."""
+        """Adds time steps to the running statistics, if inputs are normalized."""
         if self.normalizer is not None:
             self.normalizer.update(self.features(step)[..., self.first_normalized :])
 
     def forward(
         self, step: TimeStep, state: Float[Tensor, "N S"]
     ) -> tuple[ActionDistribution, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
-        """Policy and value at each of T steps (`step` is `N T …`), and the state after the last."""
+        """Policy and value at each of T steps (`step` is `N T …`), and the last memory state."""
         features = self.features(step)
         if self.normalizer is not None:
             raw = features[..., : self.first_normalized]
@@ -163,10 +163,10 @@ class RecurrentActorCritic(nn.Module):
 
 
 class MLPPolicy(nn.Module):
-    """A policy without memory: tanh layers on the observation, and a head of small weights.
+    """A policy without memory: tanh layers on the observation, and a head with small weights.
 
-    `forward` gives the tensors that make up a distribution, so that it can be vectorised over
-    parameters; `distribution` makes it of them.
+    `forward` returns the tensors of the action distribution, so that it can be vectorised over
+    parameters; `distribution` builds the distribution from them.
     """
 
     def __init__(
@@ -206,5 +206,5 @@ class MLPPolicy(nn.Module):
         return head, self.log_std.clamp(min=self.min_log_std).expand_as(head)
 
     def distribution(self, *tensors: Float[Tensor, "*batch A"]) -> ActionDistribution:
-        """The distribution over actions that `forward` described."""
+        """The action distribution with the tensors that `forward` returned."""
         return Categorical(*tensors) if self.discrete else DiagonalGaussian(*tensors)

@@ -1,4 +1,4 @@
-"""A policy for each task: networks of one shape, whose parameters are rows of one tensor."""
+"""One policy per task: networks of one shape, whose parameters are the rows of one tensor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from metarl.system.memory import check_memory
 
 
 class TaskPolicies(nn.Module):
-    """The policies of G tasks, with their parameters in the rows of `G P`, and where all start.
+    """The policies of G tasks, with parameters in the rows of `G P`, and their starting point.
 
     The module holds what is learned across tasks, the *meta-parameters*: the starting point of
-    adaptation (P numbers), and after it, with `learn_step_size`, the size of its steps for each
-    parameter (P more). What single tasks adapted to is an argument of its methods.
+    adaptation (P numbers), followed, with `learn_step_size`, by one step size per parameter (P
+    more). The adapted parameters of the tasks are arguments of its methods.
     """
 
     step_size: Tensor
@@ -60,14 +60,14 @@ class TaskPolicies(nn.Module):
     # -- what is learned across tasks --------------------------------------------------------------
 
     def start(self) -> Float[Tensor, " P"]:
-        """The starting point of adaptation: the parameters of the policy in a row."""
+        """The starting point of adaptation: the policy's parameters as one vector."""
         return parameters_to_vector(self._adapted.values()).detach()
 
     def start_of_each(self, num_tasks: int) -> Float[Tensor, "G P"]:
-        """The starting point, for each task.
+        """The starting point, repeated for each task.
 
         Raises:
-            UserError: they do not fit into memory.
+            UserError: the parameters do not fit into memory.
         """
         start = self.start()
         check_memory(
@@ -81,15 +81,15 @@ class TaskPolicies(nn.Module):
         return [*self._adapted.values(), *step_sizes]
 
     def meta_parameters(self) -> Float[Tensor, " D"]:
-        """All that is learned, in a row."""
+        """The meta-parameters as one vector (D = P or 2 P)."""
         return parameters_to_vector(self.learned()).detach()
 
     def set_meta_parameters(self, meta: Float[Tensor, " D"]) -> None:
-        """Takes over what `meta_parameters` gave, or an improvement of it."""
-        vector_to_parameters(meta.clone(), self.learned())  # they become views of it
+        """Replaces the meta-parameters by a vector of the same layout."""
+        vector_to_parameters(meta.clone(), self.learned())  # the parameters become views of it
 
     def set_gradient(self, gradient: Float[Tensor, " D"]) -> None:
-        """Sets the gradients that an optimizer of the learned parameters steps along."""
+        """Sets the gradients of the learned parameters, for an optimizer to use."""
         parameters = self.learned()
         parts = gradient.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
@@ -100,7 +100,7 @@ class TaskPolicies(nn.Module):
     def distribution(
         self, parameters: Float[Tensor, "G P"], obs: Float[Tensor, "G M O"]
     ) -> ActionDistribution:
-        """The action distribution of each task's policy at M observations, as `scaled` has them."""
+        """The action distribution of each task's policy at M observations from `scaled`."""
 
         def forward(parameters: Tensor, obs: Tensor) -> tuple[Tensor, ...]:
             return functional_call(self.policy, self._named(parameters), (obs,))
@@ -115,9 +115,10 @@ class TaskPolicies(nn.Module):
         *,
         generator: torch.Generator | None,
     ) -> tuple[Shaped[Tensor, " N *A"], Float[Tensor, " N"]]:
-        """Actions by each task's own policy (the mode without a generator), log-probabilities.
+        """Actions of each task's own policy, and their log-probabilities.
 
-        The slots of a task stand side by side, and all tasks have as many.
+        Without a generator the mode is taken. The slots of a task are adjacent, and all tasks have
+        the same number of slots.
         """
         by_task = self.scaled(obs).unflatten(0, (len(parameters), -1))
         policy = self.distribution(parameters, by_task)
@@ -125,17 +126,17 @@ class TaskPolicies(nn.Module):
         return action.flatten(0, 1), policy.log_prob(action).flatten(0, 1)
 
     def scaled(self, obs: Float[Tensor, "*batch O"]) -> Float[Tensor, "*batch O"]:
-        """Observations as the policy sees them."""
+        """Observations as the policy takes them: normalized, if the policy has a normalizer."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
     def update_normalizer(self, obs: Float[Tensor, "*batch O"]) -> None:
-        """Takes in what was seen, where observations are normalized. The policies that saw it are
-        no longer the same afterwards."""
+        """Adds observations to the running statistics, if observations are normalized. This
+        changes the policies, also those that acted on these observations."""
         if self.normalizer is not None:
             self.normalizer.update(obs)
 
     def metrics(self) -> dict[str, float]:
-        """Mean step size and standard deviation, to be logged."""
+        """Mean step size and mean standard deviation of actions, to be logged."""
         metrics = {"inner_learning_rate": float(self.step_size.detach().mean())}
         if not self.policy.discrete:
             log_std = self.policy.log_std.detach().clamp(min=self.policy.min_log_std)

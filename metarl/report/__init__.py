@@ -1,4 +1,4 @@
 """Results for people: tables in the terminal, pictures and pages.
 
-Every number comes from `evaluation`; none is computed here.
+All numbers come from `evaluation`; none is computed here.
 """

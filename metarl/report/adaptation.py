@@ -1,4 +1,4 @@
-"""The report on one evaluation: how fast an agent adapted, on which tasks it did and did not."""
+"""Report on one evaluation: speed of adaptation, and results on every task."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXPERIENCE = "episodes of experience"
 
 
 def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> Report:
-    """The report on one evaluation, with further sections behind its own."""
+    """Report on one evaluation, with the sections `more` after its own."""
     overall, by_class = evaluation.summary
     sections = [
         Section(
             title="How fast it adapts",
             text="The mean over tasks with its 95 % interval, and the interquartile mean (IQM), "
-            "after each number of episodes of experience with a task that the agent meets anew.",
+            "after each number of episodes of experience with a new task.",
             blocks=[curve_of(measure, overall) for measure in measures(evaluation)],
         ),
         Section(
@@ -39,8 +39,8 @@ def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> R
         ),
         Section(
             title="Every task",
-            text="A row is a task, a column is what came after so much experience; above the "
-            "columns stands how many episodes succeeded. Nothing is left out."
+            text="Rows are tasks, columns are amounts of experience; the numbers above the columns "
+            "count successful episodes. No task is left out."
             + (
                 f" A cell is the mean over {evaluation.slots_per_task} episodes side by side."
                 if evaluation.slots_per_task > 1
@@ -64,31 +64,31 @@ def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> R
 
 
 def measures(evaluation: Evaluation) -> list[str]:
-    """What was measured, success first."""
+    """Names of the measures, success first."""
     return [measure for measure in MEASURES if measure in evaluation.curve.scores]
 
 
 def interval(estimate: Estimate, k: int, *, percent: bool) -> str:
-    """A number with its interval."""
+    """Column k of an estimate as text, with its interval."""
     return with_interval(estimate, k, ".0%" if percent else ",.1f")
 
 
 def headlines(evaluation: Evaluation, overall: Summary) -> dict[str, str]:
-    """First and last columns of the curves, and how much experience lies between."""
+    """First and last columns of the curves, and the experience before the last."""
     shown = {}
     for measure, label in MEASURES.items():
         estimate, percent = overall.mean[measure], measure != "return"
         first = f"{estimate.value[0]:.0%}" if percent else f"{estimate.value[0]:,.1f}"
         shown[f"{label}, first → last"] = f"{first} → {interval(estimate, -1, percent=percent)}"
     last = overall.experience[-1]
-    shown["experience behind the last column"] = (
+    shown["experience before the last column"] = (
         f"{count(last, 'episode')}, {last * evaluation.horizon:,} env steps"
     )
     return shown
 
 
 def curve_of(measure: str, overall: Summary) -> Curves:
-    """Mean with its interval, and IQM, of one measure."""
+    """Mean with its interval and IQM of one measure, against experience."""
     mean, iqm = overall.mean[measure], overall.iqm[measure]
     x = [float(k) for k in overall.experience]
     return Curves(
@@ -105,7 +105,7 @@ def curve_of(measure: str, overall: Summary) -> Curves:
 
 
 def plot_adaptation(evaluation: Evaluation, path: Path) -> None:
-    """The curves of the report side by side, as a PNG."""
+    """Writes the curves of the report side by side, as a PNG."""
     overall, _ = evaluation.summary
     save_panels(
         [curve_of(measure, overall) for measure in measures(evaluation)],
@@ -116,7 +116,7 @@ def plot_adaptation(evaluation: Evaluation, path: Path) -> None:
 
 
 def speed_table(evaluation: Evaluation, overall: Summary) -> Table:
-    """Episodes and env steps to shares of the final success."""
+    """Episodes and env steps until shares of the final success are reached."""
     shares = list(overall.episodes_to_share["success_any"])
 
     def episodes(number: int | None) -> str:
@@ -126,7 +126,7 @@ def speed_table(evaluation: Evaluation, overall: Summary) -> Table:
 
     return Table(
         name="speed",
-        title="Episodes (env steps) until success is a share of what it is in the end",
+        title="Episodes (env steps) until success reaches a share of its value in the end",
         header=["", *shares, "area under the curve", "in the end"],
         body=[
             [
@@ -141,7 +141,8 @@ def speed_table(evaluation: Evaluation, overall: Summary) -> Table:
 
 
 def heat_map(evaluation: Evaluation, measure: str) -> HeatMap:
-    """Tasks against experience, by class, the worst in the end first."""
+    """Scores of tasks (rows) by experience (columns), sorted by class, then worst final score
+    first."""
     scores = evaluation.curve.scores[measure].numpy()
     names = evaluation.curve.env_names
     order = sorted(range(len(names)), key=lambda row: (names[row], *scores[row][::-1]))
@@ -163,7 +164,7 @@ def heat_map(evaluation: Evaluation, measure: str) -> HeatMap:
 
 
 def goal_section(evaluation: Evaluation) -> Section:
-    """How it went, by where the goal is, before and after adaptation."""
+    """Scores by position or speed of the goal, before and after adaptation."""
     goals = np.array(evaluation.goals)
     blocks: list[Block] = []
     if goals.shape[1] == 1:
@@ -202,7 +203,7 @@ def goal_section(evaluation: Evaluation) -> Section:
             ]
     return Section(
         title="Where the goals are",
-        text="Each point is a task; goals that are not found are dark, or low.",
+        text="Each point is a task; goals that are not reached are dark or low.",
         blocks=blocks,
     )
 
@@ -222,7 +223,7 @@ def class_table(by_class: dict[str, Summary]) -> Table:
 
 
 def protocol(evaluation: Evaluation) -> dict[str, str]:
-    """All that another person needs to measure the same."""
+    """Everything needed to repeat the measurement."""
     names = evaluation.curve.env_names
     side_by_side = (
         f", {evaluation.slots_per_task} side by side" if evaluation.slots_per_task > 1 else ""
@@ -237,7 +238,7 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
         "agent": f"{evaluation.agent}, seed {evaluation.seed}, after "
         f"{evaluation.env_steps:,} env steps; "
         f"{'greedy' if evaluation.options['greedy'] else 'sampled'} actions",
-        "intervals": f"{evaluation.intervals()}, so they say nothing of other seeds",
+        "intervals": f"{evaluation.intervals()}, so they say nothing about other seeds",
         "success": "at any step: the task's own flag was up in any step of the episode; at the "
         "last step: it was up then",
         **circumstances(evaluation.environment),
@@ -245,7 +246,7 @@ def protocol(evaluation: Evaluation) -> dict[str, str]:
 
 
 def circumstances(environment: Mapping[str, Any]) -> dict[str, str]:
-    """Where and when something was measured, from `metarl.training.provenance.environment`."""
+    """Versions, machine, command and time, from `metarl.training.provenance.environment`."""
     return {
         "versions": ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
         + f", Python {environment['python']}, git {environment['git']}",

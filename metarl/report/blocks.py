@@ -1,6 +1,6 @@
-"""What a report is made of: labelled numbers, which pictures and files are drawn from.
+"""Blocks of a report: labelled numbers, from which its pictures and files are made.
 
-Everything that a reader sees comes from these blocks, and all of them are stored as JSON and CSV.
+All content of a report comes from these blocks, and all of them are stored as JSON and CSV.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ Cell = str | float | int | None
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of a chart, perhaps with an interval around it."""
+    """One line of a chart, optionally with an interval around it."""
 
     label: str
     x: list[float]
     y: list[float]
     low: list[float | None] | None = None
-    """None for a point without an interval."""
+    """Lower ends of the intervals; None for a point without one."""
     high: list[float | None] | None = None
     style: Literal["main", "dashed", "steps"] = "main"
     color: int = 0
-    """Lines of one colour belong together."""
+    """Number of the colour; lines of one colour belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Lines over one axis."""
+    """Lines over a common x axis."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class Curves:
     kind: Literal["curves"] = "curves"
 
     def rows(self) -> Iterator[list[Cell]]:
-        """As a table: a row for every point of every line."""
+        """The block as a table, one row per point of every line."""
         yield ["line", self.x_label, self.y_label, "low", "high"]
         for line in self.lines:
             nothing = [None] * len(line.x)
@@ -57,7 +57,7 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """One colour for each task (row) and each column."""
+    """Table of colours, with tasks as rows."""
 
     name: str
     title: str
@@ -66,12 +66,12 @@ class HeatMap:
     tasks: list[str]
     values: list[list[float]]
     counts: list[str]
-    """What is written above the columns."""
+    """Texts above the columns."""
     percent: bool = False
     kind: Literal["heatmap"] = "heatmap"
 
     def rows(self) -> Iterator[list[Cell]]:
-        """As a table: a row for every task."""
+        """The block as a table, one row per task."""
         yield ["task", *self.columns]
         for task, values in zip(self.tasks, self.values, strict=True):
             yield [task, *values]
@@ -79,7 +79,7 @@ class HeatMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """Tasks by where their goals are, with a value as their colour."""
+    """Tasks as points at their goals, coloured by a value."""
 
     name: str
     title: str
@@ -94,7 +94,7 @@ class Scatter:
     kind: Literal["scatter"] = "scatter"
 
     def rows(self) -> Iterator[list[Cell]]:
-        """As a table: a row for every task."""
+        """The block as a table, one row per task."""
         yield [self.x_label, self.y_label, self.value_label]
         for point in zip(self.x, self.y, self.value, strict=True):
             yield list(point)
@@ -116,7 +116,7 @@ class Table:
         yield from self.body
 
     def cells(self) -> Iterator[Cell]:
-        """All of them, without the header."""
+        """All cells without the header."""
         return chain.from_iterable(self.body)
 
 
@@ -141,17 +141,17 @@ class Film:
 
     caption: str
     file: str
-    """Beside the report."""
+    """Name of the file beside the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """What was played, to look at; its files lie beside the report."""
+    """Replay and videos of rollouts; their files lie beside the report."""
 
     text: str
-    """What is shown, and how it was chosen."""
+    """Description of the rollouts and of their selection."""
     replay: str
-    """The page of the interactive replay."""
+    """Name of the page of the interactive replay."""
     films: list[Film]
 
 
@@ -161,26 +161,26 @@ class Report:
 
     title: str
     headlines: dict[str, str]
-    """The numbers that a reader wants first, by what they are."""
+    """The most important numbers, by their names."""
     sections: list[Section]
     protocol: dict[str, str]
-    """How it was measured, by what it is."""
+    """Details of the measurement, by their names."""
 
     def legend(self) -> dict[str, str]:
-        """Of the signs in its headlines and tables."""
+        """Explanations of the signs in its headlines and tables."""
         blocks = (block for section in self.sections for block in section.blocks)
         tables = [block for block in blocks if isinstance(block, Table)]
         return legend([*self.headlines.values(), *(cell for t in tables for cell in t.cells())])
 
 
 def legend(cells: Iterable[Cell]) -> dict[str, str]:
-    """The signs that need to be explained, with what they mean, of those that occur."""
+    """Explanations of the signs that occur in some cells."""
     occurs = any(NO_INTERVAL in str(cell) for cell in cells)
     return {NO_INTERVAL: WHY_NO_INTERVAL} if occurs else {}
 
 
 def block_from_json(values: dict) -> Block:
-    """A block as it was stored."""
+    """A block from its stored values."""
     values = dict(values)
     if "lines" in values:
         values["lines"] = [Line(**line) for line in values["lines"]]

@@ -1,4 +1,4 @@
-"""Rollouts of several agents beside each other: whose, on which tasks, and what is said of them."""
+"""Rollouts of several agents side by side: choice of runs and tasks, and their description."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from metarl.evaluation.trials import Trials
 from metarl.rollout.recording import Recording, Recordings, read_recordings, write_recordings
 
 CANDIDATES = 200
-"""Tasks that are recorded of each agent, to choose from when all have played: first and last
-episodes of one take a quarter of a megabyte in Meta-World."""
+"""Tasks recorded per agent, from which the shown ones are chosen after all agents have played. In
+Meta-World, first and last episode of a task take a quarter of a megabyte."""
 
 
 class Beside:
     """Rollouts of the first run of each agent, or of every seed of one agent, on the same tasks.
 
-    Many tasks are recorded of each, since which are worth a look shows when all have played.
+    Many tasks are recorded per run, as the interesting ones are known only after all runs.
 
     Args:
-        trials: of all that are compared, on the same tasks.
+        trials: trials of all compared runs, on the same tasks.
     """
 
     def __init__(self, trials: Sequence[Trials]) -> None:
@@ -37,22 +37,22 @@ class Beside:
         self.labels = {
             each.name: f"seed {each.seed}" if one_agent else each.experiment for each in self._shown
         }
-        """What each is called on the page, by the names of the runs that are shown."""
+        """Labels on the page, by the names of the shown runs."""
         self.recordings = {
             each.name: Recordings(len(self._tasks), only=set(self._tasks), ends=True)
             for each in self._shown
         }
-        """Collects what each of them plays."""
+        """Recordings of the shown runs, by their names."""
 
     def store(
         self, files: Mapping[str, Path], evaluations: Sequence[Evaluation], *, limit: int
     ) -> None:
-        """Stores the recordings of the tasks that differ most, a file for each run that is shown.
+        """Stores the recordings of the tasks that differ most, one file per shown run.
 
         Args:
-            files: by the names of runs.
-            evaluations: of all.
-            limit: tasks that are shown.
+            files: paths by the names of runs.
+            evaluations: evaluations of all compared runs.
+            limit: number of tasks to show.
         """
         shown = {(each.experiment, each.seed) for each in self._shown}
         compared = [e for e in evaluations if (e.experiment, e.seed) in shown]
@@ -63,10 +63,10 @@ class Beside:
             write_recordings(files[name], [by_task[task] for task in tasks])
 
     def shown(self, files: Mapping[str, Path]) -> list[Recording]:
-        """What `store` stored: task by task, each by all agents in turn.
+        """The recordings that `store` stored: task by task, each by all agents in turn.
 
         Raises:
-            UserError: there is nothing, or it is damaged.
+            UserError: the recordings are missing, damaged or of different tasks.
         """
         played = {label: read_recordings(files[name]) for name, label in self.labels.items()}
         if len({tuple(each.task for each in rows) for rows in played.values()}) > 1:
@@ -78,23 +78,23 @@ class Beside:
         ]
 
     def description(self, shown: Sequence[Recording]) -> str:
-        """What a reader has to know of them."""
+        """Text for the page about the shown runs and tasks."""
         runs = ", ".join(f"{each.experiment} (seed {each.seed})" for each in self._shown)
         one_agent = len({each.experiment for each in self._shown}) == 1
         recorded = len(self._tasks)
         some = "" if recorded == self._num_tasks else f" ({recorded:,} of them were recorded)"
-        order = "on which success after adaptation differs most, then those that are failed"
+        order = "on which success after adaptation differs most, then failed ones"
         return (
             f"{'Every run' if one_agent else 'One run of each agent'}: {runs}; on "
             f"{len(shown) // len(self._shown):,} of {count(self._num_tasks, 'task')}{some}: those "
-            f"{order if len(self._shown) > 1 else 'that are failed after adaptation first'}, of "
+            f"{order if len(self._shown) > 1 else 'that fail after adaptation first'}, from "
             "all classes in turn. Each is shown before adaptation (the first episode) and after it "
             "(the last); where episodes are played side by side, the first of them."
         )
 
 
 def candidates(env_names: Sequence[str]) -> list[int]:
-    """Numbers of the tasks to choose from: all, or as many, of all classes in turn."""
+    """Numbers of at most `CANDIDATES` tasks to record, taken from all classes in turn."""
     ranks = rank_in_class(env_names, range(len(env_names)))
     in_turn = sorted(range(len(env_names)), key=lambda task: (ranks[task], task))
     return sorted(in_turn[:CANDIDATES])
@@ -103,8 +103,10 @@ def candidates(env_names: Sequence[str]) -> list[int]:
 def most_different(
     evaluations: Sequence[Evaluation], tasks: Sequence[int], limit: int
 ) -> list[int]:
-    """The tasks on which success after adaptation differs most, of all classes in turn; of equal
-    ones those that fail first, then those whose returns differ most."""
+    """The tasks on which success after adaptation differs most, taken from all classes in turn.
+
+    Among equal ones, failed tasks come first, then those whose returns differ most.
+    """
     success, returns = (
         np.stack([run.curve.scores[measure][:, -1].numpy() for run in evaluations])
         for measure in ("success_any", "return")
@@ -120,7 +122,7 @@ def most_different(
 
 
 def rank_in_class(env_names: Sequence[str], tasks: Sequence[int]) -> dict[int, int]:
-    """How many of its class come before each task."""
+    """Number of tasks of the same class before each task, by task."""
     seen: Counter[str] = Counter()
     ranks = {}
     for task in tasks:

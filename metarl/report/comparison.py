@@ -1,4 +1,4 @@
-"""The report on several agents, or several seeds of some, on the same tasks."""
+"""Report on several agents, or several seeds of an agent, on the same tasks."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class Group:
     runs: list[Evaluation]
 
     def scores(self, measure: str) -> Scores:
-        """Of each seed on each task, after adaptation."""
+        """Scores of each seed on each task, after adaptation."""
         return np.stack([run.curve.scores[measure][:, -1].numpy() for run in self.runs])
 
     def means(self, measure: str) -> Estimate:
-        """Over seeds and tasks, a column for each amount of experience."""
+        """Means over seeds and tasks, one column per amount of experience."""
         scores = np.stack([run.curve.scores[measure].numpy() for run in self.runs])
         return mean_over_runs(scores, self.classes, bounds=bounds_of(measure))
 
     @property
     def classes(self) -> list[str]:
-        """Of the tasks."""
+        """Class of each task."""
         return self.runs[0].curve.env_names
 
 
 def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section] = ()) -> Report:
-    """The report on these evaluations, with further sections behind its own.
+    """Report on these evaluations, with the sections `more` after its own.
 
     Raises:
-        UserError: they cannot be compared, or one run is there twice.
+        UserError: they cannot be compared, or a run is given twice.
     """
     groups = group(evaluations)
     first = evaluations[0]
@@ -67,7 +67,7 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
         Section(
             title="After adaptation",
             text="The last column of each curve"
-            + ("" if len(lasts) == 1 else "; they are not after equally much experience")
+            + ("" if len(lasts) == 1 else "; the amounts of experience differ")
             + ". IQM: the mean of the middle half of all scores.",
             blocks=[final_table(groups)],
         ),
@@ -76,8 +76,8 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
         sections.append(
             Section(
                 title="Differences",
-                text="Each pair on the same tasks, paired task by task. The probability of "
-                "improvement is that of a higher score on a task drawn at random; ties count half.",
+                text="Each pair of agents, paired task by task. The probability of improvement is "
+                "that of a higher score on a random task; ties count half.",
                 blocks=[difference_table(groups)],
             )
         )
@@ -125,10 +125,10 @@ def comparison_report(evaluations: Sequence[Evaluation], more: Sequence[Section]
 
 
 def group(evaluations: Sequence[Evaluation]) -> list[Group]:
-    """Evaluations by experiment, in order of appearance.
+    """Evaluations grouped by experiment, in order of appearance.
 
     Raises:
-        UserError: they cannot be compared, or one run is there twice.
+        UserError: they cannot be compared, or a run is given twice.
     """
     check_alike([evaluation.setting for evaluation in evaluations])
     by_name: dict[str, list[Evaluation]] = {}
@@ -138,21 +138,21 @@ def group(evaluations: Sequence[Evaluation]) -> list[Group]:
 
 
 def said_of_tasks(classes: Sequence[str]) -> str:
-    """What intervals are over, and which, in words."""
+    """Kind of the intervals and what they are over, in words."""
     if len(classes) > 1:
         return said_of_intervals(classes, len(classes), bounded="shares")
     return "95 % intervals, Wilson's of shares, else Student's t; 1 task: tasks are not resampled"
 
 
 def said_of_runs(seeds: int) -> str:
-    """Whether an interval is over seeds too, in words."""
+    """Role of the seeds in the intervals, in words."""
     if seeds == 1:
         return "1 seed: runs are not resampled, so nothing is said of other seeds"
     return f"over its {seeds} seeds too"
 
 
 def curves(groups: Sequence[Group], measure: str) -> Curves:
-    """Mean over seeds and tasks of every group, with its interval."""
+    """Mean over seeds and tasks of every group with its interval, against experience."""
     lines = []
     for color, one in enumerate(groups):
         means = one.means(measure)
@@ -171,12 +171,12 @@ def curves(groups: Sequence[Group], measure: str) -> Curves:
 
 
 def form(measure: str) -> str:
-    """How a number is written."""
+    """Format of the numbers of a measure."""
     return ",.1f" if measure == "return" else ".0%"
 
 
 def after_adaptation(group: Group, measure: str) -> str:
-    """The mean after adaptation with its interval."""
+    """The mean after adaptation as text, with its interval."""
     return with_interval(group.means(measure), -1, form(measure))
 
 
@@ -195,7 +195,7 @@ def final_table(groups: Sequence[Group]) -> Table:
 
 
 def difference_table(groups: Sequence[Group]) -> Table:
-    """Paired differences of every two groups, and the probability of improvement."""
+    """Paired differences and probabilities of improvement of every two groups."""
     body: list[list[Cell]] = []
     for one, other in combinations(groups, 2):
         for measure, label in MEASURES.items():

@@ -1,4 +1,4 @@
-"""Evaluations of a run, or of several beside each other: played or read, printed, stored."""
+"""Evaluation of one run, comparison of several, and the live replay."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ from metarl.visual.video import NOTHING_TO_SHOW
 def evaluate(
     trials: Trials, config: EvaluationOptions, console: Console, recordings: Recordings | None
 ) -> Evaluation:
-    """Plays the trials, or reads what they were when played before; prints and stores them. What
-    was published is compared, and not replaced."""
+    """Plays the trials or reads their stored evaluation; prints and stores it.
+
+    A published evaluation is compared and never replaced.
+    """
     path = evaluation_file(trials, config)
     if config.stored:
         evaluation = Evaluation.read(path)
@@ -58,11 +60,11 @@ def evaluate(
     stores = not published or config.output is not None
     try:
         print_evaluation(evaluation, console)
-    finally:  # also where the output cannot be written
+    finally:  # even if stdout cannot be written
         if stores:
             with or_what_is_safe("of this evaluation there is what was printed"):
                 evaluation.write(path)
-                recordings_file(path).unlink(missing_ok=True)  # of an evaluation that is replaced
+                recordings_file(path).unlink(missing_ok=True)  # of the replaced evaluation
     if published:
         print(said_of_published(evaluation, trials.folder / path.relative_to(trials.output)))
     if stores:
@@ -78,7 +80,7 @@ def compare(
     console: Console,
     more: Callable[[Sequence[Evaluation], Sequence[Trials]], list[Section]],
 ) -> None:
-    """Evaluates several runs and puts them on one page, with rollouts where they are asked for.
+    """Evaluates several runs and compares them on one page, with rollouts if requested.
 
     Args:
         more: makes further sections of the page.
@@ -116,8 +118,10 @@ def compare(
 
 
 def watch(folder: Path, config: EvaluationOptions) -> None:
-    """Serves the replay while the agent plays task after task; each trial takes the newest
-    checkpoint, so that a training can be watched."""
+    """Serves the replay while the agent plays task after task.
+
+    Each trial loads the newest checkpoint, so that training can be watched.
+    """
     trials = find_trials(folder, config)
     env = trials.distribution.make_env(trials.shape.slots_per_task)
     if not isinstance(env, Recorder):

@@ -1,4 +1,4 @@
-"""A few-shot evaluation as a person reads it: on the terminal, as a picture, as a page."""
+"""Few-shot evaluations for people: on the terminal, as a picture and as a page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FORMS = {"accuracy": ".1%", "loss": ".4g"}
 PIXELS = "nearest neighbour in pixel space"
 BATCH_NORM = {
     "transductive": "transductive: support and query are each normalised by their own statistics, "
-    "so all queries of a task are seen together before the first is labelled; a query that stands "
-    "alone would be labelled otherwise",
+    "so all queries of a task are seen together before the first is labelled; a query alone could "
+    "be labelled differently",
     "support": "support (non-transductive): support and query are normalised by the statistics of "
     "the support, and each query is labelled by itself",
     "none": "none: nothing is normalised, and each query is labelled by itself",
@@ -30,10 +30,10 @@ BATCH_NORM = {
 
 
 def few_shot_report(evaluation: FewShotEvaluation) -> Report:
-    """The report on one evaluation."""
+    """Report on one few-shot evaluation."""
     sections = [
         Section(
-            title="With how many examples",
+            title="Results by number of shots",
             text="The mean over tasks with its 95 % interval, by the number of shots"
             + ("" if evaluation.num_ways is None else ": labelled examples of each class")
             + ("." if not takes_steps(evaluation) else ", after all gradient steps."),
@@ -44,7 +44,7 @@ def few_shot_report(evaluation: FewShotEvaluation) -> Report:
         sections.insert(0, Section(
             title="How fast it adapts",
             text="The mean over tasks with its 95 % interval, after each number of gradient steps "
-            "on the support of a task that the learner meets anew.",
+            "on the support of a new task.",
             blocks=[*over_steps(evaluation), steps_table(evaluation)],
         ))  # fmt: skip
     split = "held-out" if evaluation.split == "test" else "training"
@@ -58,24 +58,24 @@ def few_shot_report(evaluation: FewShotEvaluation) -> Report:
 
 
 def takes_steps(evaluation: FewShotEvaluation) -> bool:
-    """Whether the learner adapts by gradient steps."""
+    """True if the learner adapts by gradient steps."""
     return len(evaluation.steps) > 1
 
 
 def measure_name(evaluation: FewShotEvaluation, measure: str) -> str:
-    """What a measure of the query is."""
+    """Name of a measure of the query."""
     if measure == "accuracy":
         return "accuracy"
     return "mean squared error" if evaluation.num_ways is None else "loss (cross-entropy, nats)"
 
 
 def shots_name(shots: int) -> str:
-    """`1 shot`, `5 shots`."""
+    """Number of shots with its noun: `1 shot`, `5 shots`."""
     return count(shots, "shot")
 
 
 def over_steps(evaluation: FewShotEvaluation) -> list[Block]:
-    """Each measure against gradient steps: a line for each number of shots."""
+    """Each measure against gradient steps, one line per number of shots."""
     return [
         Curves(
             name=f"steps_{measure}",
@@ -96,7 +96,7 @@ def over_steps(evaluation: FewShotEvaluation) -> list[Block]:
 
 
 def over_shots(evaluation: FewShotEvaluation) -> list[Block]:
-    """Each measure against shots, beside what it has to beat."""
+    """Each measure against shots, with baselines of the accuracy."""
     return [
         Curves(
             name=f"shots_{measure}",
@@ -115,7 +115,7 @@ def over_shots(evaluation: FewShotEvaluation) -> list[Block]:
 
 
 def rivals(evaluation: FewShotEvaluation) -> list[Line]:
-    """Accuracies of what has learned nothing."""
+    """Accuracies of baselines that learn nothing: nearest neighbour and chance."""
     lines = []
     if evaluation.nearest_neighbour is not None:
         pixels = evaluation.nearest_neighbour
@@ -130,7 +130,7 @@ def rivals(evaluation: FewShotEvaluation) -> list[Line]:
 def line(
     label: str, x: list[int], estimate: Estimate, *, color: int = 0, dashed: bool = False
 ) -> Line:
-    """A line with its interval, without points that gradient steps diverged at."""
+    """A line with its intervals, without points at which gradient steps diverged."""
     columns = [k for k, value in enumerate(estimate.value) if math.isfinite(value)]
     return Line(
         label=label,
@@ -144,7 +144,7 @@ def line(
 
 
 def steps_table(evaluation: FewShotEvaluation) -> Table:
-    """A row for each number of shots and of gradient steps."""
+    """Table with one row per number of shots and of gradient steps."""
     body: list[list[Cell]] = []
     for shots, summary in zip(evaluation.shots, evaluation.by_steps, strict=True):
         for column, steps in enumerate(evaluation.steps):
@@ -155,7 +155,7 @@ def steps_table(evaluation: FewShotEvaluation) -> Table:
 
 
 def shots_table(evaluation: FewShotEvaluation) -> Table:
-    """A row for each number of shots, beside the nearest neighbour where there are images."""
+    """Table with one row per number of shots, with the nearest neighbour if inputs are images."""
     pixels, above = evaluation.nearest_neighbour, evaluation.above_pixels
     names = [measure_name(evaluation, measure) for measure in evaluation.measures]
     if pixels is not None:
@@ -173,7 +173,7 @@ def shots_table(evaluation: FewShotEvaluation) -> Table:
 
 
 def headlines(evaluation: FewShotEvaluation) -> dict[str, str]:
-    """For each number of shots, the first measure before and after gradient steps."""
+    """The first measure before and after gradient steps, for each number of shots."""
     measure = evaluation.measures[0]
     form, name = FORMS[measure], "mean squared error" if measure == "loss" else measure
     ways = "" if evaluation.num_ways is None else f"{evaluation.num_ways} classes, "
@@ -196,7 +196,7 @@ def headlines(evaluation: FewShotEvaluation) -> dict[str, str]:
 
 
 def protocol(evaluation: FewShotEvaluation) -> dict[str, str]:
-    """All that another person needs to measure the same."""
+    """Everything needed to repeat the measurement."""
     kinds = "" if evaluation.num_ways is None else f" of each of {evaluation.num_ways} classes"
     shown = {
         "tasks": f"{count(evaluation.num_tasks, 'task')} for each number of shots, of the "
@@ -211,7 +211,7 @@ def protocol(evaluation: FewShotEvaluation) -> dict[str, str]:
             else "takes no gradient steps on a task"
         ),
         "BatchNorm": BATCH_NORM.get(evaluation.batch_norm, evaluation.batch_norm),
-        "intervals": f"{evaluation.intervals()}, so they say nothing of other seeds",
+        "intervals": f"{evaluation.intervals()}, so they say nothing about other seeds",
         "loss": f"{measure_name(evaluation, 'loss')}, the mean over the query of a task",
     }
     if evaluation.num_ways is not None:
@@ -225,7 +225,7 @@ def protocol(evaluation: FewShotEvaluation) -> dict[str, str]:
 
 
 def print_few_shot(evaluation: FewShotEvaluation, console: Console) -> None:
-    """All that was measured, and how."""
+    """Prints all results and the protocol."""
     tables = [shots_table(evaluation)]
     if takes_steps(evaluation):
         tables.insert(0, steps_table(evaluation))
@@ -243,7 +243,7 @@ def print_few_shot(evaluation: FewShotEvaluation, console: Console) -> None:
 
 
 def plot_few_shot(evaluation: FewShotEvaluation, path: Path) -> None:
-    """The curves of the report side by side, as a PNG."""
+    """Writes the curves of the report side by side, as a PNG."""
     steps = over_steps(evaluation) if takes_steps(evaluation) else []
     curves = [block for block in [*steps, *over_shots(evaluation)] if isinstance(block, Curves)]
     save_panels(

@@ -1,4 +1,4 @@
-"""Blocks of numbers as pictures: a PNG on white, and an SVG that takes the colours of its page."""
+"""Pictures of blocks: a PNG on white, and an SVG in the colours of its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from metarl.system.files import written_whole
 mpl.use("Agg")
 
 INK, QUIET, PAPER = "#1d2130", "#5c6471", "#fefefd"
-"""Colours that no data has: in an SVG the page's own take their place."""
+"""Colours that no data uses; in an SVG they are replaced by the colours of the page."""
 THEME = {INK: "var(--ink)", QUIET: "var(--quiet)", PAPER: "var(--paper)"}
 COLORS = ("#2f76c4", "#d9772b", "#2f9a68", "#b452a0", "#7d6bd0", "#8c8f3a", "#5f7d95")
 STYLE: Any = {
@@ -46,12 +46,12 @@ STYLE: Any = {
     "figure.facecolor": PAPER,
 }
 WRITTEN_CELLS = 400
-"""More cells of a heat map than this go without numbers in them."""
+"""Most cells of a heat map that have numbers in them."""
 NAMED_TASKS = 60
-"""Of more tasks the rows of a heat map are lower, and not every one has its name."""
-TALLEST = 12.0  # of a heat map, in inches
+"""Most tasks of a heat map that all have labels; with more, rows are lower and labels thinned."""
+TALLEST = 12.0  # largest height of a heat map, in inches
 PIXEL_ROWS = 1000
-"""So many rows of the tallest heat map have a pixel of their own."""
+"""Most rows of the tallest heat map that have their own pixel."""
 LONGEST_LABEL = 33
 
 
@@ -59,7 +59,7 @@ def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
     """The picture as SVG text for an HTML page that defines --ink, --quiet and --paper.
 
     Args:
-        png: writes the picture there too, on white.
+        png: also writes the picture to this file, on white.
     """
     with mpl.rc_context(STYLE):
         figure = draw(block)
@@ -72,7 +72,7 @@ def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
     markup = markup[markup.index("<svg") :]
     for color, variable in THEME.items():
         markup = markup.replace(color, variable)
-    # Ids are unique within a picture only.
+    # Ids are unique only within a picture.
     for before in ('id="', 'href="#', "url(#"):
         markup = markup.replace(before, f"{before}{block.name}-")
     return markup
@@ -85,7 +85,7 @@ def draw(block: object) -> Figure:
 
 
 def as_it_is(text: str) -> str:
-    """A text in which matplotlib finds no formula, and no label to leave out of a legend."""
+    """Text escaped so that matplotlib shows it as is: as no formula, and also in a legend."""
     shown = printable(text).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
@@ -99,12 +99,12 @@ def draw_curves(block: Curves) -> Figure:
 
 
 def draw_lines(axes: Axes, block: Curves) -> None:
-    """The same on axes that are there."""
+    """Draws lines with their intervals on given axes."""
     for line in block.lines:
         color = COLORS[line.color % len(COLORS)]
         if line.low is not None and line.high is not None:
             step = "post" if line.style == "steps" else None
-            # there is no band where there is no interval: None becomes NaN
+            # None becomes NaN, so no band is drawn where there is no interval
             low, high = (np.array(bound, dtype=float) for bound in (line.low, line.high))
             axes.fill_between(line.x, low, high, alpha=0.2, linewidth=0, color=color, step=step)
         axes.plot(
@@ -147,18 +147,18 @@ def save_panels(blocks: Sequence[Curves], png: Path, *, title: str, caption: str
 
 
 def thinned(count: int, *, room: float, each: float) -> range:
-    """Of so many things, every n-th, so that the labels of those fit.
+    """Numbers of the items that get a label: every n-th, so that all labels fit.
 
     Args:
-        room: for all of them, in inches.
-        each: what a label takes, in inches.
+        room: room for all labels, in inches.
+        each: room of one label, in inches.
     """
-    rounding = 1e-9  # what just fits must not be thinned for an error in the last digit
+    rounding = 1e-9  # labels that just fit must not be thinned because of a rounding error
     return range(0, count, max(1, math.ceil(count * each / max(room, each) - rounding)))
 
 
 def shortened(text: str) -> str:
-    """A label without its middle where it is too long for a picture."""
+    """A label, without its middle if it is too long for a picture."""
     if len(text) <= LONGEST_LABEL:
         return as_it_is(text)
     half = (LONGEST_LABEL - 1) // 2
@@ -167,7 +167,7 @@ def shortened(text: str) -> str:
 
 @draw.register
 def draw_heatmap(block: HeatMap) -> Figure:
-    """A table of colours, with the numbers in it where there is room."""
+    """Table of colours, with numbers in the cells if there are few."""
     values = np.array(block.values)
     rows, columns = values.shape
     cell = 0.17 if rows <= NAMED_TASKS else 0.05
@@ -177,7 +177,7 @@ def draw_heatmap(block: HeatMap) -> Figure:
     low, high = (0.0, 1.0) if block.percent else (float(values.min()), float(values.max()))
     image = axes.imshow(
         values, aspect="auto", cmap="viridis", vmin=low, vmax=high,
-        # Rows that share a pixel are averaged, so that none is left out.
+        # Rows that share a pixel are averaged, so that no row is left out.
         interpolation="nearest" if rows <= PIXEL_ROWS else "auto",
     )  # fmt: skip
     named = thinned(rows, room=height - 1.1, each=0.17)
@@ -208,7 +208,7 @@ def draw_heatmap(block: HeatMap) -> Figure:
 
 @draw.register
 def draw_scatter(block: Scatter) -> Figure:
-    """Points in the colours of their values."""
+    """Points coloured by their values."""
     figure, axes = plt.subplots(figsize=(4.6, 3.6), layout="constrained")
     low, high = block.limits
     points = axes.scatter(

@@ -1,4 +1,4 @@
-"""The files of a report: page, replay, videos, and what is said of them on the terminal."""
+"""Files of a report, such as replay and videos, and the lines printed about them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from metarl.visual.rendering.renderer import OffscreenRenderer, check_camera
 from metarl.visual.replay import write_replay
 from metarl.visual.video import NOTHING_TO_SHOW, adaptation_video
 
-LONGEST_NAME = 150  # of a folder, in characters
+LONGEST_NAME = 150  # longest name of a folder, in characters
 FILMS = "films.json"
-"""Which videos lie in a folder, and what they show."""
+"""File that lists the videos of a folder with their captions."""
 FIRST_AND_LAST = (
-    "The first and the last episode of a trial, tasks that were failed in the end before those "
+    "The first and the last episode of a trial; tasks that failed in the end come before tasks "
     "that were solved."
 )
 Shown = Sequence[tuple[Scene, Recording]]
 
 
 def recordings_file(evaluation: Path) -> Path:
-    """Where the recordings of a stored evaluation are."""
+    """Path of the recordings of a stored evaluation."""
     return evaluation.with_suffix(".recordings.npz")
 
 
 def comparison_folder(above: Path, runs: Sequence[str], evaluation: str) -> Path:
-    """Where the report on several runs is written.
+    """Folder of the report on several runs.
 
     Args:
-        above: the folder that all comparisons lie in.
-        runs: the names of all.
-        evaluation: the name of what was evaluated.
+        above: folder around all comparisons.
+        runs: names of all runs.
+        evaluation: name of the evaluation.
     """
     name = "_".join([*runs, evaluation])
     if len(name) > LONGEST_NAME:
@@ -52,16 +52,16 @@ def comparison_folder(above: Path, runs: Sequence[str], evaluation: str) -> Path
 
 
 def can_show(distribution: TaskDistribution) -> bool:
-    """Whether what is played can be recorded."""
+    """True if rollouts on these tasks can be recorded."""
     with closing(distribution.make_env(1)) as env:
         return isinstance(env, Recorder)
 
 
 def check_shows(distribution: TaskDistribution, tasks: TaskSet, *, camera: str | None) -> None:
-    """Checks, before anything is played, that it can be shown afterwards.
+    """Checks, before anything is played, that rollouts can be shown afterwards.
 
     Raises:
-        UserError: there is no physics to show, or no such camera.
+        UserError: the tasks have no physics to show, or no such camera.
     """
     with closing(distribution.make_env(1)) as env:
         if not isinstance(env, Recorder):
@@ -73,7 +73,7 @@ def check_shows(distribution: TaskDistribution, tasks: TaskSet, *, camera: str |
 def with_scenes(
     distribution: TaskDistribution, tasks: TaskSet, recordings: Sequence[Recording]
 ) -> Shown:
-    """Recordings with what they are drawn in, one scene for each task.
+    """Recordings with the scenes to draw them in, one scene per task.
 
     Raises:
         UserError: there is no physics to show.
@@ -106,10 +106,10 @@ def write_rollouts(
     fine: bool,
     camera: str | None,
 ) -> Rollouts:
-    """Writes the replay and, if wanted, a video for each recording; says where they are.
+    """Writes the replay and, if requested, a video per recording; prints their paths.
 
     Args:
-        text: what a report says of them.
+        text: text about them in the report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     replay = folder / "replay.html"
@@ -122,7 +122,7 @@ def write_rollouts(
 
 
 def write_films(folder: Path, shown: Shown, *, fine: bool, camera: str | None) -> list[Film]:
-    """Renders first and last episodes side by side, a file for each recording."""
+    """Renders first and last episodes side by side, one file per recording."""
     films = []
     with OffscreenRenderer(draft=not fine) as renderer:
         for scene, recording in shown:
@@ -138,14 +138,14 @@ def write_films(folder: Path, shown: Shown, *, fine: bool, camera: str | None) -
 
 
 def remove_others(folder: Path, films: Sequence[Film]) -> None:
-    """Removes the videos that were written here before and are none of these, and lists these."""
+    """Removes earlier videos of the folder that are not among `films`, and lists `films`."""
     listed = folder / FILMS
     try:
         earlier = read_json(listed, dict[str, str])
     except FileNotFoundError:
         earlier = {}
     except UserError as error:
-        note(f"{error}; videos of before stay where they are")
+        note(f"{error}; earlier videos are kept")
         earlier = {}
     for name in set(earlier) - {film.file for film in films}:
         if Path(name).name == name:
@@ -157,7 +157,7 @@ def remove_others(folder: Path, films: Sequence[Film]) -> None:
 
 @contextmanager
 def or_what_is_safe(safe: str) -> Iterator[None]:
-    """Turns an error of the system into a line that says what is safe and how to go on."""
+    """Turns a write error into a message that says what is safe and what to do."""
     try:
         yield
     except OSError as error:
@@ -168,7 +168,7 @@ def or_what_is_safe(safe: str) -> Iterator[None]:
 
 @contextmanager
 def or_without_picture() -> Iterator[None]:
-    """A picture that fails has its line, and nothing else fails with it."""
+    """Reports a failed picture in a line, so that nothing else fails."""
     try:
         yield
     except Exception as error:

@@ -1,5 +1,4 @@
-"""Writes a report: one HTML page that needs nothing else, its pictures as PNG, its numbers as JSON
-and CSV."""
+"""Writing of a report: one self-contained HTML page, pictures as PNG, numbers as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -23,13 +22,13 @@ HERE = Path(__file__).parent
 
 
 def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None) -> Path:
-    """Writes `report.html` and what belongs to it into a folder, in place of an older one.
+    """Writes `report.html` and its files into a folder, in place of an earlier report.
 
     Args:
-        rollouts: files that lie in the folder; the page holds copies of them.
+        rollouts: files in the folder; the page contains copies of them.
 
     Returns:
-        The page.
+        Path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in names_of_blocks(folder / "report.json"):
@@ -58,19 +57,19 @@ class _Section(BaseModel):
 
 
 class _Earlier(BaseModel):
-    """What is asked of an earlier report's numbers."""
+    """The part of an earlier `report.json` that is read."""
 
     sections: list[_Section]
 
 
 def names_of_blocks(stored: Path) -> list[str]:
-    """What files of an earlier report are called; nothing where there is none that can be read."""
+    """Names of the files of an earlier report; empty if there is no readable one."""
     try:
         report = read_json(stored, _Earlier)
     except FileNotFoundError:
         return []
     except UserError as error:
-        note(f"{error}; pictures and tables of before stay where they are")
+        note(f"{error}; earlier pictures and tables are kept")
         return []
     names = [block.name for section in report.sections for block in section.blocks]
     return [name for name in names if Path(name).name == name]
@@ -95,7 +94,7 @@ def render(
 
 
 def cell(value: str | float | int | None) -> str:
-    """A table's cell as a person reads it."""
+    """Text of a table's cell."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -109,5 +108,5 @@ def in_text(path: Path) -> str:
 
 
 def data_address(path: Path, kind: str) -> str:
-    """The content of a file as an address that needs no file."""
+    """The content of a file as a data URL."""
     return f"data:{kind};base64,{in_text(path)}"

@@ -1,4 +1,4 @@
-"""Adaptation curves as a person reads them: tables on the terminal."""
+"""Tables of adaptation curves on the terminal."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from metarl.evaluation.statistics import Estimate, Summary
 NO_INTERVAL = "[–]"
 WHY_NO_INTERVAL = "no interval: one task alone, or scores that are all the same or infinite"
 MORE_DIGITS = 5
-"""At most, so that an interval shows its width."""
+"""Most extra digits that make the width of an interval visible."""
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """All that was measured, and how."""
+    """Prints all results and the protocol."""
     overall, by_class = evaluation.summary
     print_curve(overall, console)
     print_classes(by_class, console)
@@ -31,7 +31,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def print_curve(overall: Summary, console: Console) -> None:
-    """One row per column of the curve: what the agent reached after so much experience."""
+    """Prints one row per column of the curve: the scores after each amount of experience."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("episodes of\nexperience", justify="right")
     table.add_column("return\nmean [95 % interval]", justify="right")
@@ -50,7 +50,8 @@ def print_curve(overall: Summary, console: Console) -> None:
 
 
 def _shown_columns(count: int) -> list[int]:
-    """All of a short curve; of a long one 0, 1, 2, 5, 10, 20, 50, … and the last."""
+    """All columns of a short curve; columns 0, 1, 2, 5, 10, 20, 50, … and the last of a long
+    one."""
     if count <= 20:
         return list(range(count))
     steps = [unit * 10**power for power in range(len(str(count))) for unit in (1, 2, 5)]
@@ -58,7 +59,7 @@ def _shown_columns(count: int) -> list[int]:
 
 
 def print_classes(by_class: dict[str, Summary], console: Console) -> None:
-    """One row per task class: before and after adaptation."""
+    """Prints one row per task class: scores before and after adaptation."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("task class")
     table.add_column("tasks", justify="right")
@@ -75,7 +76,7 @@ def print_classes(by_class: dict[str, Summary], console: Console) -> None:
 
 
 def print_verdict(overall: Summary, threshold: float, console: Console) -> None:
-    """Areas under the curves and how soon success reached the threshold."""
+    """Prints areas under the curves and the experience until success reached the threshold."""
     area = overall.area_under_curve
     reached = overall.episodes_to_threshold
     console.print(
@@ -88,7 +89,7 @@ def print_verdict(overall: Summary, threshold: float, console: Console) -> None:
 
 
 def print_test_success(overall: Estimate, by_class: dict[str, Estimate], console: Console) -> None:
-    """Success in the test episodes of Meta-World's protocol."""
+    """Prints success in the test episodes of Meta-World's protocol."""
     console.print("\nMeta-World protocol, success at any step of the test episodes:")
     for name, estimate in {"all classes": overall, **by_class}.items():
         console.print(f"  {printable(name)}: {with_interval(estimate, 0, '.1%')}")
@@ -99,7 +100,8 @@ def _reached(episodes: int | None) -> str:
 
 
 def with_interval(estimate: Estimate, k: int, form: str) -> str:
-    """Column k of an estimate, with its interval: with more digits where it would show no width."""
+    """Column k of an estimate with its interval; more digits if they are needed to show its
+    width."""
     value, low, high = estimate.value[k], estimate.low[k], estimate.high[k]
     if low is None or high is None:
         return f"{value:{form}} {NO_INTERVAL}"

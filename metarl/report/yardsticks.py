@@ -1,4 +1,4 @@
-"""The part of a report on what else plays the same tasks, and what it costs to learn them."""
+"""Section of a report about other players of the same tasks, and the cost of learning them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from metarl.report.blocks import Cell, Curves, Line, Section, Table
 
 @runtime_checkable
 class Yardstick(Protocol):
-    """How something else does on some tasks of a split, after more and more learning."""
+    """Scores of another learner or player on some tasks of a split, along its learning."""
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """Name for people."""
         ...
 
     @property
     def kind(self) -> str:
-        """`from_scratch` where each task is learned by itself."""
+        """Kind of yardstick; `from_scratch` if each task is learned by itself."""
         ...
 
     @property
     def env_steps(self) -> list[int]:
-        """Of learning, before each of the C columns."""
+        """Env steps of learning before each of the C columns."""
         ...
 
     @property
@@ -38,26 +38,26 @@ class Yardstick(Protocol):
 
     @property
     def success(self) -> Float[np.ndarray, "N C"]:
-        """At any step of an episode, by task and column."""
+        """Success at any step of an episode, by task and column."""
         ...
 
     def env_steps_to(self, success: float) -> int | None:
-        """Env steps until mean success first reaches a level; None where it never does."""
+        """Env steps until mean success first reaches a level; None if it never does."""
         ...
 
 
 def yardstick_section(
     agents: Sequence[Evaluation], untrained: Sequence[Evaluation], yardsticks: Sequence[Yardstick]
 ) -> Section:
-    """Agents after adaptation, what learns the same tasks from nothing, and what just plays."""
+    """Section with adapted agents, learners from scratch and other players on the same tasks."""
     rows = yardsticks[0].rows
     learners = [yardstick for yardstick in yardsticks if yardstick.kind == "from_scratch"]
     return Section(
         title="Yardsticks",
         text=f"On {len(rows)} of the tasks, spread over their classes; success at any step. "
-        "Learners from scratch are PPO and SAC of Stable-Baselines3, which learn each task by "
-        "itself from nothing, on the same engine. Their env steps are those of learning one task, "
-        "evaluations not counted, and as coarse as their curve.",
+        "Learners from scratch are PPO and SAC of Stable-Baselines3, which learn each task "
+        "from nothing, on the same engine. Their env steps are those of learning one task, without "
+        "evaluations, at the resolution of their curve.",
         blocks=[
             learning_curves(agents, rows, learners),
             cost_table(agents, rows, learners),
@@ -72,14 +72,14 @@ def success_on(evaluation: Evaluation, rows: Sequence[int], column: int = -1) ->
 
 
 def label(evaluation: Evaluation) -> str:
-    """A run by its name and seed."""
+    """Label of a run: its name and seed."""
     return f"{evaluation.experiment}, seed {evaluation.seed}"
 
 
 def learning_curves(
     agents: Sequence[Evaluation], rows: Sequence[int], learners: Sequence[Yardstick]
 ) -> Curves:
-    """Success against env steps with one task: of agents that adapt, and of what learns."""
+    """Success against env steps with one task, of adapting agents and of learners from scratch."""
     lines = [
         Line(
             label=label(agent),
@@ -113,7 +113,7 @@ def learning_curves(
 def cost_table(
     agents: Sequence[Evaluation], rows: Sequence[int], learners: Sequence[Yardstick]
 ) -> Table:
-    """Env steps that learners need for the success that agents have after adaptation."""
+    """Table of the env steps that learners need to reach the agents' success after adaptation."""
     body: list[list[Cell]] = []
     for agent in agents:
         reached = success_on(agent, rows)
@@ -129,14 +129,14 @@ def cost_table(
             ])  # fmt: skip
     return Table(
         name="yardstick_costs",
-        title="Env steps to the success that the agent has after adaptation",
+        title="Env steps to reach the agent's success after adaptation",
         header=["agent", "success", "env steps", "learner", "needs", "ratio"],
         body=body,
     )
 
 
 def ratio(needed: int | None, budget: int, own: int) -> str:
-    """How many times as many env steps a learner needs."""
+    """Ratio of a learner's env steps to the agent's, as text."""
     if own == 0:
         return "–"
     return f"over {budget / own:,.1f} ×" if needed is None else f"{needed / own:,.1f} ×"
@@ -148,7 +148,7 @@ def others_table(
     yardsticks: Sequence[Yardstick],
     rows: Sequence[int],
 ) -> Table:
-    """Final success of everybody, the best last."""
+    """Table of the final success of all agents and yardsticks, the best last."""
     everybody: list[tuple[float, str]] = [
         *((success_on(agent, rows), f"{label(agent)}, adapted") for agent in agents),
         *((success_on(agent, rows, 0), f"{label(agent)}, before adaptation") for agent in agents),
@@ -157,14 +157,14 @@ def others_table(
     ]
     return Table(
         name="yardstick_success",
-        title="Success of everybody on these tasks",
+        title="Success of all on these tasks",
         header=["", "success at any step"],
         body=[[name, f"{success:.0%}"] for success, name in sorted(everybody)],
     )
 
 
 def described(yardstick: Yardstick) -> str:
-    """A yardstick by its name and what it learned from."""
+    """Label of a yardstick: its name and its env steps of learning."""
     steps = yardstick.env_steps[-1]
     if not steps:
         return yardstick.name

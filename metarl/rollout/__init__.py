@@ -1,4 +1,4 @@
-"""Playing: `run_trial` is the only code that steps environments with an agent.
+"""Rollouts: `run_trial` is the only code that steps environments with an agent.
 
-What is seen while it plays is collected here; nothing here learns or judges.
+The experience is collected here; nothing here learns or evaluates.
 """

@@ -1,4 +1,4 @@
-"""From rollouts to adaptation curves: how each task went, episode by episode."""
+"""Adaptation curves from rollouts: scores of each task, episode by episode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from metarl.types import AdaptationCurve, Rollout
 def adaptation_curve(
     trial: Sequence[Rollout], env_names: Sequence[str], *, slots_per_task: int = 1
 ) -> AdaptationCurve:
-    """How each task went in each episode of a trial, in the order in which they were played."""
+    """Scores of each task in each episode of a trial, in the order of play.
+
+    Raises:
+        ValueError: episodes do not end at the same steps in all slots, or not with the trial.
+    """
     reward = torch.cat([rollout.reward for rollout in trial], dim=1)
     success = torch.cat([rollout.success for rollout in trial], dim=1)
     episode_end = torch.cat([rollout.episode_end for rollout in trial], dim=1)
@@ -39,7 +43,7 @@ def adaptation_curve(
 
 
 def join(curves: Sequence[AdaptationCurve]) -> AdaptationCurve:
-    """Curves of several batches of tasks as one."""
+    """The curves of several batches of tasks as one curve."""
     return AdaptationCurve(
         env_names=[name for curve in curves for name in curve.env_names],
         experience=curves[0].experience,

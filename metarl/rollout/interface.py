@@ -1,7 +1,7 @@
-"""What an agent was trained to see and to do, and whether an environment fits that.
+"""The interface of an agent: observations and actions of its training, and checks against others.
 
-It is stored with a run, so that what leaves the bounds of training is noticed although the
-environment, or the module that it comes from, has become another.
+It is stored with a run, so that an environment outside the bounds of training is noticed, although
+the environment, or the module that defines it, may have changed since.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from metarl.protocols import TaskVectorEnv
 from metarl.system.files import read_json, written_whole
 
 FILE = "interface.json"
-"""In a run's folder."""
+"""Name of the file in a run's folder."""
 
 WhoseBounds = Literal["trained", "environment"]
-"""Whose bounds of actions rule where they differ: `trained` keeps to those that both allow,
-`environment` takes all that the environment does."""
+"""Action bounds to use where training and environment differ: `trained` restricts actions to those
+that both allow, `environment` allows all actions of the environment."""
 
 
 class Interface(BaseModel):
-    """Sizes and bounds between an agent and its environments."""
+    """Sizes and bounds of the observations and actions that an agent and its environments share."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     observations: int = Field(ge=0)
-    """Numbers in an observation."""
+    """Numbers in an observation (O)."""
     choices: int | None = Field(ge=1)
-    """Actions to choose from, where they are discrete."""
+    """Number of discrete actions; None where actions are continuous."""
     low: list[float]
-    """The least of each dimension of a continuous action."""
+    """Lower bound of each dimension of a continuous action; empty where actions are discrete."""
     high: list[float]
+    """Upper bound of each dimension of a continuous action; empty where actions are discrete."""
     horizon: int = Field(ge=1)
     """Steps of an episode."""
 
     @staticmethod
     def of(env: TaskVectorEnv) -> Interface:
-        """What an agent has to do with that plays in this environment."""
+        """The interface of an environment."""
         return Interface.between(
             env.single_observation_space, env.single_action_space, horizon=env.horizon
         )
@@ -51,7 +52,7 @@ class Interface(BaseModel):
     def between(
         observation: spaces.Box, action: spaces.Box | spaces.Discrete, *, horizon: int
     ) -> Interface:
-        """The same, from the spaces."""
+        """The interface with these spaces."""
         discrete = isinstance(action, spaces.Discrete)
         return Interface(
             observations=int(observation.shape[0]),
@@ -63,10 +64,10 @@ class Interface(BaseModel):
 
     @staticmethod
     def read(folder: Path) -> Interface | None:
-        """That of a run; None where none was stored.
+        """The interface stored in a run's folder; None if none was stored.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the file is damaged.
         """
         try:
             interface = read_json(folder / FILE, Interface)
@@ -75,26 +76,27 @@ class Interface(BaseModel):
         if len(interface.low) != len(interface.high) or bool(interface.low) == bool(
             interface.choices
         ):
-            raise UserError(f"cannot read {folder / FILE}: its actions are of no kind")
+            raise UserError(f"cannot read {folder / FILE}: its action bounds are inconsistent")
         return interface
 
     def check(self, folder: Path) -> None:
-        """Checks that a run which is gone on with was begun with this.
+        """Checks that a run that is resumed was started with this interface.
 
         Raises:
-            UserError: it was begun with another.
+            UserError: it was started with another interface.
         """
         begun = Interface.read(folder)
         if begun is not None and not (
             begun._action_kind == self._action_kind and begun._as_bounded(self)
         ):
             raise UserError(
-                f"{folder} was begun with actions {begun._action_kind} within {begun._bounds}, "
-                f"which are {self._action_kind} within {self._bounds} now; train anew, or undo that"
+                f"{folder} was started with actions {begun._action_kind} within {begun._bounds}; "
+                f"now they are {self._action_kind} within {self._bounds}; undo the change, or "
+                "start a new run"
             )
 
     def keep(self, folder: Path) -> None:
-        """Stores it with a run that has none yet."""
+        """Stores the interface in the folder of a run that has none yet."""
         if not (folder / FILE).exists():
             with written_whole(folder / FILE) as partial:
                 partial.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -107,14 +109,16 @@ class Interface(BaseModel):
         bounds: WhoseBounds | None = None,
         advice: str,
     ) -> spaces.Box | spaces.Discrete:
-        """What an agent that was trained with this may do where the spaces are these.
+        """The actions that an agent trained with this interface may take in these spaces.
 
         Args:
-            bounds: whose bounds rule; where not given, they have to be the same.
-            advice: what to do where they are not.
+            observation: observation space of the environment.
+            action: action space of the environment.
+            bounds: bounds to use where they differ; if not given, differing bounds are an error.
+            advice: remedy to name in that error.
 
         Raises:
-            UserError: it does not fit; names what the agent was trained on and what is there.
+            UserError: the spaces do not fit; names those of training and those of the environment.
         """
         here = Interface.between(observation, action, horizon=self.horizon)
         for what, trained, found in (
@@ -148,14 +152,14 @@ class Interface(BaseModel):
 
     @property
     def _bounds(self) -> str:
-        """The bounds in words, once where all dimensions have the same."""
+        """The bounds in words; once if all dimensions have the same."""
         if self.choices is not None:
             return f"0 to {self.choices - 1}"
         each = [f"[{low:g}, {high:g}]" for low, high in zip(self.low, self.high, strict=True)]
         return each[0] if len(set(each)) == 1 else printable(" × ".join(each), limit=200)
 
     def _as_bounded(self, other: Interface) -> bool:
-        """Whether bounds are the same; 0.1 is, in single and in double precision."""
+        """True if the bounds are equal within single precision."""
         return all(
             np.allclose(mine, theirs, rtol=1e-6, atol=0)
             for mine, theirs in ((self.low, other.low), (self.high, other.high))

@@ -1,4 +1,4 @@
-"""The physics inside an environment of a user, where MuJoCo computes it."""
+"""MuJoCo's model and state inside a user's environment."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from metarl.errors import UserError
 
 
 class Physics(NamedTuple):
-    """A model of MuJoCo and its present state."""
+    """A MuJoCo model and its current state."""
 
     model: Any
     data: Any
 
 
 def physics_of(env: gymnasium.Env) -> Physics | None:
-    """`model` and `data` of the innermost environment, as Gymnasium's `MujocoEnv` has them; None
-    where they are not there, or no MuJoCo."""
-    mujoco = sys.modules.get("mujoco")  # who has a model has imported it; nobody else has to wait
+    """`model` and `data` of the innermost environment, as Gymnasium's `MujocoEnv` has them; None if
+    they do not exist or are not MuJoCo's."""
+    # An environment with a model has imported MuJoCo; all others need not wait for the import.
+    mujoco = sys.modules.get("mujoco")
     model, data = (getattr(env.unwrapped, name, None) for name in Physics._fields)
     if mujoco and isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData):
         return Physics(model, data)
@@ -30,14 +31,14 @@ def physics_of(env: gymnasium.Env) -> Physics | None:
 
 
 def state_of(env: gymnasium.Env) -> Float64[np.ndarray, " R"]:
-    """What can be drawn of the present.
+    """The current state, as far as it can be drawn.
 
     Raises:
-        UserError: there is no MuJoCo model.
+        UserError: the environment has no MuJoCo model.
     """
-    from metarl.rollout.scene import drawn_state  # it imports MuJoCo
+    from metarl.rollout.scene import drawn_state  # this imports MuJoCo
 
-    # Asked for each time: an environment may make itself a new model in a reset.
+    # Looked up each time: an environment may create a new model in a reset.
     found = physics_of(env)
     if found is None:
         raise UserError("the environment cannot be recorded: it has no MuJoCo model")

@@ -1,4 +1,4 @@
-"""One environment of a user: its spaces made flat, its episodes made equally long."""
+"""A user's environment, with flattened spaces and episodes of fixed length."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from metarl.errors import UserError, printable
 from metarl.rollout.physics import state_of
 
 MakeEnv = Callable[..., Any]
-"""Makes an environment, of a task or without one."""
+"""Factory of an environment, with a task as argument or without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatSpaces:
-    """The spaces of an environment, and the flat ones in which agents know them."""
+    """The spaces of an environment, and the flat spaces that agents use."""
 
     raw_observation: spaces.Space
     raw_action: spaces.Space
     observation: spaces.Box
-    """Of one axis, floating point."""
+    """Flat observation space: one axis, floating point."""
     action: spaces.Box | spaces.Discrete
-    """Of one axis; the choices of a discrete one begin at 0."""
+    """Flat action space: a Box with one axis, or discrete choices that start at 0."""
 
     @staticmethod
     def of(env: gymnasium.Env) -> FlatSpaces:
-        """The spaces of `env`; what it observes is flattened as `FlattenObservation` does it.
+        """The spaces of `env`; observations are flattened as by Gymnasium's `FlattenObservation`.
 
         Raises:
-            UserError: agents have no use for them.
+            UserError: the spaces cannot be flattened to ones that agents support.
         """
         seen, action = env.observation_space, env.action_space
         try:
@@ -62,7 +62,7 @@ class FlatSpaces:
         dtype = flat.dtype
         if np.issubdtype(dtype, np.floating):
             dtype = min(dtype, np.dtype(np.float64), key=lambda d: d.itemsize)
-        else:  # single precision, where it holds all of them
+        else:  # single precision, if it represents all whole numbers in the bounds
             whole = np.array([flat.low.min(initial=0), flat.high.max(initial=0)], float)
             dtype = np.dtype(np.float64 if np.abs(whole).max() > 2**24 else np.float32)
         low, high = flat.low.astype(dtype), flat.high.astype(dtype)
@@ -77,7 +77,7 @@ class FlatSpaces:
         """An observation as agents see it.
 
         Raises:
-            UserError: it is not of the observation space's shape.
+            UserError: the observation does not have the shape of the observation space.
         """
         box = isinstance(self.raw_observation, spaces.Box)
         if box and np.shape(obs) != self.raw_observation.shape:
@@ -85,7 +85,7 @@ class FlatSpaces:
                 f"an observation has shape {np.shape(obs)}, the observation space "
                 f"{self.raw_observation.shape}"
             )
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found then
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which is detected later
             flat = np.array(spaces.flatten(self.raw_observation, obs), self.observation.dtype)
         if flat.shape != self.observation.shape:
             raise UserError(
@@ -96,7 +96,7 @@ class FlatSpaces:
 
     def execute(self, action: Any) -> Any:
         """An agent's action as the environment takes it: within its bounds, in its precision, and
-        its own, so that it may change it."""
+        a copy that it may change."""
         if isinstance(self.raw_action, spaces.Discrete):
             return self.raw_action.dtype.type(action + self.raw_action.start)
         assert isinstance(self.raw_action, spaces.Box)
@@ -105,19 +105,19 @@ class FlatSpaces:
 
 
 class Kind(NamedTuple):
-    """What is known of an environment without having it."""
+    """Properties of an environment that is not built in this process."""
 
     observation: spaces.Box
     action: spaces.Box | spaces.Discrete
     has_physics: bool
-    """Whether it has physics of MuJoCo to record."""
+    """True if the environment has MuJoCo physics to record."""
 
 
 class Player:
     """Plays episodes of exactly `horizon` steps in one environment.
 
-    Where the environment ends one earlier it rests until the horizon: the last observation, reward
-    0, the last success.
+    If the environment ends an episode earlier, the last observation and success repeat until the
+    horizon, with reward 0.
     """
 
     def __init__(self, env: gymnasium.Env, *, horizon: int) -> None:
@@ -125,13 +125,13 @@ class Player:
         self.horizon = horizon
         self.spaces = FlatSpaces.of(env)
         self.recording = False
-        """Whether to write down the physics from the next reset on."""
+        """True if the physics is recorded from the next reset on."""
         self.episode: Float64[np.ndarray, "S R"] | None = None
-        """The last whole episode that was written down."""
+        """States of the last complete recorded episode, S = horizon + 1."""
         self._states: list[Float64[np.ndarray, " R"]] = []
 
     def reset(self, seed: int | None = None) -> Float[np.ndarray, " O"]:
-        """Starts an episode; with a seed, restarts the environment's random stream."""
+        """Starts an episode; a seed restarts the environment's random stream."""
         obs, _ = parts(self.env.reset(seed=seed), names=("obs", "info"), of="reset")
         self._obs = self.spaces.flatten(obs)
         self._steps, self._success, self._resting = 0, False, False
@@ -139,7 +139,12 @@ class Player:
         return self._obs
 
     def step(self, action: Any) -> tuple[Float[np.ndarray, " O"], float, bool, bool]:
-        """Observation, reward, success, and whether this was the last step of the episode."""
+        """Steps the environment; returns observation, reward, success, and True at the last step
+        of the episode.
+
+        Raises:
+            UserError: the environment returned something else than Gymnasium specifies.
+        """
         reward = 0.0
         if not self._resting:
             obs, reward, terminated, truncated, info = parts(
@@ -164,10 +169,10 @@ class Player:
 
 
 def flag(value: Any, name: str) -> bool:
-    """A truth value that an environment gave; None is False.
+    """A boolean that an environment returned; None is False.
 
     Raises:
-        UserError: it is none: text, several of them, a NaN.
+        UserError: the value is not a boolean: text, several values, or NaN.
     """
     if isinstance(value, bool):
         return value
@@ -178,10 +183,10 @@ def flag(value: Any, name: str) -> bool:
 
 
 def number(value: Any, name: str) -> float:
-    """A number that an environment gave, of any type that holds just one.
+    """A number that an environment returned, of any type that holds exactly one.
 
     Raises:
-        UserError: it is none: text, or several of them.
+        UserError: the value is not one number: text, or several values.
     """
     if isinstance(value, float):
         return value
@@ -192,10 +197,10 @@ def number(value: Any, name: str) -> float:
 
 
 def parts(result: Any, *, names: Sequence[str], of: str) -> tuple[Any, ...]:
-    """What `reset` or `step` returned, if it is as many things as Gymnasium wants.
+    """The tuple that `reset` or `step` returned, checked for the length that Gymnasium specifies.
 
     Raises:
-        UserError: it is not; older versions of Gym had other numbers.
+        UserError: it has another length, as in older versions of Gym, or is not a tuple.
     """
     if not isinstance(result, tuple) or len(result) != len(names):
         got = f"{len(result)} things" if isinstance(result, tuple) else f"a {type(result).__name__}"
@@ -204,7 +209,7 @@ def parts(result: Any, *, names: Sequence[str], of: str) -> tuple[Any, ...]:
 
 
 def takes_task(make_env: MakeEnv) -> bool:
-    """Whether `make_env` makes an environment from a task, rather than one with `set_task`."""
+    """True if `make_env` takes a task; else its environment needs `set_task`."""
     found = inspect.signature(make_env).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(
@@ -214,10 +219,10 @@ def takes_task(make_env: MakeEnv) -> bool:
 
 
 def make(make_env: MakeEnv, task: Any) -> gymnasium.Env:
-    """A new environment; it plays `task` already if it was made from it.
+    """A new environment; if `make_env` takes a task, it plays `task` already.
 
     Raises:
-        UserError: it is no environment, or cannot be given a task.
+        UserError: the result is not a Gymnasium environment, or cannot be given a task.
     """
     from_task = takes_task(make_env)
     env = make_env(task) if from_task else make_env()

@@ -1,7 +1,7 @@
-"""Recordings: the physics of episodes, from which videos and replays are made later.
+"""Recordings: physics states of episodes, from which videos and replays are made later.
 
-An engine that can record writes down what can be drawn, the positions of all things, after each
-step. It needs no OpenGL for that.
+An engine that can record stores the state that can be drawn, the positions of all bodies, after
+each step. This needs no OpenGL.
 """
 
 from __future__ import annotations
@@ -30,74 +30,74 @@ COLUMNS = {
     "reward": "f",
     "success": "b",
 }
-"""Arrays that are stored of each recording, and the kinds of their numbers."""
+"""Names of the arrays of each stored recording, and the kinds of their dtypes."""
 LARGEST_FILE = 2**32
-"""Bytes of recordings, unpacked."""
+"""Maximum size of a file of recordings in bytes, unpacked."""
 Sink = Callable[[Float64[np.ndarray, "N S R"]], None]
-"""Takes an episode of every slot: S = horizon + 1 states, the start and what followed each step.
-Rows of scenes with fewer than R numbers are filled up with zeros."""
+"""Function that takes an episode of every slot: S = horizon + 1 states, the initial one and that
+after each step. States of scenes with fewer than R numbers are padded with zeros."""
 
 
 @runtime_checkable
 class Recorder(Protocol):
-    """A vector environment that can write down what it plays."""
+    """A vector environment that can record its episodes."""
 
     num_envs: int
 
     def record(self, sink: Sink | None) -> None:
-        """Gives every whole episode to `sink` from the next `reset` on; None ends it."""
+        """Passes each complete episode to `sink` from the next `reset` on; None stops recording."""
         ...
 
     def scene(self, task: Any) -> Scene:
-        """What a task is played in."""
+        """The scene of a task, to draw its states in."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One episode as it was played."""
+    """One recorded episode."""
 
     before: int
-    """Episodes of experience that the agent had with the task."""
+    """Episodes of experience that the agent had with the task before this one."""
     states: Float64[np.ndarray, "S R"]
-    """The start, then what followed each of the T = S - 1 steps."""
+    """The initial state, then the state after each of the T = S - 1 steps."""
     reward: Float[np.ndarray, " T"]
     success: Bool[np.ndarray, " T"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """The episodes of one task, in the order in which they were played."""
+    """The recorded episodes of one task, in the order of play."""
 
     env_name: str
     task: int
-    """Its number in the split that it was played from."""
+    """Index of the task in its split."""
     episodes: list[Episode]
     agent: str = ""
-    """Who played, where several are shown."""
+    """Name of the agent that played, where several are shown; else ''."""
 
     @property
     def title(self) -> str:
-        """What is to be seen, in a few words."""
+        """Title of the recording: class and number of the task, with the agent's name if given."""
         task = f"{self.env_name}, task {self.task}"
         return f"{self.agent}: {task}" if self.agent else task
 
     @property
     def succeeded(self) -> bool:
-        """Whether the last episode was a success at any step."""
+        """True if the last episode was a success at any step."""
         return bool(self.episodes[-1].success.any())
 
 
 class Recordings:
-    """Collects what is played in an evaluation, and keeps a few tasks of it.
+    """Records the trials of an evaluation, and keeps a few tasks of them.
 
-    Where episodes of a task are played side by side, the first of them is kept.
+    If episodes of a task are played in parallel, the first of them is kept.
 
     Args:
-        limit: tasks that are kept: those that fail in the end first, class by class in turn, and at
-            least one that succeeds where there is any.
-        only: numbers of the tasks to choose from; all where not given.
-        ends: keep only the first and the last episode of a task.
+        limit: number of tasks to keep: first those that fail in the last episode, taken from all
+            classes in turn, and at least one that succeeds, if there is any.
+        only: indices of the tasks to choose from; all tasks if not given.
+        ends: keep only the first and the last episode of each task.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Recordings:
 
     @contextmanager
     def of_trial(self, env: Any, shape: TrialShape) -> Iterator[None]:
-        """While this lasts, what `env`, a `Recorder`, plays is written down."""
+        """Context in which the episodes of `env`, a `Recorder`, are recorded."""
         self._slots_per_task = shape.slots_per_task
         self._episodes, self._num_episodes = {}, 0
         env.record(self._write_down)
@@ -130,7 +130,13 @@ class Recordings:
         self._num_episodes += 1
 
     def keep(self, trial: Sequence[Rollout], env_names: Sequence[str], *, first_task: int) -> None:
-        """Sorts what was written down in a trial on these tasks, numbered from the first."""
+        """Adds a trial's recorded episodes, and keeps the tasks to show.
+
+        Args:
+            trial: all rollouts of the trial.
+            env_names: class of each task; further tasks of the trial are left out.
+            first_task: index of the first task in its split.
+        """
         horizon = self._episodes[0].shape[1] - 1
 
         def by_episode(name: str) -> np.ndarray:
@@ -160,7 +166,7 @@ class Recordings:
 
 
 def owned(recording: Recording) -> Recording:
-    """The recording with arrays of its own: a row of a batch would keep all of it in memory."""
+    """The recording with its own arrays: a view of a batch would keep the whole batch in memory."""
 
     def own(array: np.ndarray) -> np.ndarray:
         return array if array.base is None else array.copy()
@@ -173,7 +179,7 @@ def owned(recording: Recording) -> Recording:
 
 
 def chosen(recordings: Sequence[Recording], limit: int) -> list[Recording]:
-    """Some recordings, failures first, of all classes in turn."""
+    """At most `limit` recordings: failures first, taken from all classes in turn."""
     turns: Counter[tuple[str, bool]] = Counter()
     in_turn: list[tuple[int, int, Recording]] = []
     for recording in recordings:
@@ -188,7 +194,7 @@ def chosen(recordings: Sequence[Recording], limit: int) -> list[Recording]:
 
 
 def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
-    """Stores recordings in one file of arrays."""
+    """Stores recordings in one `.npz` file."""
     arrays: dict[str, np.ndarray] = {}
     for k, recording in enumerate(recordings):
         arrays[f"{k}/env_name"] = np.array(recording.env_name)
@@ -201,10 +207,10 @@ def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
 
 
 def read_recordings(path: Path) -> list[Recording]:
-    """What `write_recordings` stored.
+    """The recordings that `write_recordings` stored.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the file does not exist, or is damaged.
     """
     try:
         check_is_file(path)
@@ -226,10 +232,10 @@ def read_recordings(path: Path) -> list[Recording]:
 
 
 def _recording(columns: Mapping[str, np.ndarray]) -> Recording:
-    """A recording of its stored arrays.
+    """The recording that stored arrays make up.
 
     Raises:
-        ValueError: they do not fit together.
+        ValueError: the arrays do not fit together.
     """
     count, size, width = columns["states"].shape
     shapes = {
@@ -239,7 +245,7 @@ def _recording(columns: Mapping[str, np.ndarray]) -> Recording:
     for name, array in columns.items():
         if array.shape != shapes[name] or array.dtype.kind != COLUMNS[name] or not array.size:
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
-        # What draws them calculates with 32 bits.
+        # Renderers compute in single precision.
         if array.dtype.kind == "f" and not (abs(array) <= np.finfo(np.float32).max).all():
             raise ValueError(f"{name} is not finite")
     columns = {**columns, "states": columns["states"].astype(np.float64)}

@@ -1,7 +1,7 @@
-"""What is drawn of MuJoCo's physics: a model, and states that put its bodies in their places."""
+"""Scenes to draw MuJoCo's physics: a model, and states that place its bodies."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# mujoco's C code has no types.
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DRAWN_STATE = int(
     | mujoco.mjtState.mjSTATE_MOCAP_POS
     | mujoco.mjtState.mjSTATE_MOCAP_QUAT
 )
-"""What is written down, as `mj_getState` calls it: all that the places of bodies follow from."""
+"""Components of a recorded state, as flags of `mj_getState`: they determine all body poses."""
 
 
 def drawn_state(model: mujoco.MjModel, data: mujoco.MjData) -> Float64[np.ndarray, " R"]:
-    """What can be drawn of the present."""
+    """The current state, as far as it can be drawn."""
     state = np.empty(mujoco.mj_stateSize(model, DRAWN_STATE))
     mujoco.mj_getState(model, data, state, DRAWN_STATE)
     return state
@@ -32,44 +32,44 @@ class Scene:
     """A model to draw a task's states with."""
 
     model: mujoco.MjModel
-    """As the task has it: things that tasks move stand where they stand in this one."""
+    """The task's model: objects that tasks move are where this task has them."""
     camera: str
-    """The camera of the model that shows it best; '' for a free one that looks at all of it."""
+    """The model's camera with the best view; '' for a free camera that shows the whole model."""
     dt: float
-    """Seconds of simulated time in a step."""
+    """Simulated time of a step, in seconds."""
 
     @property
     def state_size(self) -> int:
-        """How many numbers a state has here."""
+        """Numbers in a state (R)."""
         return mujoco.mj_stateSize(self.model, DRAWN_STATE)
 
     def show(self, data: mujoco.MjData, state: Float64[np.ndarray, " R"]) -> None:
-        """Puts all bodies of `data`, cameras and lights where they were in that state."""
+        """Sets the poses of all bodies, cameras and lights of `data` to those of a state."""
         size = mujoco.mj_stateSize(self.model, DRAWN_STATE)
         mujoco.mj_setState(self.model, data, state[:size], DRAWN_STATE)
         mujoco.mj_kinematics(self.model, data)
-        mujoco.mj_comPos(self.model, data)  # of what cameras look at
+        mujoco.mj_comPos(self.model, data)  # cameras may track centres of mass
         mujoco.mj_camlight(self.model, data)
         mujoco.mj_tendon(self.model, data)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditedScene(Scene):
-    """A scene of many tasks: with every state come the numbers of the model that they differ in."""
+    """A scene of many tasks: every state is followed by the model's numbers that tasks change."""
 
     edited: tuple[str, ...]
-    """Names of arrays of the model, in the order in which their numbers follow a state."""
+    """Names of the model's arrays, in the order in which their numbers follow a state."""
 
     @property
     def state_size(self) -> int:
-        """How many numbers a state has here, with those of the model."""
+        """Numbers in a state (R), including those of the model."""
         return super().state_size + sum(np.size(value) for value in self._values())
 
     def show(self, data: mujoco.MjData, state: Float64[np.ndarray, " R"]) -> None:
-        """Puts the numbers into the model, which changes it, and all bodies in their places."""
+        """Writes the model's numbers into the model, and sets the poses as `Scene.show` does."""
         place = super().state_size
         for value in self._values():
-            if isinstance(value, np.ndarray):  # else it cannot be seen
+            if isinstance(value, np.ndarray):  # a single number, such as a time step, is invisible
                 value.flat = state[place : place + value.size]
             place += np.size(value)
         super().show(data, state)

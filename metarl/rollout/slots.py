@@ -1,4 +1,4 @@
-"""What the vector environments of this toolkit share: slots, each with a task of its own."""
+"""Common base of this toolkit's vector environments: slots, each with a task of its own."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from metarl.system.seeding import slot_generator
 T = TypeVar("T")
 
 Seed = SupportsIndex | Sequence[SupportsIndex | None] | Int[np.ndarray, " N"] | None
-"""One seed, from which every slot's stream is derived; or one for each slot, None to go on."""
+"""One seed from which every slot's stream is derived, or one per slot; None continues a stream."""
 RESET_MASK = "reset_mask"
 SINGLE = {"observation_space": "single_observation_space", "action_space": "single_action_space"}
-"""What is a slot's under a name that is the whole's is found under another one."""
+"""Attributes of the whole whose counterpart of a single slot has another name."""
 
 
 class NotResetError(ResetNeeded, ValueError):
-    """A step, or a reset of some slots, before the first whole `reset`."""
+    """A step, or a reset of some slots, before the first `reset` of all slots."""
 
 
 class ActionNotFiniteError(NotFiniteError, ValueError):
@@ -38,25 +38,27 @@ class SlotEnv(VectorEnv, Generic[T]):
     """A vector environment whose slots play given tasks, episodes of `horizon` steps each.
 
     It keeps Gymnasium's contract as `SyncVectorEnv` does with autoreset `SAME_STEP`: a slot that
-    ends an episode starts the next one of the same task in the same step. Beyond it, `info` of
-    every step has `final_obs` (N, O), the true next observation of every slot, and `success` (N,);
-    what else it has is of the step that was taken, where an episode ended too. As in Gymnasium
-    `_name` says for which slots `name` holds (`_final_obs`: those whose episode ended), and where
-    an episode ended `final_info` has all of it once more. What `reset` and `step` return is never
-    written to again.
+    ends an episode starts the next one of the same task in the same step. In addition, the `info`
+    of every step has `final_obs` (N, O), the true next observation of every slot, and `success`
+    (N,); all other entries belong to the step just taken, also where it ended an episode. As in
+    Gymnasium, `_name` marks the slots for which `name` holds (`_final_obs`: those whose episode
+    ended), and `final_info` repeats all entries for the slots whose episode ended. Arrays that
+    `reset` and `step` return are never written to again.
 
-    Subclasses say what a reset and a step are (`_restart`, `_step`), and play `self.next_tasks`
-    from a slot's reset on.
+    Subclasses implement `_restart` and `_step`, and play `self.next_tasks` from a slot's reset on.
 
     Args:
-        tasks: one for each slot.
-        random: whether anything is drawn in slots; each then has a stream of its own, at first
+        tasks: one task per slot.
+        horizon: steps of an episode.
+        observation_space: observation space of one slot.
+        action_space: action space of one slot.
+        random: True if slots draw random numbers; each slot then has its own stream, initially
             that of seed 0.
-        render_mode: `rgb_array` to have pictures, where there are any.
-        dt: seconds in a step, of what can be drawn; None of what cannot.
+        render_mode: `rgb_array` for pictures, if the environment can be drawn.
+        dt: simulated time of a step, in seconds; None if the environment cannot be drawn.
 
     Raises:
-        UserError: another render mode than there is.
+        UserError: the render mode is not supported.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         self.action_space = batch_space(action_space, self.num_envs)
         self.next_tasks = tuple(tasks)
         self.tasks: tuple[T, ...] = ()
-        """What the slots play now; empty before the first `reset` and after one that failed."""
+        """The tasks being played; empty before the first `reset` and after one that failed."""
         self._started = False
         self._seeds = [0] * self.num_envs
         self._rngs = [slot_generator(0, k) for k in range(self.num_envs)] if random else []
@@ -94,7 +96,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         """Gives each slot its task; takes effect at the next `reset` of the slot.
 
         Raises:
-            ValueError: not one task per slot.
+            ValueError: the number of tasks is not that of the slots.
         """
         if len(tasks) != self.num_envs:
             raise ValueError(f"{len(tasks)} tasks for {self.num_envs} slots; give one per slot")
@@ -105,16 +107,19 @@ class SlotEnv(VectorEnv, Generic[T]):
     def reset(
         self, *, seed: Seed = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Starts an episode in every slot, or in some; returns observations (N, O) and no `info`.
+        """Starts an episode in all slots, or in some.
 
         Args:
             seed: restarts the random streams of the slots that are reset.
-            options: `reset_mask` (N,), bool: the slots to reset. Others go on with their episode.
+            options: `reset_mask` (N,), bool: the slots to reset. The others continue their episode.
+
+        Returns:
+            Observations (N, O), and an empty `info`.
 
         Raises:
-            ValueError: an option, a mask or seeds that do not fit; slots that only start together.
-            TypeError: a mask that is no array of bool, or a seed that is no whole number.
-            ClosedEnvironmentError: after `close`.
+            ValueError: an option, a mask or seeds do not fit, or slots can only be reset together.
+            TypeError: a mask is not an array of bool, or a seed is not an integer.
+            ClosedEnvironmentError: the environment is closed.
         """
         slots = self._chosen(options)
         seeds = self._checked_seed(seed)
@@ -124,7 +129,7 @@ class SlotEnv(VectorEnv, Generic[T]):
             for slot in slots:
                 playing[slot] = tasks[slot]
             tasks = tuple(playing)
-        self.tasks, self._started = (), False  # until all of it has happened
+        self.tasks, self._started = (), False  # until the whole reset has succeeded
         if seeds is not None:
             self._seed(slots, seeds)
         obs = self._restart(slots, tasks)
@@ -135,17 +140,17 @@ class SlotEnv(VectorEnv, Generic[T]):
         """Steps every slot.
 
         Args:
-            actions: (N, A) floats, or (N,) whole numbers where actions are choices.
+            actions: floats (N, A), or integers (N,) where actions are discrete.
 
         Returns:
             Observations (N, O), rewards (N,), terminations (N,), which are all False, truncations
             (N,), `info`.
 
         Raises:
-            ValueError: actions of another shape or kind, choices that there are not, numbers that
-                are not finite. Nothing has been stepped then.
-            ResetNeeded: before the first `reset`.
-            ClosedEnvironmentError: after `close`.
+            ValueError: actions have another shape or kind, are not finite, or are not among the
+                choices. No slot has been stepped then.
+            ResetNeeded: `reset` was not called before.
+            ClosedEnvironmentError: the environment is closed.
         """
         self._check_playing()
         obs, reward, ended, info = self._step(self._checked(actions))
@@ -159,11 +164,11 @@ class SlotEnv(VectorEnv, Generic[T]):
         """Starts episodes in some slots.
 
         Args:
-            slots: in rising order.
-            tasks: what all slots play from then on; others than before only in these slots.
+            slots: indices of the slots to restart, in rising order.
+            tasks: tasks of all N slots from now on; they change only in the restarted slots.
 
         Returns:
-            What is observed in all slots.
+            Observations of all slots.
         """
 
     @abstractmethod
@@ -172,10 +177,11 @@ class SlotEnv(VectorEnv, Generic[T]):
     ) -> tuple[
         Shaped[np.ndarray, "N O"], Float[np.ndarray, " N"], Bool[np.ndarray, " N"], dict[str, Any]
     ]:
-        """Observations, rewards, ends of episodes, and `info` with `final_obs` and `success`."""
+        """Steps every slot; returns observations, rewards, True where an episode ended, and `info`
+        with `final_obs` and `success`."""
 
     def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
-        """Restarts the random streams of these slots: from one seed, or from one for each slot."""
+        """Restarts the random streams of some slots, from one seed or from one per slot."""
         for slot in slots.tolist():
             seed, stream = (seeds, slot) if isinstance(seeds, int) else (seeds[slot], 0)
             if seed is not None:
@@ -184,11 +190,11 @@ class SlotEnv(VectorEnv, Generic[T]):
                     self._rngs[slot] = slot_generator(seed, stream)
 
     def _why_together(self) -> str:
-        """Why slots cannot be reset one by one; '' where they can."""
+        """The reason why slots cannot be reset one by one; '' where they can."""
         return ""
 
     def _where(self, slot: int) -> str:
-        """A slot in words, with the class of its task if that has a name."""
+        """A slot as messages name it, with the class of its task if that has a name."""
         name = getattr(self.tasks[slot], "env_name", "")
         return f"slot {slot} ({name})" if name else f"slot {slot}"
 
@@ -199,7 +205,7 @@ class SlotEnv(VectorEnv, Generic[T]):
             raise NotResetError("call reset() before step()")
 
     def _chosen(self, options: Mapping[str, Any] | None) -> Int[np.ndarray, " n"]:
-        """The slots that a reset with these options is of."""
+        """The slots to reset according to the options."""
         if self.closed:
             raise ClosedEnvironmentError("the environment is closed; make another one")
         everyone = np.arange(self.num_envs)
@@ -218,7 +224,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         if mask.all():
             return everyone
         if not self._started:
-            raise NotResetError("some slots can be reset once all have been: call reset() first")
+            raise NotResetError("some slots can be reset only after all: call reset() first")
         if why := self._why_together():
             raise ValueError(f"slots cannot be reset one by one {why}; reset all of them")
         return np.flatnonzero(mask)
@@ -256,7 +262,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         return actions
 
     def _complete(self, info: dict[str, Any], ended: Bool[np.ndarray, " N"]) -> None:
-        """Adds for which slots the entries hold, and the end of episodes as `final_info`."""
+        """Adds `_name` for every entry `name`, and `final_info` where episodes ended."""
         names = list(info)
         everyone = np.ones(self.num_envs, dtype=np.bool_)
         info |= {f"_{name}": everyone for name in names}
@@ -271,14 +277,14 @@ class SlotEnv(VectorEnv, Generic[T]):
                 final[f"_{name}"] = info["_final_obs"]
         info |= {"final_info": final, "_final_info": info["_final_obs"]}
 
-    # -- what `SyncVectorEnv` has besides ----------------------------------------------------------
+    # -- further methods of `SyncVectorEnv` --------------------------------------------------------
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # pyright: ignore
         """Each slot's random stream.
 
         Raises:
-            AttributeError: nothing is drawn from NumPy's streams here.
+            AttributeError: this environment draws nothing from NumPy's streams.
         """
         if not self._rngs:
             raise AttributeError(f"{type(self).__name__} has no random streams of NumPy")
@@ -290,10 +296,10 @@ class SlotEnv(VectorEnv, Generic[T]):
         return tuple(self._seeds)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """What each slot has under a name: its task (`task`), or what all have in common.
+        """The attribute of each slot: its own `task`, or a value that all slots share.
 
         Raises:
-            AttributeError: there is no such attribute, or it is a method.
+            AttributeError: the attribute does not exist, or is a method.
         """
         if name == "task":
             return self.tasks or self.next_tasks
@@ -305,21 +311,21 @@ class SlotEnv(VectorEnv, Generic[T]):
         return (value,) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """`render`, or an attribute as `get_attr` gives it: slots have no other methods.
+        """The result of `render`, or an attribute as from `get_attr`: slots have no other methods.
 
         Raises:
-            AttributeError: there is no such attribute, or it is a method of the whole.
+            AttributeError: the attribute does not exist, or is a method of the whole.
         """
         if args or kwargs:
             self._refuse(name)
         return self.render() if name == "render" else self.get_attr(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Gives each slot its `task`, as `set_tasks` does: slots have nothing else of their own.
+        """Gives each slot its `task`, as `set_tasks` does: slots have no other attribute to set.
 
         Raises:
-            AttributeError: another name.
-            ValueError: not one task per slot.
+            AttributeError: `name` is not `task`.
+            ValueError: the number of tasks is not that of the slots.
         """
         if name != "task":
             self._refuse(name)
@@ -327,15 +333,15 @@ class SlotEnv(VectorEnv, Generic[T]):
 
     def _refuse(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{name!r} is not a slot's: slots are parts of one {type(self).__name__}, and only "
-            f"'task' is their own. Use the attributes and methods of the whole, env.unwrapped"
+            f"slots have no {name!r} of their own, only 'task': they are parts of one "
+            f"{type(self).__name__}. Use the attributes and methods of the whole, env.unwrapped"
         )
 
     def render(self) -> tuple[UInt8[np.ndarray, "H W 3"], ...]:
         """A picture of each slot.
 
         Raises:
-            ValueError: the environment was not made for it.
+            ValueError: the environment was not made with a render mode.
         """
         hint = ""
         if self.metadata["render_modes"]:
@@ -343,15 +349,15 @@ class SlotEnv(VectorEnv, Generic[T]):
         raise ValueError(f"nothing is drawn here{hint}")
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Nothing; whatever Gymnasium's own environments are told when they are closed."""
+        """Does nothing; takes the arguments that Gymnasium's own environments take."""
         del kwargs
 
 
 def refuse_to_draw(render_mode: str | None) -> None:
-    """Does nothing without a render mode.
+    """Checks that no render mode is given to an engine that cannot draw.
 
     Raises:
-        UserError: there is one, but the engine has no pictures.
+        UserError: a render mode is given.
     """
     if render_mode is not None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Plays tasks with an agent: an iteration of training, and a whole set for evaluation."""
+"""Trials of an agent on a whole set of tasks."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ def play(
     greedy: bool = False,
     recordings: Recordings | None = None,
 ) -> AdaptationCurve:
-    """One trial on every task, as many side by side as the environment has slots for.
+    """Plays one trial on every task, as many in parallel as the environment has slots for.
 
     Args:
-        seed: of the actions and the environments.
-        greedy: take the policy's mode instead of drawing from it.
-        recordings: collects what is played; the environment is a `Recorder` then.
+        agent: the agent to play with.
+        env: a vector environment; each task takes `shape.slots_per_task` of its slots.
+        tasks: the tasks to play.
+        shape: layout of a trial.
+        seed: seed of the actions and the environments.
+        greedy: take the policy's mode instead of sampling from it.
+        recordings: collects the recorded episodes; the environment must then be a `Recorder`.
     """
     curves = []
     at_once = env.num_envs // shape.slots_per_task
     for start in range(0, len(tasks), at_once):
         batch = list(tasks[start : start + at_once])
-        # The last batch is filled up with tasks whose results are left out.
+        # The last batch is padded with tasks whose results are dropped.
         filled = batch + batch[:1] * (at_once - len(batch))
         names = [task.env_name for task in filled]
         actions = torch_generator(derive_seed(seed, "agent", start), agent.device)

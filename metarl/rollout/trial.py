@@ -1,4 +1,4 @@
-"""The only code that steps environments with an agent: training and evaluation both play here."""
+"""Trials: the only code that steps environments with an agent, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -31,16 +31,22 @@ def run_trial(
     seed: int,
     generator: torch.Generator | None,
 ) -> list[Rollout]:
-    """Plays one trial on each task: the agent starts knowing nothing and adapts as it goes.
+    """Plays one trial on each task: the agent starts unadapted and adapts during the trial.
 
     Args:
-        tasks: each gets `shape.slots_per_task` slots, side by side.
-        seed: of the environments' random streams.
-        generator: draws the actions; without one the agent takes the mode.
+        agent: the agent to play with.
+        env: a vector environment with `shape.slots_per_task` slots per task.
+        tasks: one task for every `shape.slots_per_task` adjacent slots.
+        shape: layout of the trial.
+        seed: seed of the environments' random streams.
+        generator: random stream of the actions; without one the agent takes the mode.
+
+    Returns:
+        The rollouts of the trial; the agent adapted after each but the last.
 
     Raises:
-        NotFiniteError: an observation or a reward is NaN or infinite, or what the agent makes of
-            them; names task, slot and step.
+        NotFiniteError: an observation, a reward or an action's log-probability is NaN or infinite;
+            names the task, slot and step.
     """
     of_slots = [task for task in tasks for _ in range(shape.slots_per_task)]
     env.set_tasks(of_slots)
@@ -63,7 +69,7 @@ def run_trial(
 
 
 class SlotNotFiniteError(NotFiniteError):
-    """A NaN or an infinity in what is played in a slot."""
+    """A NaN or an infinity in the observations, rewards or actions of a slot."""
 
     def __init__(self, what: str, *, slot: int, step: int) -> None:
         self.what, self.slot = f"{what} in step {step} of slot {slot}", slot
@@ -92,12 +98,16 @@ def collect(
     num_steps: int,
     generator: torch.Generator | None,
 ) -> tuple[Rollout, S, TimeStep]:
-    """Plays `num_steps` steps in every slot; returns what was seen, and where to go on from.
+    """Plays `num_steps` steps in every slot.
+
+    Returns:
+        The rollout, and the agent's state and time step to continue from.
 
     Raises:
-        NotFiniteError: an observation or a reward is NaN or infinite, before the agent sees it, or
-            what the agent makes of them. Of an environment on a device only after all steps: to
-            look at what lies there would take longer than to play.
+        NotFiniteError: an observation or a reward is NaN or infinite, or the log-probability of the
+            agent's action is. The check comes before the agent sees the value; for an environment
+            on a device it comes after all steps, because reading the values at every step would
+            take longer than playing.
     """
     with one_torch_thread():
         return _collect(agent, env, state, step, num_steps=num_steps, generator=generator)
@@ -105,7 +115,8 @@ def collect(
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Acting on a few slots is too little work to share, and the physics wants the other cores."""
+    """Context in which torch uses one thread: acting on a few slots is too little work to split,
+    and the physics needs the other cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -137,7 +148,7 @@ def _collect(
             if look:
                 _check_step("the agent's action", log_prob, step=number)
         except NotFiniteError:
-            check_weights(agent)  # They are to blame more often than what was made of them.
+            check_weights(agent)  # The weights are the more frequent cause, and the better message.
             raise
         executed, prev_action = executed_as(action)
         obs, reward, terminated, truncated, info = env.step(executed)
@@ -173,17 +184,17 @@ def _collect(
 
 
 def _executor(env: TaskVectorEnv, device: torch.device) -> Callable[[Tensor], tuple[Any, Tensor]]:
-    """How actions become what the environment takes, and what the policy sees a step later."""
+    """Function from an action to the environment's action, and to the policy's next input."""
     space = env.single_action_space
     if isinstance(env, DeviceVectorEnv) and isinstance(space, spaces.Box):
-        return execute_on(device, space)  # nothing passes through the host
+        return execute_on(device, space)  # no transfer to the host
     return lambda action: execute(action, space)
 
 
 def first_step(
     obs: Any, action_space: spaces.Box | spaces.Discrete, device: torch.device
 ) -> TimeStep:
-    """What a policy sees before the first action of a trial: no action yet, no reward yet."""
+    """The first time step of a trial: previous actions and rewards are zero."""
     seen = _tensor(obs, device)
     num_slots = len(seen)
     return TimeStep(

@@ -1,4 +1,4 @@
-"""The machine around a run: files, signals, processors, random seeds, the command line.
+"""The system around a run: files, signals, processors, memory, random seeds, the command line.
 
-Nothing here knows what a trial or an agent is.
+Nothing here plays or learns.
 """

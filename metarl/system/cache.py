@@ -1,7 +1,7 @@
-"""A folder for everything that can be made again: safe to delete, and to share between processes.
+"""The cache folder: everything in it can be recreated, and processes may share it.
 
-It is `METARL_CACHE`, or `metarl` in the user's cache folder; who has no home has one in the folder
-for temporary files.
+It is `METARL_CACHE`, or else `metarl` in the user's cache folder; for a user without a home folder
+it is a folder among the temporary files.
 """
 
 import os
@@ -14,18 +14,18 @@ import numpy as np
 
 
 def cache_folder() -> Path:
-    """The folder; it may not exist yet."""
+    """The cache folder, which may not exist yet."""
     chosen = os.environ.get("METARL_CACHE")
     if chosen:
         return Path(chosen)
     caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if caches.is_absolute():  # relative ones are void, says the standard
+    if caches.is_absolute():  # the XDG standard declares relative paths invalid
         return caches / "metarl"
     return Path.home() / ".cache" / "metarl" if has_home() else _temporary_folder()
 
 
 def has_home() -> bool:
-    """Whether the user has a home folder: not one without an entry, as in containers."""
+    """True if the user has a home folder; in containers a user may have none."""
     try:
         Path.home()
     except RuntimeError:
@@ -34,21 +34,21 @@ def has_home() -> bool:
 
 
 def _temporary_folder() -> Path:
-    """A folder that is this user's alone, as compiled code is loaded from it; it may be one where
-    nothing can be written."""
+    """A folder that only this user can write to, because compiled code is loaded from it; if there
+    is none, a path that nobody can write to."""
     nowhere = Path(os.devnull) / "metarl"
     try:
         folder = Path(tempfile.gettempdir()) / f"metarl-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-    except (OSError, AttributeError):  # Windows has no such number
+    except (OSError, AttributeError):  # Windows has no user numbers
         return nowhere
     own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
     return folder if own and not found.st_mode & 0o022 else nowhere
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays that were kept, or None where there are none, or damaged ones: it is only a cache."""
+    """The cached arrays; None if the file is missing or damaged, because it is only a cache."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -57,9 +57,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Replaces the file at once: other processes see the old one or the new one whole.
+    """Replaces the file atomically: other processes see the whole old file or the whole new one.
 
-    A cache that cannot be written stops nobody.
+    A cache that cannot be written is no error.
     """
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

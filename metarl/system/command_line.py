@@ -1,4 +1,4 @@
-"""A command line: output that goes anywhere, and errors that end in one line."""
+"""Command lines: output in any encoding, and errors as one line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TORCH_HAS_NO_ROOM = ("DefaultCPUAllocator", "out of memory", "Storage size calcu
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError`, and what the system refuses, into one line on stderr and exit code 2, a
-    signal to stop into exit code 130, and a reader of the output who has seen enough (`| head`)
-    into exit code 141, as a shell does.
+    """Turns exceptions into one line on stderr and an exit code, as a shell has them.
 
-    Output may go anywhere: what its encoding lacks is written as `?`.
+    A `UserError` or an error of the operating system gives exit code 2, a signal to stop 130, and
+    a reader that closes the output early (`| head`) 141. Characters that the output's encoding
+    lacks are written as `?`.
     """
     take_any_output()
     try:
@@ -36,16 +36,16 @@ def one_line_errors(program: str) -> Iterator[None]:
         _end(f"{program}: stopped", code=stopping.EXIT_CODE)
     except BrokenPipeError:
         if _is_read(sys.stdout):
-            raise  # It was another pipe.
+            raise  # Another pipe broke.
         _drop_output()
         raise SystemExit(141) from None
     except Exception as error:
-        if stopping.requested():  # What was interrupted fails in many ways.
+        if stopping.requested():  # Interrupted code fails in many ways.
             _end(f"{program}: stopped", code=stopping.EXIT_CODE)
         if isinstance(error, OSError) and not isinstance(error, ConnectionError):
             _end(f"{program}: {error}", code=2)
-        if sys.stdout.closed:  # by code of the user
-            _end(f"{program}: somebody closed the output, perhaps an environment", code=2)
+        if sys.stdout.closed:  # by the user's code
+            _end(f"{program}: the output was closed, perhaps by an environment", code=2)
         if isinstance(error, UnicodeError):
             _end(f"{program}: a name or a text is not UTF-8; write it as UTF-8 ({error})", code=2)
         if _is_lack_of_memory(error):
@@ -65,10 +65,10 @@ def _end(line: str, *, code: int) -> NoReturn:
 
 
 def _flush_output(program: str) -> None:
-    """Writes what is still unwritten.
+    """Flushes the output.
 
     Raises:
-        UserError: it cannot be; what was said before is not forgotten.
+        UserError: the output cannot be written; an earlier `UserError` is printed first.
     """
     if sys.stdout.closed:
         return
@@ -84,23 +84,24 @@ def _flush_output(program: str) -> None:
 
 
 def _drop_output() -> None:
-    """What is still unwritten would fail once more when Python ends."""
+    """Discards unwritten output, which would fail once more when Python exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def take_any_output() -> None:
-    """What is printed where nobody listens is lost without an error, and what an encoding lacks is
-    written as `?`."""
+    """Makes printing safe: output to a closed stream is dropped, and characters that the encoding
+    lacks are written as `?`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or stream.closed:  # Otherwise the next file might get its number.
+        # Otherwise the next file that is opened might get the stream's file descriptor.
+        if stream is None or stream.closed:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and stream.errors != "replace":
             stream.reconfigure(errors="replace")
 
 
 def _is_read(output: TextIO) -> bool:
-    """Whether somebody still reads what is written; writes an empty line to find out."""
+    """True if the output still has a reader; writes an empty line to find out."""
     try:
         print(file=output, flush=True)
     except BrokenPipeError:
@@ -109,6 +110,6 @@ def _is_read(output: TextIO) -> bool:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    """Whether something could not be allocated; torch has no class of its own for it."""
+    """True if memory could not be allocated; torch has no exception class for this on the CPU."""
     said = str(error)[:1000]
     return isinstance(error, MemoryError) or any(sign in said for sign in TORCH_HAS_NO_ROOM)

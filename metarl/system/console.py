@@ -1,4 +1,4 @@
-"""Terminals: what is printed on them is text and nothing else."""
+"""Consoles that print plain text."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from rich.console import Console
 
 
 def plain_console(width: int | None = None) -> Console:
-    """A console that takes no part of a text for markup: names and messages are not ours."""
+    """A console that interprets no markup: names and messages may contain brackets."""
     return Console(width=width, markup=False, emoji=False, highlight=False)

@@ -1,4 +1,4 @@
-"""Reading files of any content with limits, writing files that are there whole or not at all."""
+"""Reading files of any content within limits, and writing files atomically."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pydantic import TypeAdapter, ValidationError
 from metarl.errors import UserError, printable
 
 SIZE_LIMIT = 256 * 2**20
-"""Bytes of a text file; none that this toolkit writes comes near."""
+"""Maximum size of a text file in bytes; no file that this toolkit writes comes near."""
 
 
 def check_is_file(path: Path) -> None:
-    """Checks that a path is that of a regular file: a pipe would be waited for, a device never end.
+    """Checks that a path is a regular file: reading a pipe may block, reading a device never ends.
 
     Raises:
-        OSError: there is nothing, or it cannot be looked at.
-        UserError: it is something else.
+        OSError: the path does not exist or is not accessible.
+        UserError: the path is not a regular file.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise UserError(f"cannot read {path}: it is no file")
+        raise UserError(f"cannot read {path}: it is not a regular file")
 
 
 def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
     """The text in a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         UserError: it cannot be read, is no regular file, is larger than `limit` bytes, or is not
             UTF-8.
     """
@@ -51,22 +51,22 @@ def read_text(path: Path, *, limit: int = SIZE_LIMIT) -> str:
 
 
 def read_json(path: Path, kind: Any, *, limit: int = SIZE_LIMIT) -> Any:
-    """The JSON in a file as a value of type `kind`, which is anything that pydantic can validate.
+    """The JSON in a file as a value of type `kind`, which is any type that pydantic can validate.
 
-    Types are taken strictly: a number in quotes is no number. Nesting is limited by the parser.
+    Types are strict: a number in quotes is not a number. The parser limits the depth of nesting.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UserError: it cannot be read, is no JSON, or holds something else; says where.
+        FileNotFoundError: the file does not exist.
+        UserError: it cannot be read, is not JSON, or does not fit `kind`; says where.
     """
     return parse_json(read_text(path, limit=limit), kind, source=str(path))
 
 
 def parse_json(text: str, kind: Any, *, source: str) -> Any:
-    """The same of JSON that was read already; `source` names it in messages.
+    """JSON text as a value of type `kind`, see `read_json`; `source` names it in messages.
 
     Raises:
-        UserError: it is no JSON, or holds something else; says where.
+        UserError: the text is not JSON, or does not fit `kind`; says where.
     """
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
@@ -75,18 +75,19 @@ def parse_json(text: str, kind: Any, *, source: str) -> Any:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where pydantic found something wrong first, and what."""
+    """Place and message of the first error that pydantic found."""
     problem = error.errors(include_url=False, include_input=False)[0]
     place = printable(".".join(map(str, problem["loc"])))
     return f"{place}: {printable(problem['msg'])}" if place else printable(problem["msg"])
 
 
 def check_can_write(folder: Path) -> None:
-    """Checks, before anything that takes long, that files can be made in a folder, which need not
-    be there yet; leaves nothing behind.
+    """Checks, before long work starts, that files can be created in a folder.
+
+    The folder need not exist yet. The check leaves nothing behind.
 
     Raises:
-        UserError: they cannot; says why.
+        UserError: files cannot be created; says why.
     """
     try:
         there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
@@ -98,8 +99,8 @@ def check_can_write(folder: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when all is written, and is gone
-    when something fails."""
+    """A temporary file beside `path` to write to: it replaces `path` at the end, and is deleted on
+    failure."""
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
@@ -110,8 +111,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file, so that another takes its place and nothing is lost; returns where it
-    is now."""
+    """Renames a damaged file, so that a new one can take its place and nothing is lost.
+
+    Returns:
+        The new path of the damaged file.
+    """
     kept = path.with_name(f"{path.name}.damaged")
     number = 1
     while os.path.lexists(kept):

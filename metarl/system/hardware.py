@@ -1,6 +1,6 @@
-"""Packages that rollouts on a GPU need besides the ordinary install: which are missing.
+"""Processors, devices, and the extra packages that rollouts on a GPU need.
 
-Nothing here imports them, so that the rest of the toolkit does without.
+Nothing here imports those packages, so that the rest of the toolkit works without them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ NEEDED_ON_CUDA = ("numba-cuda",)
 
 
 def missing_packages(device: torch.device) -> list[str]:
-    """The packages that the engine lacks on a device."""
+    """The packages that the `warp` engine needs on a device and that are not installed."""
     wanted = NEEDED + (NEEDED_ON_CUDA if device.type == "cuda" else ())
     return [name for name in wanted if not _is_installed(name)]
 
 
 def check_installed(device: torch.device) -> None:
-    """Does nothing where the engine can run.
+    """Checks that the packages of the `warp` engine are installed.
 
     Raises:
         UserError: a package is missing; says how to install it.
@@ -37,7 +37,7 @@ def check_installed(device: torch.device) -> None:
 
 
 def default_device() -> torch.device:
-    """The current GPU, or the processor where torch finds none."""
+    """The current GPU, or the CPU if torch finds no GPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -52,7 +52,7 @@ def _is_installed(name: str) -> bool:
 
 
 def num_processors() -> int:
-    """How many this process may use, where the system tells; else how many there are."""
+    """Number of processors that this process may use; where the system does not tell, of all."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

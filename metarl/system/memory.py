@@ -1,4 +1,4 @@
-"""How much memory there is, and what would not fit: said before the system ends the process."""
+"""Memory checks: sizes that cannot fit are refused before the system kills the process."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 TASK_BYTES = 500
-"""Of a task and its place in a set, beside what it is made of."""
+"""Bytes of a task and its place in a set, without its parameters."""
 STEP_BYTES = 100
-"""Of what a slot sees and does in a step, at least."""
+"""Minimum number of bytes of a slot's observation, action and reward in one step."""
 
 
 def total_memory() -> int | None:
-    """Bytes that this machine, or the container, has; None where the system does not tell."""
+    """Bytes of memory of this machine or container; None where the system does not tell."""
     known = []
-    with suppress(AttributeError, ValueError, OSError):  # there is no such thing on Windows
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for limit in CONTAINER_LIMITS:
         with suppress(ValueError, OSError):  # "max" is no limit
@@ -31,28 +31,28 @@ def total_memory() -> int | None:
 
 
 def check_memory(needed: int, what: str) -> None:
-    """Checks that something fits into memory at all.
+    """Checks that a number of bytes fits into the total memory.
 
     Args:
-        needed: bytes that it takes at least.
-        what: names it, and the options that it follows from.
+        needed: minimum number of bytes that are needed.
+        what: their use, and the options that determine it, for the message.
 
     Raises:
-        UserError: it does not.
+        UserError: they do not fit.
     """
     total = total_memory()
     if total is not None and needed > total:
         raise UserError(
             f"{what} would take {needed / 1e9:,.0f} GB of memory or more, and there are "
-            f"{total / 1e9:,.0f}; choose less"
+            f"{total / 1e9:,.0f}; choose smaller numbers"
         )
 
 
 def check_trial_fits(shape: TrialShape, *, num_tasks: int, horizon: int) -> None:
-    """Checks that what is seen in a trial fits into memory.
+    """Checks that the rollouts of a trial fit into memory.
 
     Raises:
-        UserError: it does not.
+        UserError: they do not fit.
     """
     steps = num_tasks * shape.total_episodes * horizon
     check_memory(

@@ -1,8 +1,8 @@
-"""The YAML of configs: plain values by the rules of YAML 1.2, read with limits.
+"""The YAML of configs: plain values by the rules of YAML 1.2, read within limits.
 
-What looks like a number is one as people read it: `010` is ten, `1e-3` has no need of a point,
-`4_000_000` may have underscores. `yes`, `on` and `2024-05-01` are text. A key that comes twice is a
-mistake. No tag makes anything else of a value, and aliases cannot multiply without end.
+Numbers are read as people read them: `010` is ten, `1e-3` needs no decimal point, `4_000_000` may
+have underscores. `yes`, `on` and `2024-05-01` are text. A duplicate key is an error. Tags are
+refused, and the number of values is limited, so that nested aliases cannot exhaust memory.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import yaml
 from metarl.errors import UserError, printable
 
 LONGEST = 2**20
-"""Characters of a file."""
+"""Maximum number of characters in a file."""
 DEEPEST = 20
-"""Levels of values within values."""
+"""Maximum depth of nesting."""
 MOST = 20_000
-"""Values in a file; what an alias stands for counts each time."""
+"""Maximum number of values in a file; the values behind an alias count at each use."""
 LONGEST_NUMBER = 400
-"""Characters of a number; no float is longer, and reading integers takes time."""
+"""Maximum number of characters in a number: no float needs more, and long integers are slow."""
 
 _CONSTANTS = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
@@ -35,15 +35,15 @@ _FLOAT = re.compile(
 )
 _NOT_FINITE = re.compile(r"([-+]?)\.(inf|Inf|INF|nan|NaN|NAN)")
 _PLAIN, _AS_IT_IS = "plain", "as it is"
-"""What stands for a tag where there is none."""
+"""Tags of nodes that have none in the file: unquoted scalars, and all other nodes."""
 
 
 class _RefusedError(yaml.YAMLError):
-    """YAML that no config needs."""
+    """Valid YAML that no config needs, such as a tag, or YAML beyond the limits."""
 
 
 class _Written:
-    """A number that remembers how it was written: what is declared as text takes that."""
+    """A number that remembers its text, because a text field takes a number as it was written."""
 
     text: str
 
@@ -57,12 +57,12 @@ class _Float(_Written, float):
 
 
 def written(value: object) -> object:
-    """The text of a number that was read, and any other value as it is."""
+    """The original text of a number that was read from YAML; any other value unchanged."""
     return value.text if isinstance(value, _Written) else value
 
 
 def plain(text: str) -> Any:
-    """What a value without quotes is: nothing, a truth value, a number, or text."""
+    """The value of an unquoted scalar: None, a boolean, a number, or text."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if len(text) > LONGEST_NUMBER:
@@ -84,7 +84,8 @@ def parse_yaml(text: str, *, source: str) -> Any:
     """The value of a YAML document.
 
     Raises:
-        UserError: it is no YAML, more than plain values, or larger than the limits; says where.
+        UserError: the text is not YAML, has more than plain values, or exceeds the limits; says
+            where.
     """
     try:
         return _parse(text)
@@ -93,10 +94,10 @@ def parse_yaml(text: str, *, source: str) -> Any:
 
 
 def read_argument(text: str, *, source: str) -> Any:
-    """The value of a command-line argument; what is neither a number nor a list is as it was typed.
+    """The value of a command-line argument; text that is not YAML is kept as it was typed.
 
     Raises:
-        UserError: it is YAML, but more than plain values, or larger than the limits.
+        UserError: the text is YAML, but has more than plain values, or exceeds the limits.
     """
     try:
         value = _parse(text)
@@ -126,21 +127,21 @@ def _what_is_wrong(error: yaml.YAMLError) -> str:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Plain values as YAML that is read as what they were, here and by readers of YAML 1.1."""
+    """Plain values as YAML that readers of YAML 1.2 and of YAML 1.1 read back unchanged."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes nodes of text; what they mean is for `_Values`."""
+    """Parses text into nodes; `_Values` converts them to values."""
 
     depth = count = 0
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
-        """The tag of a node that has none."""
+        """The tag of a node that has none in the file."""
         return _PLAIN if kind is yaml.ScalarNode and implicit[0] else _AS_IT_IS
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node with all that is in it; limits are kept before they cost time or memory."""
+        """A node with all nodes inside it; limits are checked before time or memory is spent."""
         self.depth += 1
         self.count += 1
         if self.depth > DEEPEST:
@@ -153,7 +154,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Values:
-    """Makes values of nodes, and counts them."""
+    """Converts nodes to values, and counts them."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -163,7 +164,7 @@ class _Values:
         self._count += 1
         if self._count > MOST:
             raise _RefusedError(f"more than {MOST:,} values")
-        if depth > DEEPEST:  # by an alias of what it is in
+        if depth > DEEPEST:  # an alias refers to a node that contains it
             raise _RefusedError(f"{_place(node)}more than {DEEPEST} levels")
         if node.tag not in (_PLAIN, _AS_IT_IS):
             raise _RefusedError(f"{_place(node)}values have no tags; leave {node.tag!r} out")
@@ -198,10 +199,10 @@ def _place(of: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text that would be no text, by the rules of either version."""
+    """Quotes text that either version of YAML would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Everything is written where it stands."""
+        """True: repeated values are written out, not as aliases."""
         return True
 
 

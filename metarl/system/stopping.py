@@ -1,20 +1,21 @@
 """Stopping a command from outside: Ctrl-C, a queue's SIGTERM, the SIGHUP of a terminal that closes.
 
-What a command that calls `install` promises:
+A command that calls `install` reacts to signals as follows:
 
-- The first signal stops it. `KeyboardInterrupt` is raised once, at once, wherever the command may
-  be interrupted; in what is `deferred` it waits until an `interruptible` part, or `check`, asks.
-- Further signals wait for what the first one has begun, so that saving and closing are never torn.
-  The third within a second ends the process on the spot; files that are written whole stay whole.
+- The first signal stops it. `KeyboardInterrupt` is raised once: immediately where the command may
+  be interrupted; inside `deferred` only when an `interruptible` part or a `check` is reached.
+- Further signals wait until the reaction to the first is complete, so that they never interrupt
+  saving and closing. The third signal within a second ends the process at once; files that are
+  written atomically stay intact.
 - Before `running`, while modules are imported, there is nothing to save: a signal ends the process
-  with one line. After it, while Python shuts down, signals wait.
-- Foreign code may swallow the exception. The signal is not forgotten: the next `check` stops, and
-  there is one at both ends of what is `interruptible`.
+  with one line. After `running`, while Python shuts down, signals wait.
+- Other code may swallow the exception. The signal is remembered: the next `check` stops the
+  command, and `interruptible` has a check at its start and at its end.
 
-A signal that the command was started to ignore (`nohup`, a job in the background) stays ignored.
-Where nothing is installed, as in a notebook, Python's own Ctrl-C is as it was.
+A signal that is ignored when the command starts (`nohup`, a job in the background) stays ignored.
+Where `install` was not called, as in a notebook, Python's own Ctrl-C is unchanged.
 
-Only the standard library is imported here, so that this can come before all that takes seconds.
+Only the standard library is imported here, so that this module can come before slow imports.
 """
 
 import atexit
@@ -28,16 +29,16 @@ from enum import Enum
 from types import TracebackType
 
 EXIT_CODE = 130
-"""Of a command that was stopped, by whatever signal, as a shell has it for Ctrl-C."""
+"""Exit code of a command that any signal stopped; a shell uses it for Ctrl-C."""
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 FORCE = 3, 1.0
-"""So many signals within so many seconds do not wait for anything."""
+"""Number of signals, and the seconds within which they must come, to end the process at once."""
 
 
 class Phase(Enum):
-    """What a signal does."""
+    """Effect of a signal."""
 
     IMPORTING = "ends the process with a line"
     INTERRUPTIBLE = "raises KeyboardInterrupt, the first time"
@@ -46,7 +47,7 @@ class Phase(Enum):
 
 
 class _Signals:
-    """What has come so far. There is one, as a process has one handler of a signal."""
+    """Signals received so far. There is one instance, as a process has one handler per signal."""
 
     def __init__(self) -> None:
         self.program = ""
@@ -55,7 +56,7 @@ class _Signals:
         self.times: list[float] = []
 
     def handle(self, number: int, frame: object) -> None:
-        """What Python calls in the main thread when a signal has come."""
+        """Handles a signal; Python calls it in the main thread."""
         del number, frame
         self.times = [*self.times, time.monotonic()][-FORCE[0] :]
         if self.phase is Phase.IMPORTING:
@@ -69,16 +70,16 @@ class _Signals:
     def uncaught(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        """What Python calls with an exception that nobody caught."""
+        """Handles an uncaught exception; replaces `sys.excepthook`."""
         if issubclass(kind, KeyboardInterrupt):  # in the instant before `running`, or after it
             self.end("stopped")
         sys.__excepthook__(kind, error, trace)
 
     def end(self, how: str) -> None:
-        """Ends the process without any clean-up; whoever holds the output's lock is not asked.
+        """Ends the process without any clean-up; does not wait for the lock of the output.
 
         Args:
-            how: what to say of it; '' where that was said.
+            how: the message to print; '' if it was printed already.
         """
         try:
             if how:
@@ -91,30 +92,30 @@ _signals = _Signals()
 
 
 def install(program: str) -> None:
-    """Lets signals stop this process; `program` is named in the line that says so."""
+    """Installs the signal handlers; the message of a stopped command names `program`."""
     _signals.program, _signals.phase = program, Phase.IMPORTING
     sys.excepthook = _signals.uncaught
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _signals.handle)
-            # Python itself gives signals back their own meaning, to kill, before it is quite done.
+            # Python restores the default handlers, which kill, before its shutdown is complete.
             atexit.register(signal.signal, number, signal.SIG_IGN)
 
 
 def running() -> AbstractContextManager[None]:
-    """The part of a command in which it can be interrupted; imports come before it."""
+    """Context in which a command can be interrupted; imports come before it."""
     return _in(Phase.INTERRUPTIBLE, then=Phase.ENDING)
 
 
 def deferred() -> AbstractContextManager[None]:
-    """A part in which signals wait, but in what is `interruptible` in it."""
+    """Context in which signals wait, except in `interruptible` parts inside it."""
     return _in(Phase.DEFERRED)
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """A part of what is `deferred` that a signal interrupts, also one that came before it, or was
-    swallowed in it."""
+    """Context inside `deferred` that a signal interrupts, also a signal that came earlier or whose
+    exception was swallowed in it."""
     with _in(Phase.INTERRUPTIBLE):
         check()
         yield
@@ -132,15 +133,15 @@ def _in(phase: Phase, *, then: Phase | None = None) -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a signal to stop has come."""
+    """True once a signal to stop has come."""
     return _signals.requested
 
 
 def check() -> None:
-    """Stops if a signal has come and its exception did not get through.
+    """Stops the command if a signal has come, also if its exception was swallowed.
 
     Raises:
-        KeyboardInterrupt: one has come.
+        KeyboardInterrupt: a signal has come.
     """
     if _signals.requested:
         raise KeyboardInterrupt

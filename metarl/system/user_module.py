@@ -1,4 +1,4 @@
-"""A user's module: found by path or by name, in this process and in workers."""
+"""A user's module, loaded by path or by name, in this process and in workers."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
 OURS = Path(__file__).parents[2]
 NOT_THEIRS = ("site-packages", "<frozen", sysconfig.get_path("stdlib"),
               str(OURS / "metarl"), str(OURS / "envs" / "worker"))  # fmt: skip
-"""Files in which a user need not look for a mistake."""
+"""Parts of the paths of files that are not the user's; errors are not located in them."""
 
 
 @dataclass(frozen=True)
 class UserModule:
-    """Where a module is: a `.py` file, or a name that can be imported."""
+    """A reference to a module: a `.py` file, or a name that can be imported."""
 
     source: str
     path: Path = field(init=False, compare=False)
-    """Of a file, from where the process was when it was named."""
+    """Absolute path of a file; relative ones are resolved when the object is created."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.source).resolve())
 
     @property
     def name(self) -> str:
-        """What it is called without its folder or package."""
+        """Name of the module without its folder or package."""
         return Path(self.source).stem if self.is_file else self.source.rpartition(".")[2]
 
     @property
     def is_file(self) -> bool:
-        """Whether it is given by its path."""
+        """True if the module is given by its path."""
         return self.source.endswith(".py")
 
     @property
@@ -51,10 +51,10 @@ class UserModule:
     def loaded(self) -> ModuleType:
         """The module, executed once.
 
-        Modules beside a file can be imported by it, as if it was run as a script.
+        A file can import modules from its own folder, as if it were run as a script.
 
         Raises:
-            UserError: it is not there, or fails when it is imported.
+            UserError: the module does not exist, or fails when it is imported.
         """
         try:
             return self._load_file() if self.is_file else importlib.import_module(self.source)
@@ -65,8 +65,8 @@ class UserModule:
 
     @property
     def content_hash(self) -> str | None:
-        """SHA-256 of its file; None where it has none that can be read. Modules that it imports do
-        not count."""
+        """SHA-256 of the module's file; None if it has no readable file. Modules that it imports
+        are not included."""
         try:
             spec = None if self.is_file else importlib.util.find_spec(self.source)
             path = self.source if self.is_file else spec and spec.origin
@@ -75,7 +75,7 @@ class UserModule:
             return None
 
     def __reduce__(self) -> tuple[type[UserModule], tuple[str]]:
-        # A module cannot be sent to another process; it is executed there anew.
+        # A module cannot be sent to another process; it is executed again there.
         return UserModule, (self.source,)
 
     def _load_file(self) -> ModuleType:
@@ -85,8 +85,8 @@ class UserModule:
             raise UserError(f"no module {path}.{nearest(str(path), known)}")
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
-        # Named by its path, so that it cannot be taken for another module; without dots, which
-        # pickle would take for packages.
+        # The module is named by its path, so that it cannot be confused with another; without
+        # dots, which pickle would read as packages.
         spec = importlib.util.spec_from_file_location(str(path).replace(".", "·"), path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -96,7 +96,7 @@ class UserModule:
 
 
 def describe(error: BaseException) -> str:
-    """An exception's name, message and place in the user's code; of ours the message."""
+    """An exception's name, message and place in the user's code; of a `UserError` the message."""
     if isinstance(error, UserError):
         return str(error)
     frames = [
@@ -107,6 +107,6 @@ def describe(error: BaseException) -> str:
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     try:
         message = str(error)
-    except Exception as second:  # It is code of the user's, too.
+    except Exception as second:  # The message is made by the user's code, too.
         message = f"a message that fails itself with {type(second).__name__}"
     return printable(f"{type(error).__name__}: {printable(message)}{place}", limit=MESSAGE_LIMIT)

@@ -1,4 +1,4 @@
-"""A run from its config to its last checkpoint: the iteration, the folder, the log.
+"""A run from its config to its last checkpoint: iterations, folder and log.
 
-Algorithms live in `agents`; how well they do is judged in `evaluation`.
+Algorithms live in `agents`; `evaluation` measures their results.
 """

@@ -1,8 +1,8 @@
 """Checkpoints: a folder of safetensors and JSON that is either whole or not there.
 
-A checkpoint is written beside its target, flushed to disk and then renamed, so whenever the process
-dies, what carries a checkpoint's name is complete. What happens to it later is found by its
-checksums, which `sha256sum --check SHA256SUMS` reads too. Nothing that is loaded can execute.
+A checkpoint is written beside its target, flushed to disk and then renamed, so a folder with a
+checkpoint's name is complete whenever the process dies. Later damage is found by its checksums,
+which `sha256sum --check SHA256SUMS` reads too. Nothing that is loaded can execute code.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ TENSORS = "tensors.safetensors"
 META = "meta.json"
 SUMS = "SHA256SUMS"
 FORMAT = 2
-"""1 had no checksums, and is still read."""
+"""Newest format; format 1, which had no checksums, is still read."""
 FORMAT_KEY = "format"
-"""Of the tensors' own metadata: checksums that were taken away are missed."""
+"""Key of the format in the metadata of the tensors, so that removed checksums are noticed."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Meta(BaseModel, frozen=True, extra="forbid"):
-    """What a checkpoint holds the state of."""
+    """Progress of the run whose state a checkpoint holds."""
 
     format: Literal[1, 2] = FORMAT
     iteration: Count
     env_steps: Count | None = None
     tasks: Count | None = None
-    """What few-shot learning counts in place of env steps."""
+    """Tasks trained on; few-shot learning counts them in place of env steps."""
     skipped: Count = 0
     """Iterations that taught nothing."""
     published: bool = False
-    """It was cut down to what the agent acts and adapts with."""
+    """True if the checkpoint holds only what the agent acts and adapts with."""
     task_hashes: ContentHashes | None = None
-    """Of what was trained on; not known of format 1."""
+    """Content hashes of the tasks trained on; format 1 has none."""
 
     @model_validator(mode="after")
     def _counts_one_thing(self) -> Meta:
@@ -58,7 +58,7 @@ class Meta(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def trained_for(self) -> int:
-        """Env steps, or tasks; the checkpoint's folder is named after it."""
+        """Env steps, or tasks of few-shot learning; the checkpoint's folder is named after it."""
         count = self.tasks if self.env_steps is None else self.env_steps
         assert count is not None
         return count
@@ -69,17 +69,17 @@ class _Version(BaseModel):
 
 
 class Saved(NamedTuple):
-    """A checkpoint as it was loaded, its tensors on the CPU."""
+    """A loaded checkpoint, with its tensors on the CPU."""
 
     tensors: dict[str, Tensor]
     meta: Meta
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> None:
-    """Writes a checkpoint; one that is already there is complete and stays as it is.
+    """Writes a checkpoint; an existing one is complete and stays unchanged.
 
     Raises:
-        OSError: the system does not let it be written, or the folder that it goes to is gone.
+        OSError: the system refuses to write it, or the folder around it is gone.
     """
     if folder.is_dir():
         return
@@ -96,15 +96,15 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], meta: Meta) -> Non
             _flush(path)
         partial.rename(folder)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
-        if isinstance(error, SafetensorError):  # it says so where the system refuses
+        shutil.rmtree(partial, ignore_errors=True)  # it would only take room on a full disk
+        if isinstance(error, SafetensorError):  # raised where the system refuses to write
             raise OSError(f"{error}: {folder}") from None
         raise
     _flush(folder.parent)
 
 
 def load_checkpoint(folder: Path) -> Saved:
-    """What is in a checkpoint.
+    """The content of a checkpoint.
 
     Raises:
         UserError: it is missing, damaged, renamed or of another format, or holds a tensor that is
@@ -116,7 +116,7 @@ def load_checkpoint(folder: Path) -> Saved:
         with safe_open(folder / TENSORS, "pt") as file:
             version = (file.metadata() or {}).get(FORMAT_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever torch makes of a damaged header
+    except Exception as error:  # torch raises many kinds for a damaged header
         raise _damaged(folder, error) from None
     if version != (None if meta.format == 1 else str(meta.format)):
         raise _damaged(folder, f"{META} and {TENSORS} are of different formats")
@@ -126,7 +126,7 @@ def load_checkpoint(folder: Path) -> Saved:
 
 
 def read_meta(folder: Path) -> Meta:
-    """What a checkpoint holds the state of; its files are compared with their checksums.
+    """Progress stored in a checkpoint; its files are compared with their checksums.
 
     Raises:
         UserError: it is missing, damaged, renamed or of another format.
@@ -139,7 +139,7 @@ def read_meta(folder: Path) -> Meta:
         version = read_json(folder / META, _Version).format
         if version not in (1, FORMAT):
             raise UserError(f"it is of another version: of format {version}, not of 1 or {FORMAT}")
-        # Those of a checkpoint that claims to be old are looked at too.
+        # A checkpoint that claims to be of format 1 but has checksums is compared too.
         if version > 1 or os.path.lexists(folder / SUMS):
             _compare_checksums(folder)
         meta = read_json(folder / META, Meta)
@@ -154,7 +154,7 @@ def read_meta(folder: Path) -> Meta:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints in a folder, oldest first; what is not named as one is left alone.
+    """All checkpoints in a folder, oldest first; other names are ignored.
 
     Raises:
         UserError: the folder cannot be read.
@@ -162,7 +162,7 @@ def checkpoints(folder: Path) -> list[Path]:
     if not os.path.lexists(folder):
         return []
     try:
-        # str.isdigit is true of digits of every script, and of `007`.
+        # isdecimal accepts digits of every script, and `007`; neither names a checkpoint.
         numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
         named = [folder / str(number) for number in sorted(set(numbers))]
         return [path for path in named if os.path.lexists(path)]
@@ -173,11 +173,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
     """Checks that loaded tensors belong to an agent that has the `expected` ones.
 
-    Optimizer moments may be missing from `expected`: a new agent has none yet. They are compared
-    with its parameters where they are loaded, see `metarl.learning.optim`.
+    Optimizer moments may be missing from `expected`, as a new agent has none yet. They are compared
+    with its parameters when they are loaded; see `metarl.learning.optim`.
 
     Raises:
-        UserError: naming the first tensor that does not fit.
+        UserError: a tensor does not fit; names the first such tensor.
     """
     for name, tensor in expected.items():
         if name not in loaded:
@@ -213,7 +213,7 @@ def _others(folder: Path) -> str:
 
 
 def _damaged(folder: Path, error: object) -> UserError:
-    """What is said of a checkpoint that cannot be used, and how to go on without it."""
+    """The error for a checkpoint that cannot be used, with advice how to continue without it."""
     known = checkpoints(folder.parent)
     older = known[: known.index(folder)] if folder in known else []
     advice = (

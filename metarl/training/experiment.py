@@ -1,9 +1,9 @@
-"""Experiments: a task distribution and what learns on it, each a config that is found by its kind.
+"""Experiments: a task distribution and a learner, each a config that is found by its kind.
 
-A kind is the name of an entry point, so that a package of yours can add some: `metarl.envs` and
-`metarl.agents` for reinforcement learning, `metarl.few_shot_envs` and `metarl.few_shot_learners`
-for few-shot learning. Or it is a class in a file of yours, `FILE.py:CLASS`. Only what an experiment
-names is imported.
+A kind is the name of an entry point, so that your package can add kinds: to the groups
+`metarl.envs` and `metarl.agents` for reinforcement learning, `metarl.few_shot_envs` and
+`metarl.few_shot_learners` for few-shot learning. A kind can also be a class in your own file,
+`FILE.py:CLASS`. Only the kinds that an experiment names are imported.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from metarl.training.trust import check_trusted, code_of
 from metarl.types import FewShotShape
 
 E = TypeVar("E", bound=Config)
-"""Configures a task distribution."""
+"""Config of a task distribution."""
 A = TypeVar("A", bound=Config)
-"""Configures an agent or a few-shot learner."""
+"""Config of an agent or a few-shot learner."""
 
 
 class Experiment(RunConfig, Generic[E, A]):
@@ -78,11 +78,11 @@ METHODS = {
     "metarl.few_shot_envs": ("build", "as_judged"),
     "metarl.few_shot_learners": ("build",),
 }
-"""Methods of the configs of a group; see `metarl.protocols`."""
+"""Methods that a config of each group must have; see `metarl.protocols`."""
 
 
 def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | FewShotExperiment:
-    """The experiment in a YAML file, with command-line options in place of what it says.
+    """The experiment in a YAML file; command-line options replace its values.
 
     Raises:
         UserError: it cannot be read, or a key or a value is wrong; names it.
@@ -95,7 +95,7 @@ def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | F
 def load_run(
     folder: Path, *, trusted: bool = False, option: str = "--trust", plays: bool = True
 ) -> Experiment | FewShotExperiment:
-    """The experiment of a run. Code of somebody else is executed only if the user allows it.
+    """The experiment of a run. Code from others is executed only if the user allows it.
 
     Args:
         folder: folder of the run.
@@ -118,10 +118,10 @@ def load_run(
 
 
 def load_experiment(path: Path, options: Mapping[str, Any] | None = None) -> Experiment:
-    """The experiment of reinforcement learning in a YAML file.
+    """The reinforcement-learning experiment in a YAML file.
 
     Raises:
-        UserError: as `load`, or it is one of few-shot learning.
+        UserError: as `load`, or it is a few-shot experiment.
     """
     experiment = load(path, options)
     if isinstance(experiment, FewShotExperiment):
@@ -130,13 +130,13 @@ def load_experiment(path: Path, options: Mapping[str, Any] | None = None) -> Exp
 
 
 def codes_of(experiment: Experiment | FewShotExperiment) -> list[str]:
-    """Whole paths of files, and names of modules, that an experiment executes."""
+    """Full paths of the files and names of the modules that an experiment executes."""
     code = code_of(experiment.env)
     return [*files_named(experiment.model_dump()), *([code] if code else [])]
 
 
 def file_hash(kind: str) -> str | None:
-    """SHA-256 of the file that a kind names; None where it names none."""
+    """SHA-256 of the file that a kind names; None if it names no file."""
     match = FILE_KIND.fullmatch(kind)
     return UserModule(match["file"]).content_hash if match else None
 
@@ -145,7 +145,7 @@ def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | Few
     """An experiment from plain values.
 
     Args:
-        source: names where they come from in messages.
+        source: where the values come from, for messages.
 
     Raises:
         UserError: a key or a value is wrong; names it.
@@ -158,23 +158,33 @@ def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | Few
 
 
 def files_named(values: Mapping[str, Any]) -> list[str]:
-    """Whole paths of the files that the kinds of an experiment name."""
+    """Full paths of the files that the kinds of an experiment name."""
     sections = [values.get(section) for section in ("env", "agent")]
     named = [section.get("kind") for section in sections if isinstance(section, Mapping)]
     found = [FILE_KIND.fullmatch(kind) for kind in named if isinstance(kind, str)]
     return [str(UserModule(match["file"]).path) for match in found if match]
 
 
+def config_of(kind: str, group: str) -> type[Any]:
+    """The config that a kind names.
+
+    Raises:
+        UserError: it names none of this group.
+    """
+    _, config = _kind({"agent": {"kind": kind}}, "agent", [group], source=kind)
+    return config
+
+
 def kinds(group: str) -> dict[str, type[Config]]:
-    """The configs of a group of entry points by their kind."""
+    """The configs of a group of entry points, by kind."""
     return {entry_point.name: _loaded(entry_point) for entry_point in entry_points(group=group)}
 
 
 def distribution_named(name: str) -> TaskDistribution:
-    """A benchmark, by its name alone.
+    """The task distribution of a benchmark, found by the benchmark's name alone.
 
     Raises:
-        UserError: no kind of environment has one of this name.
+        UserError: no kind of environment has a benchmark of this name.
     """
     by_name: dict[str, Any] = {
         each: kind for kind in kinds("metarl.envs").values() for each in kind.benchmarks
@@ -188,7 +198,7 @@ def distribution_named(name: str) -> TaskDistribution:
 
 
 def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
-    """The experiment's agent, untrained."""
+    """The untrained agent of an experiment."""
     return experiment.agent.build(
         env.single_observation_space,
         env.single_action_space,
@@ -198,7 +208,7 @@ def build_agent(experiment: Experiment, env: TaskVectorEnv) -> Agent[Any]:
 
 
 def build_learner(experiment: FewShotExperiment, shape: FewShotShape) -> FewShotLearner:
-    """The experiment's few-shot learner, untrained."""
+    """The untrained few-shot learner of an experiment."""
     return experiment.agent.build(
         shape,
         seed=derive_seed(experiment.seed, "weights"),
@@ -240,7 +250,7 @@ def _from_file(
     """The group and the config of a class in a user's file.
 
     Raises:
-        UserError: there is none of this name, or it lacks a method.
+        UserError: the file has no config class of this name, or the class lacks a method.
     """
     found = getattr(module.loaded, name, None)
     if not isinstance(found, type) or not issubclass(found, Config):
@@ -262,7 +272,7 @@ def _from_file(
 
 @cache
 def _named(config: type[Config], kind: str) -> type[Config]:
-    """The config with its kind, whatever it says of that itself."""
+    """The config with `kind` as its kind; replaces a kind that it declares itself."""
     fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
     return create_model(config.__name__, __base__=config, __doc__=config.__doc__, **fields)
 
@@ -278,7 +288,7 @@ def _loaded(entry_point: EntryPoint) -> type[Config]:
 
 
 def _hidden_by(package: str) -> str:
-    """Where another package of this name lies, if that is what Python finds."""
+    """Message part that names another package of this name, if Python finds that one first."""
     ours, found = Path(__file__).parents[2] / package, find_spec(package)
     places = list(found.submodule_search_locations or [found.origin]) if found else []
     if not ours.is_dir() or not places or Path(str(places[0])).resolve() == ours.resolve():

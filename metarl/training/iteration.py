@@ -1,4 +1,4 @@
-"""One iteration of training: its random streams, its clock, and what is logged of it."""
+"""One iteration of training: its random streams, its timings and its metrics."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from metarl.types import Rollout, TrialShape
 class Iteration:
     """Random streams and metrics of an iteration.
 
-    Every stream follows from (seed, number), so a resumed run plays and learns bit for bit what an
-    uninterrupted one would have.
+    Every stream is derived from (seed, number), so a resumed run equals an uninterrupted one bit
+    for bit.
 
     Args:
         seed: seed of the run.
-        number: iterations that are finished.
+        number: number of finished iterations.
         device: device of the agent.
     """
 
@@ -34,12 +34,12 @@ class Iteration:
         self.env_seed = derive_seed(seed, "env", number)
         """Seeds the environments."""
         self.generator = torch_generator(derive_seed(seed, "agent", number), device)
-        """Draws the agent's actions, and whatever else the agent needs to draw."""
+        """Draws the agent's actions and everything else that the agent samples."""
         self.metrics: dict[str, float] = {}
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the seconds that a part takes to the metric `timing/<name>_s`."""
+        """Adds the duration of its body (s) to the metric `timing/<name>_s`."""
         started = time.perf_counter()
         yield
         metric = f"timing/{name}_s"
@@ -53,14 +53,15 @@ class Iteration:
 def episode_metrics(
     trial: list[Rollout], tasks: Sequence[Task], shape: TrialShape, *, by_class: bool
 ) -> dict[str, float]:
-    """Mean return and success over all episodes, over the first and over the last of a trial; the
-    gap between first and last is what the agent gained by adapting.
+    """Mean return and success: over all episodes, over first and over last episodes of the trials.
+
+    The gap between first and last episode is what the agent gained by adapting.
 
     Args:
-        trial: what was played.
-        tasks: what it was played on.
+        trial: rollouts of the trial.
+        tasks: tasks of the trial.
         shape: layout of the episodes.
-        by_class: adds the last episode's means for each class that was played.
+        by_class: also gives the last episode's means for each class of tasks.
     """
     env_names = [task.env_name for task in tasks]
     curve = adaptation_curve(trial, env_names, slots_per_task=shape.slots_per_task)
@@ -76,8 +77,11 @@ def episode_metrics(
 
 
 def update_metrics(learned: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the meta-updates of an iteration of few-shot learning: `train/loss` and
-    `train/accuracy` of the query, and `update/...` for all else that the learner measured."""
+    """Means over the meta-updates of an iteration of few-shot learning.
+
+    Query loss and accuracy become `train/loss` and `train/accuracy`, every other measure of the
+    learner becomes `update/...`.
+    """
     return {
         f"{'train' if name in MEASURES else 'update'}/{name}": sum(each[name] for each in learned)
         / len(learned)

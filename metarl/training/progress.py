@@ -20,12 +20,12 @@ RETURN_AND_SUCCESS = {"return": ".1f", "success": ".0%"}
 
 
 class Progress:
-    """Shows how far a run is, how fast it goes and how well the agent does.
+    """Display of a run's progress, its speed and the agent's scores.
 
-    `unit` is what is counted, `shown` which metrics are shown and how they are formatted: of the
-    first and the last episode of a trial, or as they are. On a terminal the display stays in place;
-    otherwise a line is printed at most every `line_seconds`, and one for the first and the last
-    iteration. Lines that cannot be written are lost; a run is worth more.
+    `unit` names what is counted; `shown` maps each displayed metric to its format. A metric with
+    values for the first and the last episode of a trial shows both. On a terminal the display stays
+    in place; elsewhere a line is printed at most every `line_seconds` seconds, and always for the
+    first and the last iteration. Lines that cannot be written are dropped: they must not end a run.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Progress:
             self._show(metrics, iteration, env_steps)
 
     def note(self, text: str) -> None:
-        """Prints a line that stays, above the display where there is one."""
+        """Prints a line that stays, above the display if there is one."""
         with self._or_go_on_without():
             line = printable(text, limit=MESSAGE_LIMIT)
             if self._live is not None:
@@ -83,8 +83,11 @@ class Progress:
 
     @contextmanager
     def _or_go_on_without(self) -> Iterator[None]:
-        """A full disk, a terminal that is gone or an output that an environment closed is no reason
-        to stop; `| head` is meant to."""
+        """Ignores failures of the output, except a broken pipe.
+
+        A full disk, a vanished terminal or an output that an environment closed must not stop the
+        run; `| head` is meant to.
+        """
         try:
             yield
         except BrokenPipeError:

@@ -1,7 +1,7 @@
-"""Where a run comes from: versions, machine and command of each start, and what changed since.
+"""Provenance of a run: versions, machine and command of each start, and changes between starts.
 
-A run's env.json is the list of its starts. A run ends with the same bits however often it was
-stopped only where all starts were alike; what is not alike is said.
+A run's env.json lists its starts. However often it was stopped, a run ends with the same bits only
+if all its starts were alike, so differences are reported.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from metarl.tasks import ContentHashes
 STARTS = "env.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "metaworld", "mujoco")
 COMPARED = ("threads", "python", "cpu", "gpu", "git")
-"""What decides about the last bits, beside versions of packages."""
+"""Properties, beside package versions, that can change the last bits of a result."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command: what a result must be read with."""
+    """Versions, machine and command of this process, needed to interpret its results."""
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as well as the system tells."""
+    """The processor's name, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():
@@ -67,8 +67,10 @@ def _git_revision() -> str | None:
 
 
 def append_start(folder: Path) -> None:
-    """Notes this start of a run in env.json; says what was otherwise at the last one. A file that
-    cannot be read is kept beside the new one."""
+    """Adds this start of a run to env.json, and reports differences from the last start.
+
+    An unreadable env.json is kept beside the new one.
+    """
     path = folder / STARTS
     starts: list[dict[str, Any]] = []
     try:
@@ -89,8 +91,10 @@ def append_start(folder: Path) -> None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two starts and decides about the last bits, in words; what was not
-    written down before is left out."""
+    """Differences between two starts that can change the last bits, in words.
+
+    Properties that the earlier start did not record are left out.
+    """
     versions = before.get("versions")
     then = {**before, **(versions if isinstance(versions, dict) else {})}
     today = {**now, **now["versions"]}
@@ -102,7 +106,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _same_threads(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """How to get as many threads as before, where they differ."""
+    """Advice how to get the earlier number of threads, if it differs; otherwise ""."""
     threads = before.get("threads")
     if not isinstance(threads, int) or threads == now["threads"]:
         return ""
@@ -112,11 +116,13 @@ def _same_threads(before: dict[str, Any], now: dict[str, Any]) -> str:
 def check_same_content(
     before: ContentHashes | None, now: ContentHashes | None, *, folder: Path
 ) -> None:
-    """Checks that a run goes on with the tasks that it was trained on; says where the code that
-    plays them, or that learns, changed. What was not written down before is not compared.
+    """Checks that a resumed run has the tasks that it was trained on.
+
+    Reports changed code of the tasks or of the algorithm. Hashes that were not stored before are
+    not compared.
 
     Raises:
-        UserError: the tasks are others.
+        UserError: the tasks differ.
     """
     if before is None or now is None:
         return

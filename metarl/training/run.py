@@ -1,14 +1,14 @@
 """A run: its folder, its metrics and its checkpoints.
 
-<run>/config.yaml                 every value, defaults too
-<run>/env.json                    versions, machine, git revision, command of each start
-<run>/metrics.jsonl               a line per iteration
+<run>/config.yaml                 every value, including defaults
+<run>/env.json                    versions, machine, git revision and command of each start
+<run>/metrics.jsonl               one line per iteration
 <run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.training.tensorboard`
 <run>/checkpoints/<env_steps>/    see `metarl.training.checkpoint`
 <run>/eval/                       written by evaluate.py
-<run>/.lock                       held while the run is trained
+<run>/.lock                       held while the run is being trained
 
-Few-shot learners play no environment: there `tasks` are counted in place of `env_steps`.
+Few-shot learners play no environment: their runs count `tasks` in place of `env_steps`.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 LONGEST_LINE = 2**20
-"""Bytes of a line of metrics; what is longer was not written here."""
+"""Largest size of a line of metrics (bytes); a longer line was not written by this module."""
 
 
 class Run:
     """A run folder that is being written to.
 
-    `iteration` and `env_steps` count what is finished, `skipped` the iterations that taught nothing
-    because something was not finite or an environment failed. The newest finished state is kept in
-    memory, so an interrupt in the middle of an iteration can still save it.
+    `iteration` and `env_steps` count finished work; `skipped` counts the iterations that taught
+    nothing because something was not finite or an environment failed. The newest finished state is
+    kept in memory, so that an interrupt in the middle of an iteration can still save it.
 
     Args:
-        folder: of the run.
-        agent: what is trained and saved.
-        unit: the name under which `env_steps` are written: `tasks` of few-shot learning.
-        task_hashes: of what it is trained with; stored with each checkpoint.
+        folder: folder of the run.
+        agent: the agent that is trained and saved.
+        unit: name under which `env_steps` is written; few-shot learning uses `tasks`.
+        task_hashes: content hashes of the tasks and code; stored with each checkpoint.
 
     Raises:
-        UserError: it is being trained already, its newest checkpoint cannot be gone on from, or it
+        UserError: the run is being trained already, its newest checkpoint cannot be resumed, or it
             was trained on other tasks.
     """
 
@@ -100,10 +100,10 @@ class Run:
 
     @staticmethod
     def create(folder: Path, config: Config) -> None:
-        """Makes the folder of a new run; it appears with its config in it, or not at all.
+        """Makes the folder of a new run; the folder appears with its config, or not at all.
 
         Raises:
-            UserError: it is there already; nothing in it is touched.
+            UserError: the folder exists already and stays unchanged, or it cannot be made.
         """
         if folder.exists():
             raise UserError(
@@ -123,9 +123,9 @@ class Run:
         """Counts and logs an iteration that played `env_steps` steps.
 
         Raises:
-            NotFiniteError: a metric, or a part of the agent, is not finite. Nothing is counted, and
-                the last good state stays in place.
-            OSError: it cannot be logged; likewise.
+            NotFiniteError: a metric or a part of the agent is not finite. Nothing is counted, and
+                the last good state is kept.
+            OSError: the iteration cannot be logged.
         """
         for name, value in metrics.items():
             if not math.isfinite(value):
@@ -134,8 +134,10 @@ class Run:
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:
-        """Counts an iteration that played `env_steps` steps but taught nothing: the agent goes back
-        to its last good state."""
+        """Counts an iteration that played `env_steps` steps but taught nothing.
+
+        The agent returns to its last good state.
+        """
         self.agent.load_state_dict(self._finished[0])
         self.skipped += 1
         self._count(env_steps, {"skipped": float(self.skipped)})
@@ -144,7 +146,7 @@ class Run:
         self.iteration += 1
         self.env_steps += env_steps
         self.metrics = metrics
-        # The line first: one of an iteration that was not saved is dropped when the run goes on.
+        # The line comes first: if its iteration is never saved, resuming the run drops it.
         line = {"iteration": self.iteration, self.unit: self.env_steps, **metrics}
         self._metrics_file.write(json.dumps(line) + "\n")
         self._metrics_file.flush()
@@ -152,10 +154,10 @@ class Run:
         self.board.show(metrics, env_steps=self.env_steps)
 
     def save(self) -> Path:
-        """Writes a checkpoint of the newest finished iteration, wherever the agent is by now.
+        """Writes a checkpoint of the newest finished iteration, even in the middle of the next one.
 
         Raises:
-            OSError: the system does not let it be written, or the run's folder is gone.
+            OSError: the system refuses to write it, or the run's folder is gone.
         """
         tensors, meta = self._finished
         folder = self.folder / CHECKPOINTS / str(meta.trained_for)
@@ -164,8 +166,8 @@ class Run:
         return folder
 
     def close(self) -> None:
-        """Flushes what was logged; others may train the run."""
-        with suppress(OSError):  # Of a line that could not be written: it was told then.
+        """Closes the log and the event files, and releases the run's lock."""
+        with suppress(OSError):  # a line that cannot be written was reported before
             self._metrics_file.close()
         self.board.close()
         self._lock.release()
@@ -192,14 +194,16 @@ class Run:
                             "that of this run")  # fmt: skip
         check_same_content(meta.task_hashes, self.task_hashes, folder=self.folder)
         if meta.format == 1:
-            note(f"{saved[-1]} is of before checkpoints had checksums: whether it is damaged "
+            note(f"{saved[-1]} predates checksums: whether it is damaged "
                  "cannot be told")  # fmt: skip
         self.iteration, self.env_steps = meta.iteration, meta.trained_for
         self.skipped = meta.skipped
 
     def _cut_metrics(self) -> None:
-        """Drops lines of iterations that are played again, and a last line that was cut short. A
-        log with damaged lines is kept beside the new one."""
+        """Drops lines of iterations that will be played again, and a last line that was cut short.
+
+        A log with damaged lines is kept beside the new one.
+        """
         path = self.folder / METRICS
         kept = damaged = 0
         try:
@@ -220,8 +224,8 @@ class Run:
 
 
 def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]:
-    """Copies the lines of iterations up to the last; returns how many, and how many lines are
-    damaged."""
+    """Copies the lines of iterations up to `last`; returns the numbers of copied and of damaged
+    lines."""
     seen: set[int] = set()
     damaged = 0
     while line := log.readline(LONGEST_LINE):
@@ -229,7 +233,7 @@ def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = log.readline(LONGEST_LINE)
-            # What was being written when the process died is no damage.
+            # A line that was being written when the process died does not count as damage.
             damaged += len(line) == LONGEST_LINE
             continue
         try:
@@ -245,14 +249,14 @@ def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]
 
 
 class _Line(BaseModel, extra="allow"):
-    """A line of metrics: this, and other numbers."""
+    """A line of metrics: the iteration, and any other finite numbers."""
 
     __pydantic_extra__: dict[str, FiniteFloat]  # pyright: ignore
     iteration: int
 
 
 def _check_trainable(folder: Path) -> None:
-    """Checks that a run was not published, before anything is written to it."""
+    """Checks that a run is not a published one, before anything is written to it."""
     if any(map(is_published, checkpoints(folder / CHECKPOINTS))):
         raise UserError(
             f"{folder} was published without what training needs; evaluate it, or train its "
@@ -261,7 +265,7 @@ def _check_trainable(folder: Path) -> None:
 
 
 def _locked(folder: Path) -> FileLock:
-    """The lock of a run's folder; the system frees it with the process, however that ends."""
+    """The lock of a run's folder; the system releases it when the process ends, in any way."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
@@ -275,7 +279,7 @@ def _locked(folder: Path) -> FileLock:
 
 
 def load_agent(agent: Learner, folder: Path) -> Meta:
-    """Loads a checkpoint into an agent; returns what it is of.
+    """Loads a checkpoint into an agent; returns the checkpoint's progress.
 
     Raises:
         UserError: the checkpoint is damaged or does not fit the agent.
@@ -292,15 +296,15 @@ def load_agent(agent: Learner, folder: Path) -> Meta:
 
 
 def is_published(checkpoint: Path) -> bool:
-    """Whether `publish_checkpoint` wrote it; not where there is none."""
+    """True if `publish_checkpoint` wrote the checkpoint; False if it cannot be read."""
     try:
         return read_meta(checkpoint).published
     except UserError:
-        return False  # whoever loads it tells what is wrong
+        return False  # loading it reports what is wrong
 
 
 def publish_checkpoint(source: Path, target: Path) -> None:
-    """Copies a checkpoint but for the optimizer's part: two thirds of an agent that Adam trains."""
+    """Copies a checkpoint without the optimizer's state, two thirds of an agent trained by Adam."""
     tensors, meta = load_checkpoint(source)
     kept = {
         name: tensors[name] for name in tensors.keys() - optim.optimizer_tensors(tensors).keys()
@@ -310,10 +314,10 @@ def publish_checkpoint(source: Path, target: Path) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one.
+    """The device of this name; `auto` chooses CUDA if there is a CUDA device.
 
     Raises:
-        UserError: CUDA is asked for and not there.
+        UserError: CUDA is requested, but there is no CUDA device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

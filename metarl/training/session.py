@@ -1,6 +1,6 @@
-"""A run while it is trained: its budget, failures, signals, progress and saving.
+"""A run during training: its budget, failures, signals, progress and saving.
 
-A training loop needs to show none of that:
+The training loop itself stays free of these:
 
     with training_session(…) as session:
         while session.goes_on():
@@ -39,11 +39,11 @@ from metarl.training.trust import trust
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How long to train."""
+    """Length of the training."""
 
     unit: Literal["env_steps", "tasks"]
     total: int
-    """Training ends with the first iteration that reaches it."""
+    """Env steps or tasks to train for; the first iteration that reaches it is the last."""
     per_iteration: int
 
 
@@ -63,18 +63,18 @@ class Session:
         self._budget = budget
 
     def goes_on(self) -> bool:
-        """Whether the budget allows another iteration."""
+        """True if the budget allows another iteration."""
         return self.run.env_steps < self._budget.total
 
     @contextmanager
     def iteration(self) -> Iterator[Iteration]:
-        """One iteration: it is logged and counted when its body ends, and saved when it is due.
+        """One iteration: counted and logged when its body ends, saved if a checkpoint is due.
 
-        What fails in the body ends the training, or costs the iteration where that is allowed; the
-        agent is then as it was before.
+        A failure in the body ends the training, or skips the iteration if that is allowed; the
+        agent then returns to its state before the iteration.
 
         Raises:
-            UserError: something was not finite, or an environment failed, and training stops.
+            UserError: something was not finite or an environment failed, and training stops.
         """
         run, step = self.run, self._budget.per_iteration
         iteration = Iteration(self._experiment.seed, run.iteration, run.agent.device)
@@ -97,7 +97,7 @@ class Session:
 
     @contextmanager
     def or_not_shown(self) -> Iterator[None]:
-        """A part that shows something; it may fail, as no picture is worth a training."""
+        """A part that only displays something; a failure is reported and does not end training."""
         try:
             with stopping.interruptible():
                 yield
@@ -107,7 +107,8 @@ class Session:
             )
 
     def compare_by(self, names: Sequence[str]) -> None:
-        """Fills TensorBoard's table of hyperparameters with the run's last value of each metric."""
+        """Adds the run to TensorBoard's hyperparameter table, with the last value of these
+        metrics."""
         metrics = self.run.metrics
         if scores := {name: metrics[name] for name in names if name in metrics}:
             self.run.board.show_hyperparameters(self._experiment.model_dump(mode="json"), scores)
@@ -125,23 +126,23 @@ def training_session(
     interface: Interface | None = None,
     new: bool,
 ) -> Iterator[Session]:
-    """Begins a run, or goes on from its newest checkpoint; saves it however the body ends.
+    """Begins a run or resumes it from its newest checkpoint; saves it however the body ends.
 
     Args:
-        experiment: what is trained.
+        experiment: config of the run.
         folder: folder of the run.
-        learner: starts as the checkpoint says.
-        distribution: what the learner learns from.
-        budget: how long to train.
-        shown: metrics that the progress display shows, and how they are formatted.
+        learner: the agent or learner to train; the newest checkpoint is loaded into it.
+        distribution: distribution of the tasks to learn from.
+        budget: length of the training.
+        shown: metrics that the progress display shows, each with its format.
         interface: sizes and bounds between an agent and its environments.
-        new: whether the run begins here.
+        new: make a new run folder; otherwise resume the run in `folder`.
 
     Raises:
-        UserError: the run cannot be gone on from, or cannot be written.
+        UserError: the run cannot be resumed or cannot be written.
     """
     if new:
-        for code in codes_of(experiment):  # first: whoever is killed in between need not be asked
+        for code in codes_of(experiment):  # before `create`, so that --resume need not ask again
             trust(code)
         Run.create(folder, experiment)
     try:
@@ -153,7 +154,7 @@ def training_session(
             unit=budget.unit,
             task_hashes=hashes_of(distribution, experiment.agent.kind),
         )
-        if interface is not None:  # only now: published runs stay as they are
+        if interface is not None:  # only now: `Run` refuses published runs, which must not change
             interface.keep(folder)
     except OSError as error:
         raise UserError(f"cannot write the run {folder}: {error}") from None
@@ -170,7 +171,7 @@ def training_session(
 
 @contextmanager
 def saved_first(run: Run) -> Iterator[None]:
-    """Saves the newest finished state before anything is closed, whatever ends the training."""
+    """Saves the newest finished state before anything is closed, however training ends."""
     try:
         run.save()
         yield
@@ -181,8 +182,9 @@ def saved_first(run: Run) -> Iterator[None]:
 
 @contextmanager
 def how_it_ends(run: Run) -> Iterator[None]:
-    """Says what is saved and how to go on, whatever ends the training: its budget, a signal, or a
-    system that lets nothing be written.
+    """Tells the user what is saved and how to continue, however training ends.
+
+    It may end by its budget, by a signal, or because the system refuses to write.
 
     Raises:
         UserError: something cannot be written.
@@ -190,22 +192,22 @@ def how_it_ends(run: Run) -> Iterator[None]:
     unit = run.unit.replace("_", " ")
     try:
         yield
-        take_any_output()  # An environment may have closed it.
+        take_any_output()  # an environment may have closed stdout
         print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
               f"  python evaluate.py {run.folder}")  # fmt: skip
     except KeyboardInterrupt:
-        with suppress(OSError):  # The terminal may be what has gone.
+        with suppress(OSError):  # the terminal may be gone
             print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
                   f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
         raise SystemExit(stopping.EXIT_CODE) from None
-    except BrokenPipeError:  # for whoever runs the command: `train.py | head`
+    except BrokenPipeError:  # handled by the command line: `train.py | head`
         raise
     except OSError as error:
         raise UserError(f"cannot write: {error}; {what_is_saved(run)}") from None
 
 
 def what_is_saved(run: Run) -> str:
-    """What is left of a run that cannot be written to, and how to go on with it."""
+    """Message part: the saved state of a run that cannot be written to, and how to resume it."""
     if not run.folder.is_dir():
         return f"{run.folder} is gone, and what was learned with it"
     whole = checkpoints(run.folder / "checkpoints")
@@ -218,7 +220,7 @@ def what_is_saved(run: Run) -> str:
 def check_can_skip(
     error: NotFiniteError | EnvironmentFailedError, run: Run, *, on_nan: str
 ) -> None:
-    """Checks that training can go on without the iteration that failed.
+    """Checks that training can continue without the failed iteration.
 
     Raises:
         UserError: it cannot; says what to do.
@@ -238,7 +240,7 @@ def check_can_skip(
 
 
 def hashes_of(distribution: TaskDistribution | FewShotDistribution, agent: str) -> ContentHashes:
-    """Content hashes of what is trained with: they tell whether it has changed.
+    """Content hashes of tasks and code, by which later changes are detected.
 
     Args:
         agent: kind of the algorithm.
@@ -246,6 +248,6 @@ def hashes_of(distribution: TaskDistribution | FewShotDistribution, agent: str) 
     return ContentHashes(
         train=distribution.train.content_hash,
         test=distribution.test.content_hash,
-        module=getattr(distribution, "module_hash", None),  # where they come from a user's module
+        module=getattr(distribution, "module_hash", None),  # only tasks of a user's module have it
         agent=file_hash(agent),
     )

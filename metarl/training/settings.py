@@ -1,4 +1,4 @@
-"""Settings of a run that do not depend on what is learned."""
+"""Settings of a run that do not depend on its tasks or its algorithm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarl.config import Config, Count, Seed, Size
 
 NAME_LENGTH = 100
 NO_NAME = re.compile(r'[/\\<>:"|?*\s]|^[.~-]|\.$')
-"""What no file system takes as part of a name, or what commands take for something else."""
+"""Characters that some file system or command does not accept in a file name."""
 
 
 def _fit_for_files(name: str) -> str:
@@ -27,42 +27,42 @@ Name = Annotated[str, AfterValidator(_fit_for_files)]
 
 
 class TrainConfig(Config):
-    """How long to train, and on how much at once."""
+    """Length of training and amount of data per iteration."""
 
     env_steps: Count = 1_000_000
     """Environment steps to train for; rounded up to whole iterations."""
     meta_batch_size: Size = 40
-    """Tasks that are played side by side in an iteration (the meta-batch)."""
+    """Tasks played side by side in an iteration (the meta-batch)."""
     episodes_per_trial: Size = 2
-    """Episodes of experience with each task, over which the agent adapts."""
+    """Episodes of a trial, over which the agent adapts to its task."""
     checkpoint_every: Count = 10
-    """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+    """Iterations between checkpoints. The first and the last state are always saved."""
     video_every: Annotated[int, Field(ge=0, le=10**12)] = 0
-    """Iterations from one video in TensorBoard to the next, of a training task before and after
-    adaptation; 0 for none."""
+    """Iterations between videos in TensorBoard, which show a training task before and after
+    adaptation; 0 for no videos."""
 
 
 class FewShotTrainConfig(Config):
-    """How long to train, and on how much at once, where tasks are given by labelled examples."""
+    """Length of training and amount of data per iteration, for few-shot learning."""
 
     tasks: Count = 100_000
-    """Tasks to train on, the same ones counted again; rounded up to whole iterations."""
+    """Tasks to train on, counting repeated ones again; rounded up to whole iterations."""
     meta_batch_size: Size = 4
-    """Tasks of a meta-update (the meta-batch)."""
+    """Tasks per meta-update (the meta-batch)."""
     updates_per_iteration: Size = 50
-    """Meta-updates that are logged together, as their mean."""
+    """Meta-updates per iteration; their mean is logged."""
     checkpoint_every: Count = 20
-    """Iterations from one checkpoint to the next. The first and the last state are always saved."""
+    """Iterations between checkpoints. The first and the last state are always saved."""
 
 
 class RunConfig(Config):
-    """What every run depends on."""
+    """Settings that every run has."""
 
     name: Name = "experiment"
-    """The run goes to runs/<name>/seed<seed>."""
+    """Name of the run; its folder is runs/<name>/seed<seed>."""
     seed: Seed = 1
-    """Of the agent: initial weights, sampled tasks, actions. Goals have their own, env.seed."""
+    """Seed of initial weights, task sampling and actions. Goals have their own seed, env.seed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the agent lives; auto takes CUDA where there is one."""
+    """Device of the agent; auto chooses CUDA if there is a CUDA device."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """A NaN or an infinity ends the run, or drops the iteration: the agent stays as it was."""
+    """Response to a NaN or an infinity: stop, or skip the iteration and restore the agent."""

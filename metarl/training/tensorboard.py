@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: train, adaptation, classes, update, timing, hyperparameters and
+"""TensorBoard output of a run: train, adaptation, classes, update, timing, hyperparameters and
 videos."""
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 VIDEO_SIZE, VIDEO_SPEED, VIDEO_FPS = (240, 180), 2.0, 8.0
 LINES = ("first_episode", "last_episode")
-"""Of a trial: two lines of one chart. TensorBoard draws what has the same name in several folders
-into one chart, so each line has a folder of its own."""
+"""Metrics of a trial that become two lines of one chart. TensorBoard draws metrics of the same name
+in several folders into one chart, so each line has its own folder."""
 EVENTS = "events.out.tfevents."
-"""What the names of files begin with that TensorBoard reads."""
+"""Prefix of the names of the files that TensorBoard reads."""
 
 
 class Board:
-    """Writes the event files of a run folder.
+    """Writer of the event files of a run folder.
 
-    Pictures are not worth a training: once they cannot be written, a line says so, and the run goes
-    on without.
+    A failure to write them must not end the run: it is reported once, and the run continues
+    without TensorBoard.
 
     Args:
-        first_step: events at or after it, of an iteration that is played again, are void.
+        first_step: earlier events at or after this step are void, as their iterations are played
+            again.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
@@ -50,7 +51,7 @@ class Board:
             self._file()
 
     def show(self, metrics: Mapping[str, float], *, env_steps: int) -> None:
-        """Draws the metrics of an iteration, `group/name`: a chart each, groups side by side."""
+        """Draws the metrics of an iteration, `group/name`: one chart each, sorted by group."""
         with self._or_go_on_without():
             for name, value in metrics.items():
                 tag, _, line = name.rpartition("/")
@@ -61,7 +62,7 @@ class Board:
             self._flush()
 
     def show_hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Enters a run into the table of hyperparameters, with what came of them."""
+        """Adds the run to the table of hyperparameters, with its final metrics."""
         with self._or_go_on_without():
             from torch.utils.tensorboard.summary import hparams
 
@@ -92,8 +93,10 @@ class Board:
                 file.close()
 
     def _file(self, line: str = "") -> EventFile:
-        """The run's own, or that of a line of a chart, which is there only where there are trials;
-        made when first written to."""
+        """The event file of the run, or of a line of a chart; created when first used.
+
+        Lines have no file unless there are trials.
+        """
         if line not in self._files:
             self._files[line] = EventFile(self._folder / line, first_step=self._first_step)
         return self._files[line]
@@ -116,18 +119,18 @@ class Board:
 
 
 class EventFile:
-    """A file that TensorBoard reads, written at once and by whoever calls.
+    """A file that TensorBoard reads, written synchronously by the calling thread.
 
     TensorBoard reads the files of a folder in the order of their names, which begin with a time,
-    and drops what is void as of the later one. So a new file's time is later than that of all that
-    are there, also where the clock has gone back, and so are the times in it.
+    and drops events that a later file declares void. So the time of a new file, and the times in
+    it, are later than those of all existing files, even if the clock was set back.
 
     Args:
         first_step: events at or after it in earlier files are void.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        # Imported late: it takes time that evaluation need not wait for.
+        # Imported late, as the import is slow and evaluation does not need it.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -143,11 +146,11 @@ class EventFile:
         self.flush()
 
     def add(self, summary: Summary, *, step: int | None = None) -> None:
-        """Shows something at a step."""
+        """Writes a summary for a step."""
         self._write(self._new_event(summary=summary, step=step))
 
     def flush(self) -> None:
-        """Hands what was written to the system, and so to whoever looks."""
+        """Flushes written events to the system, so that TensorBoard sees them."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -160,7 +163,7 @@ class EventFile:
 
 
 def _times(file: Path) -> list[float]:
-    """When an event file was begun, by its name, and when it was last written to."""
+    """Times (s) at which an event file was last written and, by its name, begun."""
     begun, _, _ = file.name.removeprefix(EVENTS).partition(".")
     return [file.stat().st_mtime, *([float(begun)] if begun.isdecimal() else [])]
 
@@ -172,10 +175,10 @@ def _scalar(tag: str, value: int | float) -> Summary:
 
 
 def check_can_film(env: TaskVectorEnv) -> None:
-    """Checks, before hours of training, that videos can be made of what is trained on.
+    """Checks, before hours of training, that videos of the training tasks can be made.
 
     Raises:
-        UserError: there is no physics to show, or nothing on this machine can draw it.
+        UserError: the environment has no physics to show, or this machine cannot draw.
     """
     if not isinstance(env, Recorder):
         raise UserError(NOTHING_TO_SHOW)
@@ -183,7 +186,7 @@ def check_can_film(env: TaskVectorEnv) -> None:
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values by their dotted names."""
+    """Nested values under dotted names, without those that are None."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

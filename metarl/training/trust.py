@@ -1,9 +1,9 @@
-"""Whose code is executed: modules that this user has trained with, or allows by name.
+"""Trusted code: modules that this user has trained with, or allows by name.
 
-A run names the modules of its tasks and its algorithm where they are a user's own, and whatever
-plays the run executes them. Whoever trains with a module has chosen it; the run of somebody else
-has not been chosen so. What is remembered are paths (or names) of modules, not their content: an
-own module may be edited.
+A run names the modules of its tasks and its algorithm if they are a user's own, and playing the run
+executes them. A user who trains with a module has chosen it; the modules of somebody else's run
+were not chosen. Paths (or names) of modules are remembered, not their content, so that users can
+edit their own modules.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from metarl.system.cache import cache_folder
 from metarl.system.files import read_json, written_whole
 
 FILE = "trusted_modules.json"
-"""In the cache folder of the user: who deletes it is asked once more."""
+"""File in the user's cache folder; after its deletion, trust has to be given again."""
 
 
 def trust(code: str | None) -> None:
-    """Remembers that code may be executed; nothing where there is none, or where nothing can be
-    remembered.
+    """Remembers that code may be executed; does nothing without code or without a cache folder.
 
     Args:
-        code: whole path of a file, or name of a module.
+        code: full path of a file, or name of a module.
     """
     if code is None or code in (known := _trusted()):
         return
-    with suppress(OSError, RuntimeError):  # without a home it is asked for each time
+    with suppress(OSError, RuntimeError):  # without a home folder the user is asked each time
         path = cache_folder() / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial:
@@ -39,16 +38,16 @@ def trust(code: str | None) -> None:
 
 
 def check_trusted(code: str | None, run: Path, *, allowed: bool, option: str = "--trust") -> None:
-    """Checks that the code that a run names may be executed, before it is.
+    """Checks that the code that a run names may be executed.
 
     Args:
-        code: as for `trust`; None where the run executes none.
+        code: as for `trust`; None if the run executes none.
         run: folder of the run.
-        allowed: whether the user allowed it, by this option; it is remembered.
+        allowed: whether the user allowed it by this option; the permission is remembered.
         option: how the user allows it.
 
     Raises:
-        UserError: nobody has allowed it; names the code.
+        UserError: the user has not allowed it; names the code.
     """
     if allowed:
         trust(code)
@@ -60,7 +59,7 @@ def check_trusted(code: str | None, run: Path, *, allowed: bool, option: str = "
 
 
 def code_of(config: Config) -> str | None:
-    """The code that a section of an experiment says it executes; None where it executes none."""
+    """The code that a section of an experiment declares to execute; None if there is none."""
     return getattr(config, "code", None)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of physics: rendering, videos, and the replay that runs in a browser.
+"""Pictures of physics: rendering, videos and the interactive replay in a browser.
 
 Scores and their pages are in `report`.
 """

@@ -1,4 +1,4 @@
-"""Videos of recorded episodes: how a task is played before and after adaptation."""
+"""Videos of recorded episodes before and after adaptation."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 ENCODER = "libx264"
 MAX_FPS = 40.0
-"""More pictures per second than this are not drawn: nobody sees them."""
+"""Highest frame rate (frames/s); more would not be visible."""
 GAP = 4
 """Pixels between two panels."""
 WHITE, GREY, GREEN = (255, 255, 255), (190, 190, 190), (70, 220, 110)
 SHADE = (0, 0, 0, 150)
-"""What captions are written on: the picture shows through."""
+"""Colour behind captions; the picture shows through."""
 
 
 # -- files -----------------------------------------------------------------------------------------
 
 
 def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> int:
-    """An MP4 (H.264) that browsers play while it loads; it is there whole or not at all.
+    """Writes an MP4 (H.264) that browsers play while loading; the file appears whole or not at all.
 
-    Frames of odd size get another row or column, as the format asks.
+    Frames of odd size get another row or column, as the format requires even sizes.
 
     Returns:
         The number of frames.
 
     Raises:
         UserError: the file cannot be written.
-        ValueError: there are no frames, or of several sizes.
+        ValueError: there are no frames, or their sizes differ.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write_video(path: Path, frames: Iterable[Frame], *, fps: float) -> int:
 
 
 def _encode(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
-    import av  # here, as nothing else needs it
+    import av  # imported late, as nothing else needs it
 
     count, stream, shape = 0, None, (0, 0, 3)
     faststart = {"movflags": "+faststart"}
@@ -85,23 +85,23 @@ def _encode(path: Path, frames: Iterable[Frame], fps: Fraction) -> int:
 
 
 def gif(frames: Iterable[Frame], *, fps: float) -> bytes:
-    """The frames as an animated GIF that plays for ever."""
+    """The frames as an animated GIF that loops forever."""
     images = [Image.fromarray(frame) for frame in frames]
     if not images:
         raise ValueError("a GIF needs at least one frame")
     file = io.BytesIO()
-    # The format counts in hundredths of a second, and browsers slow down what is faster than 2.
+    # GIFs count hundredths of a second, and browsers slow down frames shorter than two of them.
     duration = max(20, 10 * round(100 / fps))
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
     return file.getvalue()
 
 
 def moving_image(tag: str, frames: Sequence[Frame], *, fps: float) -> Summary:
-    """Frames as TensorBoard shows them, moving, among its images."""
+    """Frames as an animated image for TensorBoard."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
     height, width = frames[0].shape[:2]
-    # torch makes the same of it, but wants moviepy, and with it ffmpeg.
+    # torch's add_video gives the same, but needs moviepy and with it ffmpeg.
     picture = Summary.Image(
         height=height, width=width, colorspace=3, encoded_image_string=gif(frames, fps=fps)
     )
@@ -113,21 +113,21 @@ def moving_image(tag: str, frames: Sequence[Frame], *, fps: float) -> Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """What is written over a picture."""
+    """Text over a picture."""
 
     title: str
     subtitle: str
     step: int
-    """How many steps of the episode have been played."""
+    """Steps of the episode played so far."""
     horizon: int
     total: float
     """The return so far."""
     success: bool
-    """Whether there was a success so far."""
+    """True if there was a success so far."""
 
 
 def captioned(frame: Frame, caption: Caption) -> Frame:
-    """The picture with what it shows written over its upper and its lower edge."""
+    """The picture with its caption over the upper and lower edge."""
     height, width = frame.shape[:2]
     size = max(8, round(min(height / 22, width / 30)))
     font = ImageFont.load_default(size)
@@ -159,7 +159,7 @@ def captioned(frame: Frame, caption: Caption) -> Frame:
 
 
 def fitting(text: str, font: Font, width: int) -> str:
-    """The text without as much of its middle as does not fit: its ends say who and which task."""
+    """The text, shortened in its middle to fit: its ends name the agent and the task."""
     shown, kept = text, len(text)
     while kept > 2 and font.getlength(shown) > width:
         kept -= 1
@@ -186,17 +186,17 @@ def adaptation_video(
     camera: str | None = None,
     speed: float = 1.0,
 ) -> int:
-    """An MP4 of the first and the last episode of a recording, side by side.
+    """Writes an MP4 of the first and the last episode of a recording, side by side.
 
     Args:
-        camera: a name, or '' for a free camera; by default the scene's.
-        speed: 2 plays twice as fast as it happened.
+        camera: name of a camera, or '' for a free camera; by default the scene's camera.
+        speed: playback speed; 2 plays twice as fast as real time.
 
     Returns:
         The number of frames.
 
     Raises:
-        UserError: there is no such camera; drawing or writing failed.
+        UserError: there is no such camera, or drawing or writing failed.
     """
     frames, fps = adaptation_frames(
         renderer, scene=scene, recording=recording, camera=camera, speed=speed
@@ -213,10 +213,10 @@ def adaptation_frames(
     speed: float = 1.0,
     max_fps: float = MAX_FPS,
 ) -> tuple[Iterator[Frame], float]:
-    """The pictures of such a video, and how many are to be shown in a second.
+    """The frames of such a video, and their rate (frames/s).
 
-    The first shows the start and the last the end of the episodes; a shorter one waits at its end
-    for the longer.
+    The first frame shows the start and the last one the end of the episodes; a shorter episode
+    stays at its end until the longer one ends.
     """
     if speed <= 0:
         raise UserError(f"the speed of a video must be above 0, not {speed:g}")
@@ -224,7 +224,7 @@ def adaptation_frames(
     shown = [episodes[0], episodes[-1]] if len(episodes) > 1 else list(episodes)
     every = max(1, math.ceil(speed / (scene.dt * max_fps) - 1e-6))
     steps = _shown_steps(max(len(episode.reward) for episode in shown), every)
-    # In turn, so that one pass of the renderer draws all panels of a frame, then the next.
+    # Panels in turn, so that the renderer draws all panels of a frame, then those of the next.
     states = np.stack(
         [episode.states[min(step, len(episode.reward))] for step in steps for episode in shown]
     )
@@ -245,7 +245,7 @@ def _composed(
 
 
 def caption(title: str, episode: Episode, step: int) -> Caption:
-    """What is to be said of an episode after so many steps."""
+    """Caption of an episode after a number of steps."""
     horizon = len(episode.reward)
     played = min(step, horizon)
     when = "after" if episode.before else "before"
@@ -260,7 +260,7 @@ def caption(title: str, episode: Episode, step: int) -> Caption:
 
 
 def _shown_steps(horizon: int, every: int) -> Int[np.ndarray, " F"]:
-    """Every n-th step from the start, and the end."""
+    """Every n-th step from the start, and the last step."""
     return np.unique(np.append(np.arange(0, horizon, every), horizon))
 
 

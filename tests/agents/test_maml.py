@@ -26,7 +26,7 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def meta_gradient(maml: MAML, batch: FewShotBatch) -> list[Tensor]:
-    """What a meta-update steps along, tasks of the batch in parts as configured."""
+    """The gradient of a meta-update, with tasks in chunks as configured."""
     gradients: list[Tensor] = []
 
     def keep(*_: Any) -> None:
@@ -39,7 +39,7 @@ def meta_gradient(maml: MAML, batch: FewShotBatch) -> list[Tensor]:
 
 
 def highers(maml: MAML, batch: FewShotBatch) -> list[Tensor]:
-    """The same through `higher`, task by task."""
+    """The meta-gradient through `higher`, task by task."""
     config, net = maml.config, copy.deepcopy(maml.learned.network)
     rates = [copy.deepcopy(rate.detach()).requires_grad_() for rate in maml.learned.rates]
     parameters = list(net.parameters())
@@ -122,7 +122,7 @@ def test_meta_gradients_of_images_are_highers(batch_norm: str) -> None:
 
 
 def test_adam_can_be_the_inner_optimizer() -> None:
-    """Its first step is as long as its step size along every parameter that has a slope."""
+    """Adam's first step has the length of its step size for every parameter with a gradient."""
     maml = MAMLConfig(inner_optimizer="adam", inner_learning_rate=0.01).build(
         REGRESSION, seed=0, device=CPU
     )
@@ -192,7 +192,7 @@ def test_the_step_size_goes_where_it_is_told() -> None:
 
 
 def test_frozen_layers_stay() -> None:
-    """In updates and in evaluation; the head learns (ANIL)."""
+    """Frozen layers stay in updates and in evaluation; the head learns (ANIL)."""
     config = MAMLConfig.model_validate(
         {"encoder": MLPConfig(hidden_sizes=(8,)), "learn_inner_learning_rate": True, "steps": 2}
     )

@@ -1,4 +1,4 @@
-"""MAML-TRPO's update against explicit Hessians and its own promises, on the real navigation;
+"""MAML-TRPO's update against explicit Hessians and its trust region, on point navigation;
 conjugate gradient against sb3-contrib's solver and a direct one; line search and losses by hand."""
 
 from typing import Any
@@ -73,7 +73,7 @@ def random_chunk(*, inner_steps: int, discrete: bool) -> TaskBatch:
 
 
 def test_the_losses_by_hand() -> None:
-    """Two tasks with two choices of probability ½ each; who acted had probability ¼ of its own."""
+    """Two tasks with two actions of probability ½ each; acting had used probability ¼."""
     experience = Experience(
         obs=torch.zeros(2, 2, 1),
         action=torch.tensor([[0, 1], [1, 1]]),
@@ -136,7 +136,7 @@ def test_line_search_takes_the_first_that_is_accepted_and_otherwise_stays() -> N
 def test_the_curvature_is_the_explicit_hessian_of_the_kl(
     space: spaces.Space, inner_steps: int, changes: dict, double_precision: None
 ) -> None:
-    """All second derivatives through the gradient steps, by plain autograd, a task at a time."""
+    """All second derivatives through the gradient steps, by plain autograd, task by task."""
     agent = new_agent(space, hidden_sizes=(3,), initial_std=1.0, **changes)
     loop, policies = agent.inner_loop, agent.policies
     noise = torch.randn(len(policies.meta_parameters()), generator=torch.Generator().manual_seed(1))
@@ -181,9 +181,9 @@ def test_a_step_improves_and_stays_in_the_trust_region() -> None:
     after = agent.policies.meta_parameters()
     assert metrics["accepted"] == 1
     assert metrics["surrogate_after"] > metrics["surrogate_before"]
-    # The policy that acted is the one that the update starts from, so nothing is gained there.
+    # The update starts from the policy that acted, so the surrogate is 0 there.
     assert metrics["surrogate_before"] == pytest.approx(0, abs=1e-5)
-    # What it says of the KL is so, computed anew.
+    # The reported KL equals one computed anew.
     experiences = [agent.experience(rollout)[0] for rollout in trial]
     (batch,) = TaskBatch.of(experiences, TASKS)
     policies = [
@@ -204,7 +204,7 @@ def test_a_step_so_long_that_it_overflows_is_shortened() -> None:
     def overflowing_first(meta: torch.Tensor, *rest: Any) -> tuple[float, float]:
         if not first_tries:
             first_tries.append(meta)
-            return search(meta * 1e25, *rest)  # squares of that are infinite
+            return search(meta * 1e25, *rest)  # its square is infinite
         return search(meta, *rest)
 
     agent._surrogate_and_kl = overflowing_first
@@ -213,7 +213,7 @@ def test_a_step_so_long_that_it_overflows_is_shortened() -> None:
 
 
 def test_a_full_step_is_as_long_as_the_trust_region_is_wide() -> None:
-    """For small steps the KL is half the quadratic form that the length was computed from."""
+    """For small steps the KL is half the quadratic form from which the length is computed."""
     agent = new_agent(max_kl=1e-6, cg_damping=0.0, line_search_shrink=0.99)
     metrics = agent.meta_update(play(agent), generator=torch_generator(0, CPU))
     assert metrics["kl"] == pytest.approx(1e-6 * metrics["step_fraction"] ** 2, rel=0.05)
@@ -284,7 +284,7 @@ def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
                 [
                     torch.tensor([surrogate, *elsewhere]),
                     gradient,
-                    curvature.product(direction) / 1e3,  # of the size of the others
+                    curvature.product(direction) / 1e3,  # as large as the others
                 ]
             )
         )
@@ -330,7 +330,7 @@ def test_the_multi_task_baseline_adapts_at_test_time_only() -> None:
     assert (adapted[0] - adapted[1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("elements", [2**20, 1])  # all tasks in one batch, each in its own
+@pytest.mark.parametrize("elements", [2**20, 1])  # all tasks in one chunk, or one task per chunk
 def test_a_broken_update_names_the_task_and_leaves_the_parameters(
     elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,7 +352,7 @@ def test_a_broken_update_names_the_task_and_leaves_the_parameters(
 def test_normalized_observations_are_acted_and_learned_on_alike(
     kind: type[MAMLTRPOConfig] | type[ProMPConfig], double_precision: None
 ) -> None:
-    """What acts and what gradients are taken of is one policy: the ratio of the two is 1."""
+    """The policy that acts is the policy that is differentiated: their ratio is 1."""
     agent = kind(hidden_sizes=(16,), episodes_per_step=EPISODES, normalize_obs=True).build(
         spaces.Box(-np.inf, np.inf, (2,), np.float64),
         spaces.Box(-0.1, 0.1, (2,), np.float32),

@@ -13,7 +13,7 @@ ENCODER = MLPConfig(hidden_sizes=(6,), activation="tanh")
 
 
 def test_attention_by_hand() -> None:
-    """Cosines 1 and 0.6; ten times as much counts alike, lengths do not count."""
+    """Cosines 1 and 0.6; the lengths of vectors do not matter."""
     query = torch.tensor([[[2.0, 0.0]]])
     support = torch.tensor([[[5.0, 0.0], [3.0, 4.0]]])
     for scale in (1.0, 10.0):
@@ -47,7 +47,7 @@ def test_outputs_are_weighted_means_of_labels() -> None:
 
 
 def test_full_context_is_that_of_a_loop() -> None:
-    """Appendix A of the paper, gate by gate, one task and one query at a time."""
+    """Loop over tasks and queries, gate by gate as in appendix A of the paper."""
     config = MatchingConfig(encoder=ENCODER, full_context=True, processing_steps=3)
     learner = config.build(CLASSIFICATION, seed=0, device=CPU)
     network = learner.network
@@ -76,7 +76,7 @@ def test_full_context_is_that_of_a_loop() -> None:
 
 @pytest.mark.parametrize("full_context", [False, True])
 def test_it_learns_what_tells_classes_apart(full_context: bool) -> None:
-    """Two of the features are noise that is ten times as strong."""
+    """Two features are noise, ten times as strong as the others."""
 
     def noisy(seed: int, num_tasks: int):
         batch = clusters(num_tasks, seed=seed)

@@ -1,4 +1,4 @@
-"""ProMP's gradient against its objective written out, a task at a time."""
+"""ProMP's gradient against its objective written out task by task."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def play(agent: ProMP, *, rollouts: int = 2, seed: int = 0) -> list[Rollout]:
 
 
 def test_the_losses_by_hand() -> None:
-    """Two choices of probability ½ each; those that acted had ¼, ½ and 1: ratios are 2, 1 and ½."""
+    """Two actions of probability ½ each; acting had used ¼, ½ and 1, so ratios are 2, 1 and ½."""
     experience = Experience(
         obs=torch.zeros(1, 3, 1),
         action=torch.tensor([[0, 1, 1]]),
@@ -62,13 +62,13 @@ def test_the_losses_by_hand() -> None:
 
 @pytest.mark.parametrize("inner_steps", [1, 2])
 def test_the_gradient_is_that_of_the_objective(inner_steps: int) -> None:
-    """Equation 14, with the ratio as inner surrogate (eq. 11), by plain autograd."""
+    """Equation 14 with the ratio as inner surrogate (eq. 11), by plain autograd."""
     agent = new_agent(inner_kl_coef=0.7, clip=0.05)
     policies, config = agent.policies, agent.config
     trial = play(agent, rollouts=inner_steps + 1)
     (batch,) = TaskBatch.of([agent.experience(rollout)[0] for rollout in trial], TASKS)
     acted = agent._policies_before_steps(batch)
-    # Elsewhere than where the policy acted: there the KL has no slope, and nothing is clipped.
+    # Away from the policy that acted, where the KL has no gradient and nothing is clipped.
     origin = policies.meta_parameters()
     noise = torch.randn(len(origin), generator=torch.Generator().manual_seed(0))
     meta = (origin + 0.02 * noise).requires_grad_()

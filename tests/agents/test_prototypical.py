@@ -17,7 +17,7 @@ from tests.agents.few_shot_tasks import CLASSIFICATION, CPU, REGRESSION, cluster
 
 
 def test_prototypes_by_hand() -> None:
-    """Labels in any order: class 0 has (0, 2) and (4, 0), class 1 has (1, 1) alone."""
+    """Labels in any order: class 0 has (0, 2) and (4, 0), class 1 has only (1, 1)."""
     embedded = torch.tensor([[[0.0, 2.0], [1.0, 1.0], [4.0, 0.0]]])
     centres = prototypes(embedded, torch.tensor([[0, 1, 0]]))
     assert centres.tolist() == [[[2.0, 1.0], [1.0, 1.0]]]
@@ -53,7 +53,7 @@ def test_logits_are_those_of_a_loop(distance: str) -> None:
 
 
 def test_it_learns_what_tells_classes_apart() -> None:
-    """Two of the features are noise that is ten times as strong."""
+    """Two features are noise, ten times as strong as the others."""
 
     def noisy(seed: int, num_tasks: int):
         batch = clusters(num_tasks, seed=seed)

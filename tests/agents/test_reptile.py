@@ -56,7 +56,7 @@ def test_an_update_is_the_papers(batched: bool, optimizer: str) -> None:
     xs = torch.cat([batch.support_x, batch.query_x], 1)
     ys = torch.cat([batch.support_y, batch.query_y], 1)
 
-    # the minibatches that the update will draw, after those of what it measures
+    # the minibatches that the update will draw, after those of its measurements
     generator = torch.Generator().manual_seed(7)
     draw_minibatches(5, 3, num_tasks=1, steps=4, generator=generator)
     count = 1 if not batched else 5
@@ -81,7 +81,7 @@ def test_minibatches_show_every_example_before_any_comes_again() -> None:
     for first in (0, 3):
         rounds = torch.cat(drawn[first : first + 3], 1)
         assert (rounds.sort(1).values == torch.arange(6)).all()
-    assert len({tuple(rows.tolist()) for rows in torch.cat(drawn, 1)}) > 1  # each task its own
+    assert len({tuple(rows.tolist()) for rows in torch.cat(drawn, 1)}) > 1  # each task has its own
 
 
 def test_the_outer_step_shrinks_in_a_straight_line() -> None:
@@ -117,7 +117,7 @@ def test_what_is_not_finite_is_named_and_changes_nothing() -> None:
 
 
 def test_frozen_layers_stay() -> None:
-    """In updates and in evaluation; the head learns (ANIL)."""
+    """Frozen layers stay in updates and in evaluation; the head learns (ANIL)."""
     config = ReptileConfig.model_validate({"encoder": SMALL, "inner_optimizer": "adam", "steps": 2})
     learner = config.build(REGRESSION, seed=0, device=CPU)
     learner.network.encoder.requires_grad_(False)

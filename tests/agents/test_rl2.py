@@ -59,11 +59,11 @@ def play(agent: RL2, seed: int = 0) -> Rollout:
 def test_memory_is_carried_through_the_trial_and_starts_empty(memory: str) -> None:
     agent = new_agent(memory=memory)
     first, second = play(agent), play(agent)
-    # The same trial again, so nothing was left over from the first one.
+    # The same trial again: nothing is left from the first one.
     assert torch.equal(first.action, second.action)
     states, _ = agent._replay(first, HORIZON)
     assert not states[:, 0].any()
-    # At an episode's start the memory is that of the episode before, not an empty one.
+    # At the start of an episode the memory is that of the previous episode, not empty.
     _, _, carried = agent.network(
         first.seen.map(lambda x: x[:, :HORIZON]), agent.begin_trial(SLOTS)
     )
@@ -74,7 +74,7 @@ def test_memory_is_carried_through_the_trial_and_starts_empty(memory: str) -> No
 @pytest.mark.parametrize("memory", ["gru", "lstm"])
 @pytest.mark.parametrize("chunk_length", [4, 8, STEPS])
 def test_chunks_see_what_the_acting_policy_saw(memory: str, chunk_length: int) -> None:
-    """With stored memory every step's log-probability is that of acting: all ratios are 1."""
+    """With stored memory, log-probabilities equal those of acting, so all ratios are 1."""
     agent = new_agent(memory=memory)
     rollout = play(agent)
     states, _ = agent._replay(rollout, chunk_length)
@@ -96,7 +96,8 @@ def test_advantages_reach_across_episodes_and_end_with_the_trial() -> None:
     rollout = play(agent)
     value = torch.zeros_like(rollout.reward)
     advantage, returns = agent._advantages(rollout, value)
-    # With λ = 1 and no value, an advantage is the discounted sum to the end of the trial.
+    # With λ = 1 and no value, an advantage is the discounted sum of rewards to the end of the
+    # trial.
     powers = 0.9 ** torch.arange(STEPS)
     by_hand = torch.stack(
         [(rollout.reward[:, t:] * powers[: STEPS - t]).sum(1) for t in range(STEPS)], dim=1
@@ -131,13 +132,13 @@ def test_the_losses_by_hand() -> None:
     found = clipped_surrogate(ratio, advantage, clip=0.2)
     torch.testing.assert_close(found, torch.tensor((3.6 + 1 - 4.8) / 3))
     assert value_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])).item() == 1.0
-    # Actions that acted with ½ each have ¼ and ¾ now; KL = ½ log (½ / ¼) + ½ log (½ / ¾).
+    # Probabilities were ½ when acting and are ¼ and ¾ now; KL = ½ log (½ / ¼) + ½ log (½ / ¾).
     estimate = kl_from_acting(torch.tensor([[0.5, 1.5]]).log())
     torch.testing.assert_close(estimate, 0.5 * torch.tensor(2.0 * 2 / 3).log())
 
 
 def test_the_first_gradient_is_the_policy_gradient() -> None:
-    """Where all ratios are 1, the clipped surrogate's gradient is the policy gradient's, and a
+    """If all ratios are 1, the gradient of the clipped surrogate is the policy gradient, and a
     chunk as long as the trial gives that of the whole sequence."""
     agent = new_agent(value_coef=0.0)
     rollout = play(agent)
@@ -159,7 +160,7 @@ def test_the_clip_stops_the_gradient_of_a_ratio_that_went_too_far() -> None:
     rollout = play(agent)
     one = torch.ones(SLOTS, STEPS)
     chunks = chunks_of(agent, rollout, one, STEPS)
-    # The policy now gives every action e times the probability that it acted with.
+    # The policy now gives every action e times its probability when acting.
     further = replace(chunks, log_prob=chunks.log_prob - 1)
     loss, metrics = agent._loss(further)
     loss.backward()
@@ -169,7 +170,7 @@ def test_the_clip_stops_the_gradient_of_a_ratio_that_went_too_far() -> None:
 
 
 def test_advantages_are_divided_by_the_standard_deviation() -> None:
-    """Not by the variance, as in a code base of the field."""
+    """Not by the variance, as in another code base."""
     agent = new_agent(epochs=1, num_minibatches=1)
     rollout = play(agent)
     given: list[torch.Tensor] = []
@@ -208,7 +209,7 @@ def test_normalizers_move_only_after_the_update() -> None:
     agent = new_agent(epochs=1, num_minibatches=1)
     rollout = play(agent)
     metrics = agent.meta_update([rollout], generator=torch_generator(0, CPU))
-    # In the one pass that was made, the policy was still exactly the one that acted.
+    # In the only pass, the policy was still exactly the one that acted.
     assert abs(metrics["kl"]) < 1e-6
     assert agent.network.normalizer.count == SLOTS * STEPS
     torch.testing.assert_close(
@@ -253,7 +254,7 @@ def test_linear_baseline_takes_the_place_of_the_value_head() -> None:
     advantage, returns = agent._advantages(rollout, torch.full_like(rollout.reward, 1e6))
     whole = rollout.reward.flip(1).cumsum(1).flip(1)
     torch.testing.assert_close(returns, whole, rtol=1e-4, atol=1e-4)
-    # What is left after a fit of each trial has no mean and less spread than the returns.
+    # Residuals of a fit per trial have mean 0 and less spread than the returns.
     assert advantage.mean(1).abs().max() < 0.05
     assert advantage.std() < whole.std()
 

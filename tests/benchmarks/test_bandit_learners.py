@@ -26,13 +26,14 @@ def bernoulli_tasks(num_tasks: int, num_arms: int, *, seed: int = 1) -> list[Ban
 
 
 def within(rewards: np.ndarray, value: float, *, sd: float = 4, other: float = 0.0) -> bool:
-    """Whether the mean total is within so many standard errors of a value, which has its own."""
+    """True if the mean total is within `sd` standard errors of a value with standard error
+    `other`."""
     totals = rewards.sum(axis=1)
     return abs(totals.mean() - value) < sd * np.hypot(totals.std() / np.sqrt(len(totals)), other)
 
 
-# Duan et al. 2016, table 1, 5 arms: mean total reward, as rounded there, on bandits of their own.
-# They do not tell how many; the standard errors of 1,000 are .07 for 10 pulls and .5 for 100.
+# Duan et al. 2016, table 1, 5 arms: mean total reward as rounded there, on their own bandits.
+# Their number is not given; the standard errors of 1,000 are .07 for 10 pulls and .5 for 100.
 PUBLISHED = {
     (10, "random"): 5.0, (10, "Gittins index"): 6.6, (10, "Thompson sampling"): 5.7,
     (10, "UCB1"): 6.7, (10, "greedy"): 6.6,
@@ -52,12 +53,12 @@ def test_learners_collect_what_is_published(pulls: int) -> None:
             other = 0.07 if pulls == 10 else 0.5
             assert within(rewards, PUBLISHED[pulls, name], sd=3, other=other), name
         else:
-            # Their greedy play gets 74.8 of 100 pulls: its prior was not tuned as ours is.
+            # Their greedy play gets 74.8 in 100 pulls, as its prior was not tuned as ours is.
             assert name == "greedy" and rewards.sum(axis=1).mean() > 74.8
 
 
 def test_learners_of_500_pulls_collect_what_is_published() -> None:
-    """Without Gittins indices, which take half a minute; benchmarks/classical.py has them."""
+    """Without Gittins indices, which take half a minute; benchmarks/classical.py computes them."""
     tasks = bernoulli_tasks(500, 5, seed=2)
     rng = np.random.default_rng(0)
     # Duan et al. 2016, table 1: 402.0 and 405.8, of standard error about 2.2 for 1,000 bandits.
@@ -68,17 +69,17 @@ def test_learners_of_500_pulls_collect_what_is_published() -> None:
 
 def test_gittins_indices_are_the_published_ones() -> None:
     """Gittins, Glazebrook & Weber 2011, "Multi-armed bandit allocation indices", tables of the
-    Bernoulli reward process: of the prior Beta(1, 1)."""
+    Bernoulli reward process with prior Beta(1, 1)."""
     published = {0.9: 0.7029, 0.99: 0.8699}
     for discount, value in published.items():
-        # By then, .9 ** 200 or .99 ** 900, the end weighs nothing.
+        # The weight of the end, .9 ** 200 or .99 ** 900, is negligible.
         left = 200 if discount == 0.9 else 900
         index = gittins_index(wins=0, losses=0, left=left, discount=discount)
         assert index == pytest.approx(value, abs=1e-4)
 
 
 def best_ratio(wins: int, losses: int, left: int) -> float:
-    """Index of an arm with at most two more pulls, over all stopping rules written out."""
+    """Index of an arm with at most two more pulls, with all stopping rules written out."""
     p, after_win = (wins + 1) / (wins + losses + 2), (wins + 2) / (wins + losses + 3)
     if left == 1:
         return p
@@ -105,7 +106,7 @@ def test_gittins_indices_by_hand() -> None:
 
 
 def optimal_value(num_arms: int, pulls: int) -> float:
-    """Expected total of Bayes-optimal play on Bernoulli arms, by going through all that can be."""
+    """Expected total of Bayes-optimal play on Bernoulli arms, by enumeration of all outcomes."""
 
     @cache
     def value(known: tuple[tuple[int, int], ...], left: int) -> float:
@@ -117,7 +118,7 @@ def optimal_value(num_arms: int, pulls: int) -> float:
 
             def after(wins: int, losses: int, arm: int = arm) -> float:
                 rest = (*known[:arm], (wins, losses), *known[arm + 1 :])
-                return value(tuple(sorted(rest)), left - 1)  # the order of arms is nothing
+                return value(tuple(sorted(rest)), left - 1)  # the order of arms does not matter
 
             best = max(best, p * (1 + after(wins + 1, losses)) + (1 - p) * after(wins, losses + 1))
         return best
@@ -137,8 +138,8 @@ def test_no_learner_beats_the_optimum_and_gittins_indices_reach_it(
     optimum = optimal_value(num_arms, pulls)
     learners = classical_learners(bernoulli_tasks(100, num_arms), pulls=pulls, seed=0)
     tasks = bernoulli_tasks(3000, num_arms, seed=2)
-    # What these bandits pay above others, by mere luck, is taken away as far as it shows in the
-    # totals: with less noise the bound is sharper.
+    # These bandits pay more than others by chance; subtracting that, as far as totals depend on it,
+    # reduces noise and makes the bound sharper.
     luck = np.mean([task.arm_means for task in tasks], axis=1) - 0.5
     for name, learner in learners.items():
         totals = learner(tasks, pulls=pulls, rng=np.random.default_rng(0)).sum(axis=1)
@@ -146,7 +147,7 @@ def test_no_learner_beats_the_optimum_and_gittins_indices_reach_it(
         error = totals.std() / np.sqrt(len(tasks))
         assert totals.mean() < optimum + 3 * error, name
         if name == "Gittins index":
-            # Not optimal in a game that ends, but as near to it as these bandits can tell.
+            # Not optimal in a finite game, but these bandits show no difference.
             assert totals.mean() > optimum - 3 * error
 
 
@@ -158,7 +159,7 @@ def test_a_prefix_of_a_trial_is_a_shorter_trial_unless_the_end_matters() -> None
 
 
 def test_ucb1_pulls_the_arms_that_it_says() -> None:
-    """Against its formula in a loop, on one bandit whose arms never change their pay."""
+    """Loop over the formula of UCB1, on one bandit whose arms always pay the same."""
     task = BanditTask(np.array([0.2, 0.9, 0.5]), "informative")
     rewards = ucb1([task], pulls=40, rng=np.random.default_rng(0), exploration=0.7)[0]
     pulled: list[list[float]] = [[], [], []]
@@ -176,10 +177,10 @@ def test_ucb1_pulls_the_arms_that_it_says() -> None:
 def test_greedy_play_explores_as_far_as_its_prior_hopes() -> None:
     task = BanditTask(np.array([0.2, 0.9, 0.5]), "informative")
     rng = np.random.default_rng(0)
-    # 0.2 is worse than the two that were not tried, 0.9 better than what is hoped of the last.
+    # 0.2 is worse than the prior of the two untried arms, 0.9 better than that of the last.
     hopeful = greedy([task], pulls=6, rng=rng, prior_mean=0.8, prior_weight=1.0)
     assert hopeful.tolist() == [[0.2, 0.9, 0.9, 0.9, 0.9, 0.9]]
-    # (0.9 + 9) / 11 is less than 9 / 10: it tries the last, and by then it hopes for too much.
+    # (0.9 + 9) / 11 is less than 9 / 10: it tries the last arm, as its prior is too optimistic.
     credulous = greedy([task], pulls=3, rng=rng, prior_mean=0.95, prior_weight=10.0)
     assert credulous.tolist() == [[0.2, 0.9, 0.5]]
     assert greedy([task], pulls=2, rng=rng, prior_mean=0.1, prior_weight=1.0).tolist() == [
@@ -191,19 +192,21 @@ def test_thompson_sampling_knows_gaussian_and_dependent_priors() -> None:
     rng = np.random.default_rng(0)
     gaussian = BanditConfig(arms="gaussian", num_train_tasks=2000, seed=1).build().train
     rewards = thompson_sampling(gaussian, pulls=60, rng=rng)
-    # First pull: any arm. Late ones: near the best of five, whose mean is 1.163 (order statistics).
+    # The first pull takes any arm; late ones are near the best of five, with mean 1.163 (order
+    # statistics).
     assert rewards[:, 0].mean() == pytest.approx(0, abs=0.12)  # standard error .03
     assert 0.9 < rewards[:, 40:].mean() < 1.163
     dependent = (
         BanditConfig(arms="dependent", num_arms=2, num_train_tasks=2000, seed=1).build().train
     )
     alike = [BanditTask(task.arm_means) for task in dependent]
-    # The same luck for both, so that it does not hide what knowing brings.
+    # The same random numbers for both, so that they do not hide the gain from knowing.
     knowing, unknowing = (
         thompson_sampling(tasks, pulls=20, rng=np.random.default_rng(2)).sum(axis=1)
         for tasks in (dependent, alike)
     )
-    # By four standard errors; and no better than 20 pulls of the better arm, 3/4 each on average.
+    # At least four standard errors, and at most 20 pulls of the better arm, which pays 3/4 on
+    # average.
     gain = knowing - unknowing
     assert gain.mean() > 4 * gain.std() / np.sqrt(2000)
     assert knowing.mean() < 15
@@ -226,7 +229,7 @@ def test_learners_refuse_what_they_are_not_for() -> None:
 
 
 def test_tuning_takes_the_constants_that_earn_most() -> None:
-    """Arms that pay the same each time: only who hopes for more than the first finds a better."""
+    """Arms always pay the same: only an optimistic learner finds one better than the first."""
     tasks = [BanditTask(np.array([0.1, 0.95, 0.5]), "informative")] * 2
     learners = classical_learners(tasks, pulls=30, seed=0)
     chosen = learners["greedy"].keywords

@@ -1,8 +1,8 @@
-"""Campaigns of attacks: a small part of each, and that they count what they meet.
+"""Campaigns of attacks: a small part of each, and their counts.
 
-The whole is `python -m benchmarks.campaign`. Which attacks are carried out here is fixed; what can
-be attacked by root alone (small and read-only disks) is counted as skipped for others, who cannot
-mount: the same errors are made by limits and traps besides.
+The whole campaign is `python -m benchmarks.campaign`. The attacks carried out here are fixed. Those
+that need root (small and read-only disks) count as skipped for other users, who cannot mount;
+limits and traps make the same errors.
 """
 
 import json
@@ -27,7 +27,7 @@ SMALL = {
     "workers": (3, 5),
     "disks": (0, 2, 3, 5),
 }
-"""Numbers of attacks that take a second each."""
+"""Numbers of attacks that take about a second each."""
 FAKE = """
 import json, os, subprocess, sys, time
 from pathlib import Path
@@ -76,7 +76,7 @@ def main(run, resumed):
 if __name__ == "__main__":
     main(Path(sys.argv[-1]), "--resume" in sys.argv)
 """
-"""A program that trains, and has one fault when it goes on with a run."""
+"""A program that trains, with one fault when it resumes a run."""
 
 
 def attack(
@@ -119,7 +119,7 @@ FAULTS = {
 
 
 def test_what_a_damaged_run_meets_is_counted(project: Path, tmp_path: Path) -> None:
-    numbers = dict(zip((0, 1, 10, 11, 20, 21, 30), FAULTS, strict=True))  # all damage bytes
+    numbers = dict(zip((0, 1, 10, 11, 20, 21, 30), FAULTS, strict=True))  # all of them damage bytes
     (project / "fault").write_text(json.dumps({f"damage-{n}": f for n, f in numbers.items()}))
     attacks = attack({"damage": list(numbers)}, project=project, folder=tmp_path, patience=1.5)
     assert len(attacks) == len(FAULTS)
@@ -130,7 +130,7 @@ def test_what_a_damaged_run_meets_is_counted(project: Path, tmp_path: Path) -> N
 
 
 def test_kills_survive_or_lose_bits(project: Path, tmp_path: Path) -> None:
-    """At the same file operations; a program that loses bits is told from one that does not."""
+    """Kills at the same file operations distinguish a program that loses bits from a right one."""
     kinds = {}
     for fault in ("none", "other bits"):
         (project / "fault").write_text(fault)
@@ -140,7 +140,7 @@ def test_kills_survive_or_lose_bits(project: Path, tmp_path: Path) -> None:
         assert all("killed before file operation" in a.verdict.attack for a in attacks)
     assert {a.verdict.kind for a in kinds["none"].values()} == {"survived"}
     assert "differs" in {a.verdict.kind for a in kinds["other bits"].values()}
-    for number, attacked in kinds["none"].items():  # all chance follows from the seed
+    for number, attacked in kinds["none"].items():  # all randomness follows from the seed
         assert attacked.verdict.attack == kinds["other bits"][number].verdict.attack
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks run one way, `python -m benchmarks.NAME`, which their heads say."""
+"""All benchmarks run by `python -m benchmarks.NAME`, as their docstrings say."""
 
 import ast
 import importlib

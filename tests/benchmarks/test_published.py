@@ -1,4 +1,4 @@
-"""Published runs: what is left out, what can be done with them, and that the table is theirs."""
+"""Published runs: omitted parts, possible uses, and the table made from them."""
 
 import dataclasses
 import json

@@ -1,7 +1,7 @@
-"""The native engine played beside the official environments, and the worst difference seen.
+"""Comparison of the native engine with the official environments, by the largest difference.
 
-`python -m tests.envs.parity [--goals 2] [--missed] [task ...]` prints two lines for each task, and
-at the end one with the worst of all. It fails if that is above the tolerance.
+`python -m tests.envs.parity [--goals 2] [--missed] [task ...]` prints two lines per task, and at
+the end the largest difference of all. It fails if that is above the tolerance.
 """
 
 import argparse
@@ -28,7 +28,7 @@ INFO = ("success", "near_object", "grasp_reward", "in_place_reward", "obj_to_tar
 
 @dataclass
 class Worst:
-    """The largest absolute differences over a comparison, and in how many steps there were any."""
+    """Largest absolute differences in a comparison, and the number of steps with a difference."""
 
     obs: float = 0.0
     reward: float = 0.0
@@ -44,16 +44,16 @@ class Worst:
     native_successes: int = 0
 
     def all(self) -> float:
-        """The largest of all."""
+        """The largest difference of all."""
         return max(self.obs, self.reward, *self.info.values())
 
     def as_good(self) -> bool:
-        """Whether the native engine passes for the official one."""
+        """True if the native engine is as good as the official one."""
         same_success = self.official_successes == self.native_successes
         return self.physics_equal and same_success and self.all() <= TOLERANCE
 
     def join(self, other: "Worst") -> None:
-        """Make this the worst of both, over the episodes of both."""
+        """Merge with another comparison."""
         self.obs, self.reward = max(self.obs, other.obs), max(self.reward, other.reward)
         self.info = {name: max(self.info[name], other.info[name]) for name in INFO}
         self.physics_equal &= other.physics_equal
@@ -79,7 +79,7 @@ class Worst:
 
 
 def official_tasks(env_name: str, *, seed: int, count: int) -> list[MetaWorldTask]:
-    """Tasks with goals drawn as the benchmark draws them."""
+    """Tasks with goals drawn as in the benchmark."""
     env = make_official_env(env_name)
     env.seed(seed)
     env.seeded_rand_vec, env._freeze_rand_vec, env._set_task_called = True, False, True
@@ -111,7 +111,7 @@ class Scripted:
 
 
 def scramble(official, simulation: mujoco.MjData, rng: np.random.Generator) -> None:
-    """Throw the objects somewhere else, in both simulations alike, to reach rare branches."""
+    """Move the objects at random, equally in both simulations, to reach rare branches."""
     model, qpos = official.model, official.data.qpos.copy()
     tcp, target = np.array(official.tcp_center), np.array(official._target_pos, dtype=np.float64)
     moved = []
@@ -141,9 +141,10 @@ def compare(
     horizon: int = 500,
     scrambled: bool = False,
 ) -> Worst:
-    """Play an episode of each goal in both engines, and say how far they differ.
+    """Play an episode of each goal in both engines, and return the differences.
 
-    `scrambled` throws the objects about every few steps: what scripted play does not reach.
+    `scrambled` moves the objects at random every few steps, to reach states that scripted play
+    misses.
     """
     rng = np.random.default_rng(seed)
     tasks = official_tasks(env_name, seed=seed, count=goals)
@@ -155,7 +156,7 @@ def compare(
     obs = [official.reset()[0] for official in officials]
     policies = [Scripted(env_name, rng, noise) for _ in tasks]
     worst = Worst(obs=float(np.abs(native_obs - obs).max()), episodes=goals)
-    succeeded = np.zeros((2, goals), dtype=np.bool_)  # officially, natively
+    succeeded = np.zeros((2, goals), dtype=np.bool_)  # official, native
     for step in range(horizon):
         if scrambled and step % SCRAMBLE_EVERY == SCRAMBLE_EVERY - 1:
             for slot, official in enumerate(officials):
@@ -175,7 +176,7 @@ def compare(
             for name in INFO:
                 difference = _apart(info[name][slot], official_info[name])
                 worst.info[name] = max(worst.info[name], difference)
-            if step < horizon - 1:  # the native slot has restarted after the last
+            if step < horizon - 1:  # after the last step the native slot has restarted
                 states = (
                     physics(official.model, data)
                     for data in (native_simulation(native, slot), official.data)
@@ -189,7 +190,7 @@ def compare(
 
 
 def physics(model: mujoco.MjModel, simulation: mujoco.MjData) -> np.ndarray:
-    """All of the state that decides what happens next, the solver's warm start included."""
+    """The complete physical state, including the solver's warm start."""
     state = np.empty(mujoco.mj_stateSize(model, STATE))
     mujoco.mj_getState(model, simulation, state, STATE)
     return state
@@ -201,7 +202,8 @@ def _apart(ours, theirs) -> float:
 
 
 class OfficialLines:
-    """Which lines of an official environment's file were never run, V1 rewards included."""
+    """Tracer of the lines of an official environment's file that were never run, with V1
+    rewards."""
 
     def __init__(self, env_name: str):
         kind = type(make_official_env(env_name))
@@ -228,12 +230,12 @@ class OfficialLines:
         return self._trace
 
     def missed(self) -> list[int]:
-        """Line numbers, in order."""
+        """Line numbers that were not run, in order."""
         return sorted(self._lines - self._run)
 
 
 def main() -> None:
-    """Print the worst differences of the tasks named on the command line, or of all."""
+    """Print the largest differences of the tasks named on the command line, or of all tasks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASK_CLASSES))
     parser.add_argument("--goals", type=int, default=2)

@@ -38,7 +38,7 @@ def test_a_slot_has_its_own_stream_whatever_the_others() -> None:
 
 
 def test_bernoulli_bandits_stay_the_same_to_the_bit() -> None:
-    """Taken when there was no other kind of bandit: stored results name these splits."""
+    """Hashes from before other kinds of bandits existed, as stored results name these splits."""
     config = BanditConfig(num_arms=10, seed=3, num_train_tasks=50, num_test_tasks=20)
     distribution = config.build()
     assert distribution.name == "10-armed Bernoulli bandits"
@@ -101,7 +101,7 @@ def test_the_informative_arm_tells_the_target() -> None:
 def test_arms_that_do_not_fit_are_refused(arms: str, num_arms: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(BanditConfig, {"arms": arms, "num_arms": num_arms}, source="flags")
-    if arms == "dependent":  # what is left to its default has to fit as well
+    if arms == "dependent":  # defaults have to fit as well
         with pytest.raises(UserError, match=message):
             validate(BanditConfig, {"arms": arms}, source="flags")
 

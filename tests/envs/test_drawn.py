@@ -1,4 +1,4 @@
-"""Pictures of slots, and the videos that others record of them."""
+"""Pictures of slots, and videos recorded by other packages."""
 
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def drawers(num_envs: int = 2, **keywords) -> SlotEnv:
 
 
 def differ(one: np.ndarray, other: np.ndarray) -> float:
-    """The share of pixels that are plainly different."""
+    """Share of pixels that clearly differ."""
     return float((np.abs(one.astype(int) - other.astype(int)).max(-1) > 20).mean())
 
 
 def test_pictures_show_each_slot_with_its_task_and_move_with_it() -> None:
-    """They are those of a renderer that is given the scene of each task, to the bit."""
+    """Pictures equal those of a renderer of each task's scene, to the bit."""
     env = drawers()
     with pytest.raises(ValueError, match="reset"):
         env.render()
@@ -61,14 +61,14 @@ def test_pictures_show_each_slot_with_its_task_and_move_with_it() -> None:
             state = env._batch.drawn(slot)[None]
             (expected,) = renderer.frames(env.scene(task), state)
             np.testing.assert_array_equal(later[slot], expected)
-    env.step(np.tile(MOVE, (2, 1)))  # the last: slots have started anew
+    env.step(np.tile(MOVE, (2, 1)))  # the last step: slots have started anew
     again = env.render()
     assert min(differ(a, b) for a, b in zip(again, later, strict=True)) > 0.005
     env.close()
 
 
 def test_the_reference_engine_is_drawn_from_its_own_physics() -> None:
-    """What it hands over to be drawn is what the native engine does, to the bit."""
+    """Its states to draw equal those of the native engine, to the bit."""
     task = MetaWorld("ML1-drawer-open-v3").train[3]
     drawn = []
     for engine in ("native", "reference"):
@@ -102,7 +102,7 @@ def test_without_a_render_mode_there_is_a_hint() -> None:
 
 
 def frames(folder: Path) -> np.ndarray:
-    """Of the one video in a folder."""
+    """The frames of the only video in a folder."""
     (path,) = folder.glob("*.mp4")
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -111,7 +111,7 @@ def frames(folder: Path) -> np.ndarray:
 def test_gymnasium_records_a_video(tmp_path: Path) -> None:
     pytest.importorskip("moviepy", reason="RecordVideo needs it")
     env = RecordVideo(drawers(1), str(tmp_path / "videos"), video_length=6)
-    assert env.frames_per_sec == 80  # as fast as it happens
+    assert env.frames_per_sec == 80  # real time
     env.reset()
     for _ in range(7):
         env.step(MOVE[None])

@@ -1,4 +1,4 @@
-"""Few-shot tasks: sinusoids by their formula, and episodes of identifiable images."""
+"""Few-shot tasks: sinusoids by their formula, and tasks of identifiable images."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_the_same_generator_draws_the_same_tasks() -> None:
 
 
 def numbered(num_classes: int, counts: list[int], *, first: int = 0) -> ImageClasses:
-    """Images whose first pixel is their class, the second their number, the third 255."""
+    """Images whose first pixel is their class, the second their number and the third 255."""
     by_class = {}
     for n in range(num_classes):
         images = np.zeros((counts[n % len(counts)], 1, 4, 4), np.uint8)
@@ -83,7 +83,7 @@ def test_episodes_mix_nothing() -> None:
         assert batch.query_x.shape == (300, 20, 1, 4, 4)
         support_class, support_number = seen(batch.support_x)
         query_class, query_number = seen(batch.query_x)
-        assert set(support_class.unique().tolist()) == set(classes)  # of its own split, and all
+        assert set(support_class.unique().tolist()) == set(classes)  # all of its split
         for n in range(300):
             of_label = {}
             for label in range(5):
@@ -96,18 +96,18 @@ def test_episodes_mix_nothing() -> None:
             support = list(zip(support_class[n].tolist(), support_number[n].tolist(), strict=True))
             query = list(zip(query_class[n].tolist(), query_number[n].tolist(), strict=True))
             assert len({*support, *query}) == 35  # no image comes twice
-        # over episodes a class gets every label, about equally often
+        # over tasks, a class gets every label about equally often
         for c in classes:
             labels = batch.support_y[support_class == c].bincount(minlength=5).double()
             assert (labels / labels.sum() - 0.2).abs().max() < 0.12
-        # and each of its images is drawn
+        # and all its images are drawn
         longest = int(sampler.classes.counts.max())
         assert set(support_number.unique().tolist()) == set(range(longest))
 
 
 def test_a_class_turned_is_a_class_of_its_own() -> None:
     corners = np.zeros((6, 1, 4, 4), np.uint8)
-    corners[:, 0, 0, 0], corners[:, 0, 0, 1] = 200, 100  # which corner, and which way round
+    corners[:, 0, 0, 0], corners[:, 0, 0, 1] = 200, 100  # show which corner and which orientation
     sampler = ImageSampler(
         ImageClasses.of({"corner": corners}), EpisodeConfig(ways=8, shots=1, queries=2),
         symmetries=8,
@@ -145,7 +145,7 @@ def test_more_shots_on_request_and_clear_errors() -> None:
 
 @pytest.mark.parametrize("config", [GlyphsConfig(), DigitsConfig()], ids=["glyphs", "digits"])
 def test_what_is_always_there_can_be_told_apart_and_not_at_a_glance(config) -> None:
-    """Above chance by nearest neighbour, and below what a learner can reach."""
+    """The nearest neighbour is above chance and below a learner's accuracy."""
     distribution = config.build()
     assert not set(distribution.train.classes.names) & set(distribution.test.classes.names)
     for name in distribution.train.classes.names[:3]:

@@ -1,4 +1,4 @@
-"""Environments of users with MuJoCo physics: what is written down is what happened, to the bit."""
+"""Users' environments with MuJoCo physics: recordings equal the simulation, to the bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,8 +34,8 @@ def record(distribution: GymnasiumTasks, actions: np.ndarray) -> list[np.ndarray
 
 
 def alone(make_env: Callable[[], Any], actions: np.ndarray, *, slot: int, slots: int) -> np.ndarray:
-    """Positions of two episodes in one environment without the toolkit, (2, S, nq); it rests where
-    it falls."""
+    """Positions (2, S, nq) of two episodes in one environment without the toolkit; a fallen robot
+    stays where it falls."""
     env = make_env()
     episodes, seed = [], int(slot_generators(SEED, slots)[slot].integers(2**31))
     for episode in range(2):
@@ -71,7 +71,7 @@ def test_a_recording_has_the_bits_that_were_played(tmp_path: Path, num_workers: 
 
 
 def test_a_scene_shows_a_task_as_the_environment_has_it(tmp_path: Path) -> None:
-    """Bodies stand where they stood, the model is that of the task, a step is as long as it was."""
+    """Poses of bodies, the task's model and the time step are those of the environment."""
     distribution = GymnasiumConfig(module=write(tmp_path, HOPPER), num_workers=0).build()
     env, single = distribution.make_env(3), distribution.make_single()
     assert isinstance(env, Recorder)
@@ -130,7 +130,7 @@ def test_nothing_is_recorded_where_it_is_off_or_there_is_no_physics(tmp_path: Pa
 
 
 class Leaves(gymnasium.Wrapper):
-    """An environment that loses its physics when it is reset."""
+    """Environment that loses its physics when it is reset."""
 
     def set_task(self, task):
         pass

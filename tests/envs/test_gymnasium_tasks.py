@@ -1,4 +1,4 @@
-"""Environments of users in slots: the contract, spaces, tasks, the same bits anywhere."""
+"""Users' environments in slots: contract, spaces, tasks, and the same bits in any slot."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_contract_and_rest_after_an_early_end(tmp_path: Path) -> None:
-    """Slot 0 stays near, slot 1 ends each episode after 3 of 5 steps, with a success."""
+    """Slot 0 stays near its start; slot 1 ends each episode after 3 of 5 steps, with a success."""
     distribution = GymnasiumConfig(module=write(tmp_path, WALK)).build()
     assert isinstance(distribution, TaskDistribution)
     assert (distribution.name, distribution.horizon) == ("module", 5)
@@ -62,7 +62,7 @@ def test_tasks_take_effect_at_the_next_reset(tmp_path: Path) -> None:
 
 
 def play(distribution: GymnasiumTasks, num_slots: int) -> list[np.ndarray]:
-    """Everything that two trials of random actions show; the second goes on with the streams."""
+    """All outputs of two trials of random actions; the second continues the random streams."""
     env = distribution.make_env(num_slots)
     env.set_tasks(list(distribution.train)[:num_slots])
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_workers(tmp_path: P
         there = play(GymnasiumConfig(module=module, num_workers=workers).build(), 7)
         for expected, got in zip(here, there, strict=True):
             np.testing.assert_array_equal(got, expected)
-    # A slot has its own stream, whatever the others.
+    # A slot has its own random stream, independent of the others.
     for expected, got in zip(here, play(GymnasiumConfig(module=module).build(), 2), strict=True):
         np.testing.assert_array_equal(got, expected[:2])
     noise = here[0][:, 0]
@@ -125,10 +125,10 @@ def test_a_classic_plays_as_it_does_alone() -> None:
 
 
 class Spaced(gymnasium.Env):
-    """Any spaces; observes samples."""
+    """Environment with given spaces, which observes samples."""
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        # Copies, because a space holds the random stream of its samples.
+        # Copied, as a space holds the random stream of its samples.
         self.observation_space = deepcopy(observation_space)
         self.action_space = deepcopy(action_space)
 
@@ -192,7 +192,8 @@ def test_actions_that_agents_cannot_take_are_refused(space: spaces.Space, messag
 
 
 def test_actions_are_as_the_environment_takes_them() -> None:
-    """Of its type, within its bounds whatever the rounding, and its own to change."""
+    """Actions have the right type, are within the bounds in spite of rounding, and may be
+    changed."""
     seen = spaces.Box(-1, 1, (1,))
     for dtype in (np.float16, np.float32, np.float64):
         space = spaces.Box(-0.1, 0.1, (2,), dtype)
@@ -208,7 +209,7 @@ def test_actions_are_as_the_environment_takes_them() -> None:
 
 
 class Answers(Spaced):
-    """Returns what it was told to from a step."""
+    """Environment whose steps return given answers."""
 
     def __init__(self, reward: Any, terminated: Any, info: Any) -> None:
         super().__init__(spaces.Box(-1, 1, (1,)), spaces.Discrete(2))
@@ -221,7 +222,7 @@ class Answers(Spaced):
 
 
 class SilentError(Exception):
-    """Fails when it is asked what happened."""
+    """Error that fails when converted to text."""
 
     def __str__(self) -> str:
         raise RuntimeError("nobody knows")
@@ -261,7 +262,7 @@ def test_what_no_step_may_return_is_said(reward, terminated, info, message: str)
 
 
 def test_code_of_the_user_may_change_its_folder_but_not_the_runs(tmp_path, monkeypatch) -> None:
-    """In this process; a run is written where it was begun."""
+    """In this process; a run is written to the folder in which it was begun."""
     monkeypatch.setattr(process, "_theirs", [])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "assets").mkdir()
@@ -288,7 +289,7 @@ def test_what_a_step_may_return_besides_plain_numbers() -> None:
 
 
 class Far(Spaced):
-    """Moves a little every step, far from its origin."""
+    """Environment that moves a little every step, far from its origin."""
 
     def __init__(self, origin: float, dtype: type) -> None:
         super().__init__(
@@ -307,7 +308,7 @@ class Far(Spaced):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_what_single_precision_blurs_is_said_after_the_first_episode(dtype: type) -> None:
-    """Coordinates and clocks; not where they are near their origin, and once."""
+    """A note, once, about coordinates and clocks far from their origin."""
     tasks = GymnasiumTasks(lambda task: Far(task, dtype), train_tasks=[1.7e9], test_tasks=[5],
                            horizon=3)  # fmt: skip
     env = tasks.make_env(1)

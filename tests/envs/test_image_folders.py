@@ -1,4 +1,4 @@
-"""Images from folders and from Omniglot's official files: what is read, and what is refused."""
+"""Images from folders and from Omniglot's official files: accepted and refused inputs."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def number_of(part: str, alphabet: str, character: int) -> int:
 
 
 def draw(path: Path, number: int, size: int = 105) -> None:
-    """A page of Omniglot: dark on light, of one bit; here all of one shade in its middle."""
+    """Draws an image like Omniglot's: dark on light, one bit; here with one shade in its middle."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page = np.full((size, size), 255, np.uint8)
     rows = slice(size // 4, size // 4 + number)
@@ -36,7 +36,8 @@ def draw(path: Path, number: int, size: int = 105) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Omniglot's shape: part/alphabet/character/image, 4 characters of each alphabet, 20 images."""
+    """Omniglot's layout: part/alphabet/character/image, 4 characters per alphabet, 20 images
+    each."""
     for part, alphabets in ALPHABETS.items():
         for alphabet in alphabets:
             for character in range(1, 5):
@@ -49,7 +50,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def zip_up(tree: Path) -> Path:
-    """The official zip files in place of the folders."""
+    """Replaces the folders by zip files like the official ones."""
     for part in ALPHABETS:
         with zipfile.ZipFile(tree / f"{part}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted((tree / part).rglob("*")):
@@ -73,7 +74,7 @@ def test_zip_files_and_folders_are_the_same(tree: Path) -> None:
     assert unpacked.train.num_classes == 32  # four turns of 8 characters
     images = unpacked.train.classes.images
     assert images.shape == (160, 1, 28, 28) and images.dtype == np.uint8
-    # ink is high, paper is 0, and more ink is in characters of a higher number
+    # ink is high, paper is 0, and characters of a higher number have more ink
     ink = {
         name: float(unpacked.train.classes.only([name]).images.mean())
         for name in unpacked.train.classes.names
@@ -104,7 +105,7 @@ def test_what_is_wrong_with_the_files_is_said(tree: Path, tmp_path: Path) -> Non
         with pytest.raises(UserError, match=match):
             OmniglotConfig(root=options.pop("root", tree), **(SMALL | options)).build()
 
-    for nowhere in ("nowhere", "n" * 300):  # the latter is longer than names can be
+    for nowhere in ("nowhere", "n" * 300):  # the second is longer than names can be
         refused(rf"{nowhere} has neither images_background.zip nor", root=tmp_path / nowhere)
     refused("leaves none to hold out", num_train_classes=12)
     refused("has 20 images; 10 shots and 15 queries need 25", shots=10, queries=15)
@@ -162,7 +163,7 @@ def test_any_tree_of_folders(tmp_path: Path) -> None:
     red, label = batch.support_x[:, :, 0, 0, 0] * 255, batch.support_y
     held_out = {20 * int(name[-1]) for name in distribution.test.classes.names}
     assert set(red.round().int().flatten().tolist()) == held_out and label.shape == (3, 2)
-    # folders that are called train and test say what is held out
+    # folders named train and test define the split
     for split, numbers in (("train", range(7)), ("test", range(7, 10))):
         for number in numbers:
             source = tmp_path / "birds" / f"kind{number}"
@@ -180,7 +181,7 @@ def test_any_tree_of_folders(tmp_path: Path) -> None:
 
 
 def classes_at(root: Path, *folders: str, images: int = 3) -> Path:
-    """A folder of images for each class, every image with a line elsewhere."""
+    """One folder of images per class; every image has a line at another place."""
     for number, folder in enumerate(folders):
         for image in range(images):
             page = np.full((28, 28), 255, np.uint8)
@@ -238,7 +239,7 @@ def test_splits_are_as_the_folders_say(
     folders = [f"{train}/{name}" for name in "abc"] + [f"{test}/{name}" for name in "xyz"]
     classes_at(tmp_path, *folders)
     if other:
-        classes_at(tmp_path, f"{other}/a", f"{other}/x")  # in both; it takes no part
+        classes_at(tmp_path, f"{other}/a", f"{other}/x")  # in both splits; it is ignored
     assert split(tmp_path) == (folders[:3], folders[3:])
     said = capsys.readouterr().err
     if other:
@@ -256,7 +257,7 @@ def test_a_single_folder_says_nothing_about_the_split(tmp_path: Path) -> None:
 
 
 def test_class_names_that_sound_like_splits(tmp_path: Path) -> None:
-    """A train is a vehicle, too."""
+    """A train can also be a vehicle."""
     train, test = split(classes_at(tmp_path, "bus", "car", "train", "tank", "test"))
     assert sorted(train + test) == ["bus", "car", "tank", "test", "train"]
 
@@ -343,7 +344,7 @@ def test_what_is_no_file_is_refused_and_nothing_hangs(
     odd.write_bytes(b"")
     refused(root, "b/odd.png is no image that can be read")
     with odd.open("wb") as file:
-        file.truncate(2**40)  # takes no room on the disk
+        file.truncate(2**40)  # a sparse file
     with monkeypatch.context() as patch:
         patch.setattr(pictures, "FILE_LIMIT", 10_000)
         refused(root, "b/odd.png is larger than 10,000 bytes")
@@ -405,7 +406,7 @@ def test_hostile_zip_files_are_one_line(tree: Path, monkeypatch: pytest.MonkeyPa
     name = "images_evaluation/Atlantean/character09/0.png"
 
     def refused(match: str, *, patched: Sequence[tuple[int, int]] = (), entry: str = name) -> None:
-        """With one more entry, in whose record in the directory bytes are changed."""
+        """Adds an entry with changed bytes in its directory record, and checks the refusal."""
         archive.write_bytes(whole)
         with zipfile.ZipFile(archive, "a") as opened:
             info = zipfile.ZipInfo(entry)
@@ -420,13 +421,13 @@ def test_hostile_zip_files_are_one_line(tree: Path, monkeypatch: pytest.MonkeyPa
         assert "\n" not in str(said.value)
 
     refused("0.png is encrypted; put the official file", patched=[(8, 1)])
-    for method in (12, 14, 97):  # bzip2, LZMA, and none that there is
+    for method in (12, 14, 97):  # bzip2, LZMA, and an undefined one
         refused(rf"0.png uses compression method {method}, which", patched=[(10, method)])
     refused("0.png is larger than 16,777,216 bytes", patched=[(27, 2)])
     refused("leads out of the archive", entry="../../0.png")
     refused("leads out of the archive", entry="/etc/0.png")
     refused("leads out of the archive", entry="a\\..\\..\\0.png")
-    refused("is truncated or no zip file", patched=[(9, 8), (46, 255)])  # "UTF-8" that is none
+    refused("is truncated or no zip file", patched=[(9, 8), (46, 255)])  # invalid UTF-8
     refused("is truncated or no zip file", patched=[(16, 1)])  # another checksum
     with pytest.warns(UserWarning, match="Duplicate name"):
         again = "images_evaluation/Atlantean/character01/0031_01.png"

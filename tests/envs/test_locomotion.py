@@ -17,8 +17,8 @@ from metarl.errors import UserError
 
 STEPS = 500
 NAMES = list(VARIANTS)
-# Read in the code of the papers: steps, weight of the term, of control, of contact, alive bonus,
-# whether a fall ends an episode; range of speeds.
+# From the code of the papers: steps, weights of the term, of control and of contact, alive bonus,
+# whether a fall ends an episode, range of speeds.
 RUN, SPEED, PLACE = "run", "speed", "place"
 PUBLISHED = {
     "HalfCheetah-dir-maml": (RUN, 100, 1.0, 0.05, 0.0, 0.0, False, None),
@@ -39,14 +39,14 @@ PUBLISHED = {
 
 
 def build(name: str, **changes) -> Locomotion:
-    """A variant with few tasks, but for those that have two anyway."""
+    """A variant with few tasks, except for variants that have only two."""
     if LocomotionConfig(variant=name).build().variant.num_train > 2:
         changes = {"num_train_tasks": 5, "num_test_tasks": 5} | changes
     return LocomotionConfig(variant=name, **changes).build()
 
 
 def official_env(env: LocomotionEnv, task: LocomotionTask) -> gymnasium.Env:
-    """Gymnasium's own object, made from scratch, with the body that the task wants."""
+    """A new Gymnasium environment with the body of the task."""
     robot = ROBOTS[env.variant.robot]
     official = gymnasium.make(
         robot.env_id, **robot.options, **({} if "Cheetah" in robot.env_id or "Swimmer" in
@@ -60,7 +60,7 @@ def official_env(env: LocomotionEnv, task: LocomotionTask) -> gymnasium.Env:
 
 
 def start_as(official: gymnasium.Env, env: LocomotionEnv, slot: int) -> np.ndarray:
-    """Gymnasium's reset, to the start that a slot has at present; its observation."""
+    """Resets Gymnasium's environment to the current start of a slot; returns the observation."""
     simulation = env._batch._slots[slot].simulation
     mujoco.mj_resetData(official.model, official.data)
     official.set_state(simulation.qpos.copy(), simulation.qvel.copy())
@@ -68,7 +68,7 @@ def start_as(official: gymnasium.Env, env: LocomotionEnv, slot: int) -> np.ndarr
 
 
 def published_reward(name: str, task, official, action, before, after) -> float:
-    """Written from the papers' code, with the numbers that stand there."""
+    """The reward by the papers' code, with its numbers."""
     kind, _, weight, control, contact, alive, _, _ = PUBLISHED[name]
     velocity = (after - before) / official.dt
     if kind == SPEED:
@@ -86,7 +86,7 @@ def published_reward(name: str, task, official, action, before, after) -> float:
 
 
 def where(official: gymnasium.Env, robot: str) -> np.ndarray:
-    """The position whose change Gymnasium divides by the time."""
+    """The position whose change, divided by the time, is Gymnasium's speed."""
     if robot == "Humanoid":
         mass = official.model.body_mass[:, None]
         return ((mass * official.data.xipos).sum(0) / mass.sum())[:2]
@@ -97,7 +97,7 @@ def where(official: gymnasium.Env, robot: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_physics_and_observations_have_gymnasiums_bits(name: str) -> None:
-    """Two slots over 500 steps of bold random actions, in episodes of 250; rewards as published."""
+    """Two slots, 500 steps of large random actions, episodes of 250 steps; rewards as published."""
     distribution = build(name, horizon=STEPS // 2)
     env = distribution.make_env(2)
     env.variant = env.variant._replace(reward=env.variant.reward._replace(falls_end=False))
@@ -127,7 +127,7 @@ def test_physics_and_observations_have_gymnasiums_bits(name: str) -> None:
                 rtol=1e-9,
                 atol=1e-9,
             )
-            if ended[slot]:  # nothing of the episode before is left, contact forces neither
+            if ended[slot]:  # nothing is left of the last episode, not even contact forces
                 np.testing.assert_array_equal(obs[slot], start_as(official, env, slot))
 
 
@@ -160,18 +160,18 @@ def test_a_fall_is_what_gymnasium_calls_one_and_the_slot_rests(robot: str) -> No
             assert bool(info["fallen"][slot]) == (not officials[slot].is_healthy)
         last[~fallen] = info["final_obs"][~fallen]
         fallen |= info["fallen"] > 0
-        if "Ant" in robot and not fallen.any():  # throw one over, as random actions do not
+        if "Ant" in robot and not fallen.any():  # topple one, as random actions do not
             env._batch._slots[0].simulation.qvel[2] = 8.0
             officials[0].data.qvel[2] = 8.0
     assert fallen.any() and rested
-    assert not (obs == last).all(axis=1).any()  # a new episode: all of them stand again
+    assert not (obs == last).all(axis=1).any()  # a new episode: all robots stand again
     *_, info = env.step(np.zeros_like(actions))
     assert not info["fallen"].any()
 
 
 @pytest.mark.parametrize("robot", ["Walker2d", "Hopper"])
 def test_what_is_multiplied_and_what_follows_from_it_are_the_only_edits(robot: str) -> None:
-    """Whatever else of a model depended on a multiplied number would be wrong in a slot."""
+    """Any other part of a model that depends on a multiplied number would be wrong in a slot."""
     env = build(f"{robot}-params-pearl").make_env(1)
     (task,) = env.next_tasks
     plain = official_env(env, LocomotionTask(task.env_name, np.ones_like(task.parameters)))
@@ -284,7 +284,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"unknown locomotion variant 'HalfCheeta-vel-maml'. Did "):
         build("HalfCheeta-vel-maml")
     env = build("HalfCheetah-vel-maml", num_threads=9).make_env(2)
-    assert env.num_threads == 2  # as many as step them
+    assert env.num_threads == 2  # as many threads as step them
     with pytest.raises(ValueError, match="call reset"):
         env.step(np.zeros((2, 6), np.float32))
     env.reset()

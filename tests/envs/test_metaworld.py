@@ -1,4 +1,4 @@
-"""The official benchmarks, and that we do not have the defects of their vector environments."""
+"""The official benchmarks, without the defects of their vector environments."""
 
 import pickle
 from collections import Counter
@@ -60,7 +60,7 @@ def test_goals_are_the_official_ones_in_the_official_order(name: str) -> None:
 
 
 def test_goals_do_not_depend_on_the_physics_that_is_left_out(monkeypatch) -> None:
-    """Of all 50 classes: officially each goal is drawn amid a reset that simulates 250 steps."""
+    """All 50 classes: the official code draws each goal within a reset that simulates 250 steps."""
     monkeypatch.setattr(metaworld, "_N_GOALS", 3)
     official = metaworld.CustomML(list(CLASSES[:25]), list(CLASSES[25:]), seed=3)
     train, test = _draw_goals("custom", CLASSES[:25], CLASSES[25:], 3)
@@ -102,7 +102,7 @@ def test_wrong_benchmarks_are_refused_in_words(arguments: dict, message: str) ->
 
 @pytest.mark.parametrize("name", ["ML1-reach-v3", "ML10"])
 def test_it_steps_as_the_official_environments_do(name: str) -> None:
-    """Bit for bit, also after a slot has moved from class to class and back."""
+    """Equal bit for bit, also after a slot has changed to another class and back."""
     benchmark = MetaWorld(name, horizon=4, num_goals=5)
     rng = np.random.default_rng(0)
     env = benchmark.make_env(3, engine="reference")
@@ -145,18 +145,18 @@ def test_the_goal_is_hidden(engine) -> None:
 
 @ENGINES
 def test_defaults_work_for_any_number_of_slots(engine) -> None:
-    """The official ones stop with bare AssertionErrors, or ignore the number."""
+    """The official ones raise bare AssertionErrors or ignore the number."""
     benchmark = MetaWorld("ML10", num_goals=2)
     for num_slots in (1, 3, 11):
         env = benchmark.make_env(num_slots, engine=engine)
-        obs, _ = env.reset()  # No task was set: training tasks are played.
+        obs, _ = env.reset()  # Without set tasks, training tasks are played.
         assert obs.shape == (num_slots, 39) == env.observation_space.shape
         assert {task.env_name for task in env.next_tasks} <= set(benchmark.train.classes)
         env.close()
 
 
 def test_slots_have_random_streams_of_their_own_and_honour_the_seed() -> None:
-    """Nothing is drawn while a task is fixed; what a user draws from an environment is seeded."""
+    """Fixed tasks draw nothing; a user's own draws from an environment are seeded."""
     env = MetaWorld("ML1-reach-v3").make_env(3, engine="reference")
 
     def draws(seed: int) -> list[float]:
@@ -203,7 +203,7 @@ def test_success_ends_no_episode() -> None:
 
 @ENGINES
 def test_an_agent_sees_the_true_last_reward_and_the_flag(engine) -> None:
-    """The official recurrent wrapper shows zeros there, as does its flag."""
+    """The official recurrent wrapper gives zeros for both."""
     benchmark = MetaWorld("ML1-push-v3", horizon=5)
     tasks = list(benchmark.train[:2])
     agent = SpyAgent(action=torch.full((2, 4), 0.7))

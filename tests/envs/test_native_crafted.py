@@ -1,7 +1,7 @@
-"""Observation and reward on states that no play reaches: the numbers they read, made up.
+"""Observation and reward on made-up states, which no play reaches.
 
-Positions, rotations and the grip are written straight into the official `mjData`; then the official
-`evaluate_state` and the native callback are asked about the same numbers. No physics is involved.
+Positions, rotations and the grip are written into the official `mjData`; then the official
+`evaluate_state` and the native callback are called on the same numbers. No physics is involved.
 """
 
 import ctypes
@@ -38,23 +38,26 @@ SINGLE = {
         "stick-push",
     )
 }
-"""Tasks in which officially some results are float32: the grip goes into them."""
-GRIPS = (-1.0, 0.0, 1e-3, 0.3, 0.6999, 0.7, 1.0, 1.7)  # thresholds of the rewards among them
+"""Tasks in which some official results are float32, as they depend on the grip."""
+GRIPS = (-1.0, 0.0, 1e-3, 0.3, 0.6999, 0.7, 1.0, 1.7)  # with thresholds of the rewards
 PAD_GAPS = (0.004, 0.009, 0.014, 0.0155, 0.022, 0.03, 0.042, 0.045, 0.06)  # pad to object, metres
-OPENINGS = (0.0, 0.02, 0.03, 0.045, 0.06)  # half of the distance of the fingers
-UPRIGHT = ((1.0, 0.0, 0.0, 0.0), (0.707, 0.0, 0.0, 0.707))  # how rewards want objects turned
+OPENINGS = (0.0, 0.02, 0.03, 0.045, 0.06)  # half the distance between the fingers
+UPRIGHT = (
+    (1.0, 0.0, 0.0, 0.0),
+    (0.707, 0.0, 0.0, 0.707),
+)  # rotations that rewards check
 CALLBACK = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)
 
 
 @dataclass
 class Seen:
-    """What a comparison came across."""
+    """Counts of special states in a comparison."""
 
     worst: dict[str, float] = field(default_factory=dict)
     single: int = 0
-    """States with a float32 in the official result: the grip went into it."""
+    """States with a float32 in the official result, which depends on the grip."""
     refused: int = 0
-    """States of which the official environment makes nothing: it raises."""
+    """States for which the official environment raises an error."""
     rewards: set[int] = field(default_factory=set)
 
     def note(self, name: str, ours: float, theirs: float) -> None:
@@ -63,7 +66,7 @@ class Seen:
 
 
 class Crafted:
-    """An official environment whose next state is made up."""
+    """An official environment with made-up states."""
 
     def __init__(self, env_name: str, rng: np.random.Generator):
         self._rng = rng
@@ -72,34 +75,34 @@ class Crafted:
         self.env = make_official_env(env_name)
         set_official_task(self.env, task)
         self.env.reset()
-        self.env.step(np.zeros(4, dtype=np.float32))  # fixes the last of what an episode fixes
+        self.env.step(np.zeros(4, dtype=np.float32))  # sets the last constants of the episode
         self.start = snapshots([task])[0]
         self._target = np.array(self.env._target_pos, dtype=np.float64)
         self._centres = [self._target, np.array(self.env.obj_init_pos), np.array(self.env.init_tcp)]
         corners = [self._view(s).copy() for s in self._sources if _fixed(s)]
         self._centres += [(a + b) / 2.0 for a, b in itertools.pairwise(corners)]
         self._touches = False
-        # asked for the main object, and this is all that it says
+        # called for the main object; it only returns this value
         self.env.touching_object = lambda geom: self._touches
 
     def _near(self, point: np.ndarray, *spreads: float) -> np.ndarray:
         return point + self._rng.normal(0.0, self._rng.choice(spreads), 3)
 
     def _view(self, source) -> np.ndarray:
-        """The numbers of `mjData` that a source stands for, to be written."""
+        """Writable view of the numbers in `mjData` that a source reads."""
         reading = source.reading(self.env.model)
         flat = getattr(self.env.data, reading.array).reshape(-1)
         return flat[reading.start : reading.start + reading.size]
 
     def craft(self) -> np.ndarray:
-        """Write a new state; the readings as the native callback gets them."""
+        """Write a new state; return its readings as the native callback gets them."""
         rng = self._rng
         obj = self._near(self._centres[rng.integers(len(self._centres))], 0.0, 0.01, 0.05, 0.2)
         if rng.random() < 0.5:
             obj[2] = abs(obj[2])
         tcp = self._near(obj, 0.001, 0.005, 0.02, 0.1)
         if rng.random() < 0.2:
-            tcp[0] += 0.015  # a stick is held beside its centre
+            tcp[0] += 0.015  # a stick is held off its centre
         other = self._near((self._target, obj)[rng.integers(2)], 0.02, 0.1)
         other[1] -= rng.choice((0.0, 0.09))
         half = np.array([0.0, rng.choice(OPENINGS) + rng.normal(0.0, 0.002), 0.0])
@@ -141,7 +144,7 @@ class Crafted:
         )
 
     def action(self) -> np.ndarray:
-        """Any action, often with a grip at a threshold."""
+        """A random action, often with a grip at a threshold."""
         action = self._rng.uniform(-1.0, 1.0, 4)
         if self._rng.random() < 0.6:
             action[3] = self._rng.choice(GRIPS)
@@ -151,12 +154,12 @@ class Crafted:
 
 
 def _fixed(source) -> bool:
-    """Whether it is a corner of the box that pegs go into, which never moves."""
+    """True for corners of the box that pegs go into, which never moves."""
     return isinstance(source, Source) and "corner" in source.name
 
 
 def compare_crafted(env_name: str, states: int) -> Seen:
-    """Ask both engines about made-up states of a task."""
+    """Compare both engines on made-up states of a task."""
     crafted, seen = Crafted(env_name, np.random.default_rng(zlib.crc32(env_name.encode()))), Seen()
     env, space = crafted.env, crafted.env.sawyer_observation_space
     compiled = compiled_observe(env_name)

@@ -1,4 +1,4 @@
-"""What may go wrong around the native engine: interrupts, a damaged or shared cache."""
+"""Faults around the native engine: interrupts, a damaged or shared cache."""
 
 import dataclasses
 import subprocess
@@ -35,8 +35,8 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, errors
 
 
-# Interrupts come every few milliseconds, each after the last one was seen. `elapsed` says how many
-# steps have been taken, so that the play goes on where it was.
+# Interrupts come every few milliseconds, each after the last one was handled. `elapsed` counts
+# the steps taken, so that play continues at the right step.
 INTERRUPTED = """
 import os, signal, threading, time
 import numpy as np
@@ -99,7 +99,7 @@ def test_an_interrupt_in_the_middle_of_a_step_changes_no_bit() -> None:
     finish(run_python(INTERRUPTED))
 
 
-# A busy machine may keep a thread from waking until its batch is gone, and its memory in other use.
+# On a busy machine a thread may wake only after its batch is gone and the memory is reused.
 LATE = """
 import gc, threading, time
 import numpy as np
@@ -130,7 +130,8 @@ def test_a_thread_that_wakes_late_finds_its_memory() -> None:
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """An empty cache folder, and a way to forget what is in memory; both as before in the end."""
+    """An empty cache folder, and a function that clears the memory; both are restored at the
+    end."""
     monkeypatch.setenv("METARL_CACHE", str(tmp_path))
     snapshots.official.cache_clear()
     yield snapshots.official.cache_clear
@@ -228,10 +229,10 @@ for _ in range(200):
 
 
 def test_processes_share_the_cache(fresh: Callable[[], None], tmp_path: Path) -> None:
-    """They write and read the same file at once; every read sees it whole."""
+    """Processes write and read the same file at once; every read sees a complete file."""
     for process in [run_python(SHARED, str(seed)) for seed in range(2)]:
         finish(process)
-    path = the_file(tmp_path)  # and nothing else lies there
+    path = the_file(tmp_path)  # the only file
     assert len(snapshots._read(path)) >= 2
     kept = snapshots.snapshots(some_tasks(2))
     path.unlink()
@@ -261,7 +262,7 @@ def test_damaged_machine_code_is_compiled_again(
 
 
 def test_a_constant_that_no_reset_fixes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would reach the reward as NaN."""
+    """Otherwise it would make the reward NaN."""
     env = make_official_env(NAME)
     env.never_fixed = None
     monkeypatch.setitem(

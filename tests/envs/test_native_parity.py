@@ -11,11 +11,11 @@ from envs.metaworld.tasks.interface import compile_observe
 from tests.envs.parity import compare, native_simulation, official_tasks
 
 GOALS = int(os.environ.get("METARL_PARITY_GOALS", "1"))
-"""Goals of each task; more of them, and scrambled play as long as scripted play, if it says so."""
+"""Goals per task; with more than one, scrambled play is as long as scripted play."""
 SCRAMBLED_HORIZON = 500 if GOALS > 1 else 250
 
 
-@pytest.mark.filterwarnings("ignore:Constant")  # of the scripted policies
+@pytest.mark.filterwarnings("ignore:Constant")  # warnings of the scripted policies
 @pytest.mark.parametrize("scrambled", [False, True], ids=["scripted", "scrambled"])
 @pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_same_as_official(env_name, scrambled):
@@ -30,7 +30,7 @@ def _some_tasks(count):
 
 
 def _play(tasks, actions, *, num_threads, horizon=40):
-    """Observations, rewards and success of every step, (T, N, ...)."""
+    """Observations, rewards and success of all steps, (T, N, ...)."""
     env = NativeEnv(tasks, horizon=horizon, num_threads=num_threads)
     first, _ = env.reset()
     seen = []
@@ -74,7 +74,7 @@ def test_episodes_repeat_after_any_play():
         assert truncated.all()
         np.testing.assert_array_equal(last_obs, first)
         assert not np.array_equal(info["final_obs"], first)
-        for _ in range(7):  # play something else, leave it unfinished
+        for _ in range(7):  # unfinished play with other tasks
             env.step(rng.uniform(-1, 1, (5, 4)).astype(np.float32))
         np.testing.assert_array_equal(env.reset()[0], first)
     for episode in episodes[1:]:
@@ -140,8 +140,8 @@ def test_an_unstable_slot_rests_with_its_last_observation_and_reward_zero():
 
 @pytest.mark.parametrize("env_name", ["stick-push-v3", "dial-turn-v3"])
 def test_symbols_of_made_functions_carry_the_task(env_name, tmp_path, monkeypatch):
-    """Else code that another process cached can take the place of code compiled here."""
-    monkeypatch.setenv("METARL_CACHE", str(tmp_path))  # what comes from a cache has no text
+    """Otherwise code cached by another process could replace code compiled here."""
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path))  # code from a cache has no text
     library = compile_observe(TASK_CLASSES[env_name])._library.get_llvm_str()
     made = [line for line in library.splitlines() if line.startswith("define")]
     made = [line for line in made if "observe" in line or "locals" in line]

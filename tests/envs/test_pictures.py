@@ -1,4 +1,4 @@
-"""Pictures are decoded as a person sees them, whatever the format; damaged ones are one line."""
+"""Pictures in any format are decoded as a person sees them; damaged ones give one line."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def png(width: int, height: int, *, depth: int, color_type: int, rows: bytes = b"") -> bytes:
-    """A PNG file, made by hand: Pillow writes neither all depths nor impossible sizes."""
+    """A PNG file made by hand, as Pillow writes neither all depths nor impossible sizes."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + content))
@@ -59,7 +59,7 @@ def rgb(content: bytes) -> np.ndarray:
     ],
 )
 def test_plain_pictures_are_what_pillow_makes_of_them(kind: str, mode: str) -> None:
-    """To the bit: the hashes of splits that results were measured on stay."""
+    """Equal to the bit, so that the hashes of splits in stored results stay valid."""
     content = saved(Image.fromarray(SHADES).convert("RGB").convert(mode), kind)
     for color, target in ((False, "L"), (True, "RGB")):
         with Image.open(io.BytesIO(content)) as image:
@@ -110,7 +110,7 @@ INK[4:9, 3:12] = True
 
 
 def drawn(mode: str) -> bytes:
-    """Black ink on nothing; where there is nothing, black too."""
+    """Black ink on a transparent background whose colour is black too."""
     alpha = Image.fromarray(np.uint8(255) * INK)
     if mode == "16 bit":
         pixels = np.zeros((SIZE, SIZE, 2), ">u2")
@@ -145,7 +145,7 @@ def test_half_transparent_ink_is_half_as_dark() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_pictures_are_upright(kind: str) -> None:
-    """Orientation 6: the camera was turned, and the top is what is stored to the left."""
+    """Orientation 6: the camera was turned, so the left edge of the file is the top."""
     page = np.full((SIZE, SIZE), 255, np.uint8)
     page[:, :5] = 0
     exif = Image.Exif()
@@ -222,6 +222,6 @@ def test_pictures_on_which_nothing_is_seen_are_noted(capsys: pytest.CaptureFixtu
     note_blank(images[[0, 3]], ["seen.png", "dim.png"])
     assert capsys.readouterr().err == ""
     red = np.zeros((1, 3, SIZE, SIZE), np.uint8)
-    red[:, 0] = 200  # channels differ, and nothing is to be seen
+    red[:, 0] = 200  # channels differ, but the picture is blank
     note_blank(red, ["red.png"])
     assert "1 of 1 images is" in capsys.readouterr().err

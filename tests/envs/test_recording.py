@@ -1,4 +1,4 @@
-"""What engines write down: the same bits from all of them, and the places of all bodies in them."""
+"""Recordings of engines: the same bits from all of them, with the poses of all bodies."""
 
 import mujoco
 import numpy as np
@@ -14,7 +14,7 @@ HORIZON = 40
 
 
 def play(env, tasks, *, episodes: int, seed: int = 0) -> list[np.ndarray]:
-    """The states of each episode, of random actions."""
+    """The states of each episode under random actions."""
     kept: list[np.ndarray] = []
     env.set_tasks(tasks)
     env.record(lambda states: kept.append(states.copy()))
@@ -42,7 +42,7 @@ def test_native_and_reference_record_the_same_bits_of_scenes_of_all_sizes() -> N
 
 
 def test_a_recorded_state_shows_what_the_official_environment_showed() -> None:
-    """Of a task that moves a door: every body, also those that no joint moves, and the goal."""
+    """All bodies of a task with a moved door, including fixed ones, and the goal."""
     benchmark = MetaWorld("ML1-door-open-v3", num_goals=2, horizon=HORIZON)
     task = benchmark.train[1]
     native, reference = benchmark.make_env(1), benchmark.make_env(1, engine="reference")
@@ -69,8 +69,8 @@ def test_locomotion_records_starts_falls_and_changed_bodies(variant: str) -> Non
     tasks = list(distribution.train[:2])
     first, second = play(env, tasks, episodes=2)
     assert not np.array_equal(first[:, 0], second[:, 0]), "each episode starts anew"
-    # Beside the engine: MuJoCo by hand, from the recorded start with the same actions. Velocities
-    # are not recorded, so only the start and where it rests can be compared.
+    # MuJoCo by hand, from the recorded start with the same actions. Velocities are not recorded, so
+    # only the start and the state at rest can be compared.
     scene = env.scene(tasks[1])
     assert scene.model.nq == first.shape[2]
     if "params" in variant:

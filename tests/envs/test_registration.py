@@ -1,4 +1,4 @@
-"""The names that Gymnasium knows, and what it gives for them."""
+"""Names registered with Gymnasium, and the environments that it makes."""
 
 import subprocess
 import sys
@@ -101,7 +101,7 @@ def test_unknown_keywords_are_refused() -> None:
 
 
 def test_gymnasiums_own_wrappers_work() -> None:
-    """Two episodes: statistics are those of each, though a slot starts anew in the same step."""
+    """Two episodes: each has its own statistics, although a slot restarts in the same step."""
     keywords = {"num_envs": 2, "env_name": "reach-v3", "horizon": 3}
     plain = gymnasium.make_vec("metarl/ML1-train-v0", **keywords)
     wrapped = gymnasium.make_vec("metarl/ML1-train-v0", **keywords)
@@ -126,7 +126,9 @@ def test_one_environment_passes_gymnasiums_and_stable_baselines_checkers() -> No
     name, keywords = "metarl/ML1-train-v0", {"env_name": "reach-v3", "horizon": 20}
     made = gymnasium.make(name, **keywords)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Box observation space")  # the official bounds
+        warnings.filterwarnings(
+            "ignore", message=".*Box observation space"
+        )  # of the official bounds
         warnings.filterwarnings("error", message=".*deterministic|.*not within")
         check_env(made.unwrapped, skip_render_check=True)
         sb3_check_env(made)
@@ -144,7 +146,7 @@ def test_one_environment_plays_as_a_slot_does_and_wants_a_reset_at_the_end() -> 
             action = env.action_space.sample()
             obs, reward, terminated, truncated, info = env.step(action)
             _, rewards, _, _, infos = slots.step(action[None])
-            np.testing.assert_array_equal(obs, infos["final_obs"][0])  # not that of a new episode
+            np.testing.assert_array_equal(obs, infos["final_obs"][0])  # not a new episode's
             assert (reward, terminated, truncated) == (rewards[0], False, step == 3)
             numbers = {key: infos[key][0] for key in ("success", "near_object", "unscaled_reward")}
             assert info.items() >= numbers.items()
@@ -180,3 +182,11 @@ def test_importing_envs_is_cheap() -> None:
     command = [sys.executable, "-c", code]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "[]"
+
+
+def test_gymnasium_registers_the_names_itself() -> None:
+    check = (
+        "import gymnasium; env = gymnasium.make_vec('envs:metarl/ML1-train-v0', num_envs=2, "
+        "env_name='reach-v3', num_threads=1); assert env.reset(seed=0)[0].shape == (2, 39)"
+    )
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -1,4 +1,4 @@
-"""Small distributions against closed forms; the contract of all slot environments."""
+"""Small distributions against closed forms, and the contract of all slot environments."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_the_point_moves_as_far_as_it_may_and_is_paid_its_distance() -> None:
 
 
 def two_states() -> TabularTask:
-    """Action 0 stays, action 1 goes to the other state with probability 3/4; only state 1 pays."""
+    """Action 0 stays; action 1 changes the state with probability 3/4; only state 1 pays."""
     transitions = np.array([[[1.0, 0.0], [0.25, 0.75]], [[0.0, 1.0], [0.75, 0.25]]])
     return TabularTask(transitions, np.array([[0.0, 0.0], [2.0, 5.0]]))
 

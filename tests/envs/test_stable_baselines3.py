@@ -1,4 +1,4 @@
-"""Stable-Baselines3 sees the same environment, and learns on it."""
+"""Stable-Baselines3 sees the same environment and learns on it."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def points(goals: np.ndarray = GOALS, *, horizon: int = 4) -> PointEnv:
 
 
 def test_it_shows_what_the_wrapped_environment_shows() -> None:
-    """Two episodes and a half, against a twin that is stepped directly."""
+    """Two and a half episodes, against a twin that is stepped directly."""
     env, twin = SB3VecEnv(points()), points()
     assert env.observation_space == twin.single_observation_space
     assert env.action_space == twin.single_action_space
@@ -41,7 +41,7 @@ def test_it_shows_what_the_wrapped_environment_shows() -> None:
         if step % 4:
             assert infos == [{}, {}, {}]
             continue
-        assert not obs.any()  # of the new episode
+        assert not obs.any()  # the observation of the new episode
         for slot in range(3):
             last = infos[slot]["terminal_observation"]
             np.testing.assert_array_equal(last, info["final_obs"][slot])
@@ -123,7 +123,7 @@ def test_a_seed_reaches_the_next_reset_only() -> None:
 
 
 def test_ppo_learns_through_it() -> None:
-    """One goal, which the policy can learn by heart: it must come near it, and know that it did."""
+    """One goal, which the policy can memorise: it must reach it and report success."""
     torch.set_num_threads(1)
     env = SB3VecEnv(points(np.tile([0.4, -0.3], (8, 1)), horizon=16))
     model = PPO(
@@ -143,7 +143,7 @@ def test_ppo_learns_through_it() -> None:
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_algorithms_run_on_meta_world(algorithm) -> None:
-    """On and off policy: SAC's buffer takes the true last observation, not the next first one."""
+    """On-policy and off-policy; SAC's buffer takes the true last observation, not the next one."""
     wrapped = MetaWorld("ML1-reach-v3", horizon=8).make_env(2, num_threads=1)
     few = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 8}
     model = algorithm("MlpPolicy", SB3VecEnv(wrapped), device="cpu", **few)

@@ -1,4 +1,4 @@
-"""The checker of modules: what it finds, and what it is content with."""
+"""The checker of modules: its findings, and modules that it accepts."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from train import checking_agents
 ROOT = Path(__file__).parents[2]
 
 
-# What is replaced in WALK, by what, and what the checker finds.
+# Text to replace in WALK, its replacement, and the checker's finding.
 OBS = "np.array([self.place, self.steps])"
 STEP_RESULT = 'return self._obs(), self.place, False, far, {"success": far}'
 START = "self.steps, self.place = 0"
@@ -108,7 +108,7 @@ def test_the_checker_finds(name: str, tmp_path: Path, capsys) -> None:
 
 
 def test_the_checker_is_content_with_what_is_right(tmp_path: Path) -> None:
-    """Also with a distribution, and with a make_env that takes the task."""
+    """Also a module with a distribution, and with a make_env that takes the task."""
     module = write(tmp_path, WALK)
     assert check(module) == check(GymnasiumConfig(module=module).build()) == []
     of_task = """
@@ -137,7 +137,8 @@ def test_agents_learn_from_actions_of_any_precision(actions: spaces.Space) -> No
 
 
 class Contained(gymnasium.Env):
-    """Takes only what its action space contains; observes more than single precision can hold."""
+    """Environment that rejects actions outside its space and observes more than float32 can
+    hold."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
 
@@ -155,7 +156,7 @@ class Contained(gymnasium.Env):
 
 
 def test_what_only_an_agent_finds() -> None:
-    """1e300 is a number, and infinite as agents see it."""
+    """1e300 is finite, but infinite in the agents' float32."""
     tasks = GymnasiumTasks(
         lambda task: Contained(task, ACTIONS[1], 1e300),
         train_tasks=[1, 2], test_tasks=[3], horizon=9,
@@ -169,7 +170,7 @@ def test_what_only_an_agent_finds() -> None:
 
 
 def test_a_module_that_crashes_is_a_finding(tmp_path: Path) -> None:
-    """The checker plays in a process of its own."""
+    """The checker plays in its own process."""
     module = write(tmp_path, WALK.replace("self.steps += 1", "import os; os.kill(os.getpid(), 11)"))
     (found,) = checker.check_apart(module, checking_agents())
     assert (

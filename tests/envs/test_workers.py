@@ -1,4 +1,4 @@
-"""Workers that raise, hang and die: processes that truly do, and what a run makes of it."""
+"""Workers that raise, hang and die in real processes, and the effect on a run."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def worker_pids(env: GymnasiumEnv) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process; a zombie counts, unless its parent is not us either."""
+    """True if the process exists and is no zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -69,7 +69,7 @@ def play_until_failure(env: GymnasiumEnv, steps: int = 8) -> None:
 def test_a_worker_that_fails_is_named_and_started_again(
     task: int, what: str, tmp_path: Path
 ) -> None:
-    """It happens in slot 3, the second of the second worker; the first worker lives on."""
+    """The failure is in slot 3, the second of the second worker; the first worker survives."""
     distribution, env = faulty(tmp_path, on_failure="restart")
     good = distribution.train[0]
     env.set_tasks([good, good, good, distribution.train[task]])
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_is_named_and_nothing_is_left(tmp_path: Path) ->
 
 
 def test_too_many_lost_trials_in_a_row_are_the_end(tmp_path: Path) -> None:
-    """In this process too; a trial that was played in between starts the count anew."""
+    """In this process too; a completed trial in between resets the count."""
     distribution, env = faulty(tmp_path, on_failure="restart", num_workers=0)
 
     def lose(expected: type[Exception]) -> None:
@@ -129,7 +129,7 @@ def test_an_interrupted_step_leaves_no_stale_answers(tmp_path: Path) -> None:
     env = distribution.make_env(2)
     first, _ = env.reset(seed=0)
     env._workers[0].ask("step", np.ones((2, 1)))
-    env._waiting = True  # As where Ctrl-C came before the answer.
+    env._waiting = True  # As if Ctrl-C came before the answer.
     again, _ = env.reset(seed=0)
     np.testing.assert_array_equal(again, first)
     env.close()
@@ -169,7 +169,7 @@ make_env = Noted
 
 
 def test_code_of_the_user_is_executed_in_workers_alone(tmp_path: Path) -> None:
-    """Also what defines the tasks, whose types the parent does not know."""
+    """Including the code of the tasks, whose types the parent does not know."""
     distribution = GymnasiumConfig(module=write(tmp_path, WALK + WHERE), num_workers=1).build()
     env = distribution.make_env(2)
     env.set_tasks(list(distribution.train))
@@ -193,7 +193,7 @@ def test_code_of_the_user_is_executed_in_workers_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_module_that_takes_its_process_along(tiny, tmp_path: Path, capsys, fault, what) -> None:
-    """When it is imported, and when an environment is made."""
+    """On import, and when an environment is made."""
     config = tiny([0], "stop")
     start = "import os, signal, sys\n"
     write(tmp_path, FAULTY + start + fault)
@@ -226,7 +226,7 @@ def test_what_an_environment_started_ends_with_its_worker(tmp_path: Path) -> Non
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    """Even one that hangs in an environment."""
+    """Even a worker that hangs in an environment."""
     script = f"""
         import numpy as np
         from envs.gymnasium_tasks import GymnasiumConfig
@@ -245,7 +245,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     assert process.stdout is not None
     pids = [int(word) for word in process.stdout.readline().split()]
     assert len(pids) == 2 and all(map(alive, pids))
-    time.sleep(0.5)  # Until the second of them hangs.
+    time.sleep(0.5)  # until the second one hangs
     process.kill()
     process.wait()
     process.stdout.close()
@@ -264,7 +264,7 @@ train: {{env_steps: 160, meta_batch_size: 2, episodes_per_trial: 2, checkpoint_e
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Writes an experiment of ten iterations that samples from given faults; gives its file."""
+    """Function that writes an experiment of ten iterations with given faults; returns its file."""
     monkeypatch.chdir(tmp_path)
 
     def make(tasks: list[int], on_failure: str) -> str:
@@ -280,7 +280,7 @@ def test_a_failure_stops_the_run_and_keeps_its_last_good_state(tiny, capsys) -> 
     assert "iteration 1: slot 0 in step 6 of its trial, task module [1]: ZeroDiv" in message
     assert "go on with --resume runs/tiny/seed1. The last good state is in runs/tiny" in message
     assert [path.name for path in checkpoints(Path("runs/tiny/seed1/checkpoints"))] == ["0"]
-    module = Path("module.py")  # The user mends it, and goes on.
+    module = Path("module.py")  # the user fixes it and resumes
     module.write_text(module.read_text().replace("[lambda: None, wrong,", "[lambda: None] * 2 + ["))
     train.main(["--resume", "runs/tiny/seed1"])
     assert len(metrics(Path("runs/tiny/seed1"))) == 10
@@ -303,14 +303,14 @@ def test_lost_trials_only_end_the_run(tiny, capsys) -> None:
 
 
 def heed_ctrl_c() -> None:
-    """Undoes that what a shell starts in the background, these tests perhaps, ignores it."""
+    """Enables SIGINT, which processes started by a shell in the background ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_run_and_ends_the_workers(tiny, tmp_path: Path, number: int) -> None:
-    """The whole process group gets it, as from a terminal or a queue; workers do not complain, and
-    no trial is taken for lost if they die of it first."""
+    """The whole process group gets the signal, as from a terminal or a queue. Workers print no
+    error, and no trial counts as lost if they die of it first."""
     config = tiny([0], "restart")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), config, "--train.env-steps", "100000000"],

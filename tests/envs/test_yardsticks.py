@@ -1,4 +1,4 @@
-"""What a meta-trained agent is compared with: it plays right, learns, and is read off right."""
+"""Yardsticks of meta-trained agents: they play right, learn, and are read off right."""
 
 import json
 import math
@@ -48,7 +48,7 @@ CPU = torch.device("cpu")
 
 
 def ppo(**values) -> PPOConfig:
-    """PPO that learns a goal in the plane in two seconds."""
+    """Config of PPO that learns a goal in the plane in two seconds."""
     small = {
         "env_steps": 3_840, "evaluations": 2, "evaluation_episodes": 8, "num_minibatches": 4,
         "rollout_steps": 2 * HORIZON, "epochs": 5, "discount": 0.9, "learning_rate": 3e-3,
@@ -58,7 +58,7 @@ def ppo(**values) -> PPOConfig:
 
 
 def sac(**values) -> SACConfig:
-    """SAC, likewise."""
+    """Config of SAC that learns a goal in the plane in seconds."""
     small = {
         "env_steps": 400, "evaluations": 2, "evaluation_episodes": 8, "slots": 2,
         "random_steps": 50, "updates_per_step": 2, "discount": 0.8, "hidden_sizes": (32,),
@@ -119,7 +119,7 @@ def test_scripted_policies_reach_the_goal_in_every_episode(name: str) -> None:
     yardstick = fixed_yardstick(benchmark, tasks, policy="scripted", episodes=1, seed=0)
     assert yardstick.scores["success_any"] == [[1.0], [1.0]]
     assert yardstick.env_steps_to(1.0) == 0
-    # Two slots for each task, and two episodes one after the other: scripts start anew.
+    # Two slots per task and two consecutive episodes: scripts start anew.
     with_two = TrialShape(slots_per_task=2, episodes=2)
     env = benchmark.make_env(4)
     trial = run_trial(ScriptedPolicy(tasks), env, tasks, shape=with_two, seed=0, generator=None)
@@ -159,7 +159,7 @@ def test_a_model_acts_as_stable_baselines3_says(config: PPOConfig | SACConfig) -
         if isinstance(model, PPO):
             _, theirs, _ = model.policy.evaluate_actions(obs, action)
         else:
-            # Theirs is the density in [-1, 1], where a length of 0.1 here is one of 1.
+            # Their density is on [-1, 1], where 0.1 here corresponds to 1.
             mean, log_std, _ = model.actor.get_action_dist_params(obs)
             squashed = model.actor.action_dist.proba_distribution(mean, log_std)
             theirs = squashed.log_prob(action / STEP_LENGTH) - 2 * math.log(STEP_LENGTH)
@@ -182,7 +182,7 @@ def test_ppo_learns_a_task_from_nothing() -> None:
     curve = learn_from_scratch(POINTS, task, config=ppo(), seed=3)
     assert np.random.get_state()[1].tolist() == before[0]
     assert torch.equal(torch.random.get_rng_state(), before[1])
-    # 8 slots × 24 steps are 192 to an update, and 10 updates between evaluations.
+    # 8 slots × 24 steps are 192 env steps per update, with 10 updates between evaluations.
     assert curve.env_steps == [0, 1_920, 3_840]
     # Staying at the origin gives -0.5 a step, so -6; full speed along both axes gives -0.68.
     returns = curve.scores["return"]
@@ -247,7 +247,7 @@ def test_every_episode_of_all_tasks_plays_others() -> None:
         if step % HORIZON:
             assert not ended.any()
             continue
-        # The reward and the last observation are of the task that was played, the next is new.
+        # The reward and the last observation are of the played task; the next one is new.
         last = np.full(2, 0.1 * HORIZON)
         for slot, task in enumerate(drawn[-1]):
             np.testing.assert_allclose(infos[slot]["terminal_observation"], last, rtol=1e-6)
@@ -259,14 +259,15 @@ def test_every_episode_of_all_tasks_plays_others() -> None:
 
 
 def test_one_policy_learns_what_all_tasks_share() -> None:
-    """Goals at the origin, more or less: to stay there is best for all."""
+    """Goals near the origin: staying there is best for all of them."""
     near = PointConfig(horizon=HORIZON, half_side=0.1, num_train_tasks=50, num_test_tasks=4).build()
     config = ppo(evaluations=1, evaluation_episodes=4)
     curve = learn_all_tasks(near, near.test, config=config, seed=0)
     returns = curve.scores["return"]
     assert returns.shape == (4, 2)
     assert (returns[:, 1] > returns[:, 0]).all()
-    # At the origin a task pays the goal's distance in every step. Told of none, it gains no more.
+    # At the origin every step costs the goal's distance. Without knowing goals, no policy does
+    # better.
     at_the_origin = np.mean([-HORIZON * np.linalg.norm(task.goal) for task in near.test])
     gained = returns.mean(axis=0) - at_the_origin
     assert gained[1] > 0.3 * gained[0]
@@ -295,7 +296,7 @@ def test_env_steps_to_a_success() -> None:
     assert env_steps_to(both, 0.81) == 300
     assert env_steps_to(both, 0.98) is None
     assert env_steps_to(both, 0.4, measure="success_last") == 200
-    # The first time counts, even where it does not last.
+    # The first time counts, even if it does not last.
     assert env_steps_to(first, 1.0) == 200
     with pytest.raises(UserError, match="a share from 0 to 1, not 98"):
         env_steps_to(both, 98.0)
@@ -329,7 +330,7 @@ def test_yardsticks_are_stored_whole(tmp_path) -> None:
     assert made.split_hash == POINTS.test.content_hash
     assert len(lines) == 2 and "task 2 of 2 (point-navigation)" in lines[1]
     assert made.curve.scores["return"].shape == (2, 3)
-    # A task is learned alike, whichever others are.
+    # A task is learned in the same way, regardless of the other tasks.
     alone = from_scratch_yardstick(
         POINTS, TaskSet(tasks[1:]), config=config, seed=0, progress=lines.append
     )

@@ -1,8 +1,8 @@
-"""Modules as users write them, for the tests of what plays them."""
+"""Modules as users write them, for the tests of environments that play them."""
 
 from pathlib import Path
 
-# Walks by its action, the task and noise; ends after three steps where it walked beyond 1000.
+# Walks by its action, the task and noise; beyond 1000, an episode ends after three steps.
 WALK = """
 import gymnasium
 import numpy as np
@@ -36,7 +36,8 @@ class Walk(gymnasium.Env):
 make_env = Walk
 """
 
-# Task 0 is harmless; others fail in the sixth step of a trial, the second of its second episode.
+# Task 0 is harmless; others fail in the sixth step of a trial, the second step of its second
+# episode.
 FAULTY = """
 import os
 import signal
@@ -82,7 +83,7 @@ class Faulty(gymnasium.Env):
 make_env = Faulty
 """
 
-# A robot of Gymnasium's whose torso is as heavy as the task says.
+# A robot of Gymnasium whose torso has the mass given by the task.
 HOPPER = """
 import gymnasium
 

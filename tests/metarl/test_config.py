@@ -1,4 +1,4 @@
-"""Every wrong key or value is one line that names it and what is allowed."""
+"""Every wrong key or value gives one line that names it and the allowed values."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def test_every_config_is_valid_and_survives_writing(path: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("path", CONFIGS + PUBLISHED, ids=lambda p: "-".join(p.parts[-3:]))
 def test_experiments_are_what_another_reader_of_yaml_makes_of_their_files(path: Path) -> None:
-    """PyYAML's own reader, by which they were read when they were trained."""
+    """Compared with PyYAML's own reader, which was used when the results were trained."""
     experiment = load(path)
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     values = {"name": path.stem, **renamed(stored, renames.EXPERIMENT)}
@@ -170,7 +170,7 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match="cannot read"):
             read_yaml(name)
-    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbfa: 1")  # as Windows' editor writes it
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbfa: 1")  # as written by the Windows editor
     assert read_yaml(tmp_path / "marked.yaml") == {"a": 1}
 
 
@@ -186,7 +186,7 @@ def test_a_folder_that_hides_a_package_of_ours_is_named(tmp_path: Path) -> None:
     (tmp_path / "envs" / "__init__.py").touch()
     (tmp_path / "train.py").write_text("raise SystemExit('the wrong train.py')", encoding="utf-8")
     program = (
-        "import sys\n"  # an editable install finds ours all the same; any other does not
+        "import sys\n"  # an editable install would still find ours; others would not
         "sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
         "from metarl.system.command_line import one_line_errors\n"
         "from metarl.training.experiment import load\n"

@@ -1,4 +1,4 @@
-"""The doctor tells the truth, in words that help, and soon."""
+"""The doctor's report is right, helpful and fast."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def found_in(text: str) -> dict[str, tuple[str, str]]:
-    """From names to verdicts and texts."""
+    """Verdict and text of each finding, by name."""
     line = re.compile(r"(.+?): (works|optional|FAILS): (.+)")
     return {name: (verdict, what) for name, verdict, what in line.findall(text)}
 
@@ -38,7 +38,7 @@ def test_it_says_what_works_and_ends_soon() -> None:
     assert set(found) == needed | optional
     assert all(found[name][0] in ("works", "optional") and found[name][1] for name in found)
     assert metadata.version("mujoco") in found["packages"][1]
-    assert taken < 30  # 10 on a machine that does nothing else
+    assert taken < 30  # 10 on an idle machine
 
 
 def test_a_wrong_version_fails_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

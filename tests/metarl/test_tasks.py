@@ -1,4 +1,4 @@
-"""Sampling is stratified for any number of slots; hashes tell contents apart."""
+"""Sampling is stratified for any number of slots; different contents have different hashes."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def test_every_task_and_class_is_drawn_equally_often() -> None:
     for _ in range(2000):
         counts.update(tasks(classes=3, each=4).sample(7, rng))
     expected = 2000 * 7 / 12
-    # A count is a sum of 2,000 draws with variance below 1/4 each: 5 deviations are 112.
+    # A count is a sum of 2,000 draws with variance below 1/4 each: 5 standard deviations are 112.
     assert all(abs(count - expected) < 112 for count in counts.values())
     assert len(counts) == 12
 

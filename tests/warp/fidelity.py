@@ -1,18 +1,18 @@
-"""The Warp engine played beside the native engine: what differs, task by task.
+"""Comparison of the Warp engine with the native engine, task by task.
 
 python -m tests.warp.fidelity [--goals 20] [--output results/warp] [task ...]
 
 For each task the official scripted policy plays every goal in the native engine, and
 
-- at states of these episodes, all that is observed and rewarded is computed by the Warp engine from
-  positions alone: *on recorded states*;
-- from some of these states the Warp engine goes on with the same actions: *one step*, *50 steps*;
+- at states of these episodes, the Warp engine computes observations and rewards from positions
+  alone: *on recorded states*;
+- from some of these states the Warp engine continues with the same actions: *one step*, *50 steps*;
 - the scripted policy plays every goal in the Warp engine: *success*, at any step of an episode.
 
-What `tests.warp.scripted` stored of other versions of MuJoCo is shown beside.
+Results that `tests.warp.scripted` stored for other versions of MuJoCo are shown beside.
 
-Both engines use the same MuJoCo for compiling scenes. Every task is stored as soon as it is done,
-and tasks that are stored are not played again; delete the JSON to start anew.
+Both engines use the same MuJoCo to compile scenes. Every task is stored as soon as it is finished,
+and stored tasks are not played again; delete the JSON to start anew.
 """
 
 from __future__ import annotations
@@ -47,39 +47,39 @@ from tests.warp.scripted import (
 )
 
 TOLERANCE = 1e-4
-"""Of rewards on recorded states; relative where they are above 1, as they go up to 10."""
+"""Tolerance of rewards on recorded states; relative if they are above 1, as they go up to 10."""
 STARTS = (0, 40, 80)
-"""Steps of the recorded episodes from which the Warp engine goes on."""
+"""Steps of the recorded episodes from which the Warp engine continues."""
 AHEAD = 50
 SEEN_EVERY = 10
 
 
 @dataclass
 class Fidelity:
-    """How far the engines differ on one task."""
+    """Differences between the engines on one task."""
 
     env_name: str
     goals: int
     states: int
-    """That were recorded."""
+    """Number of recorded states."""
     reward_error: float
     success_disagreements: int
     obs_error: float
-    """On recorded states, the largest."""
+    """Largest difference of observations on recorded states."""
     one_step: tuple[float, float]
     fifty_steps: tuple[float, float]
-    """Largest difference in any position of a state, m or rad: median and largest over states."""
+    """Largest difference of any position in a state (m or rad): median and maximum over states."""
     hand_fifty_steps: float
-    """The hand's, in m: median."""
+    """Median difference of the hand's position after 50 steps (m)."""
     native_successes: int
     warp_successes: int
     interval: tuple[float, float]
-    """95 %, Clopper-Pearson, of the native engine's rate."""
+    """95 % Clopper-Pearson interval of the native engine's success rate."""
     most_contacts: int
     most_constraints: int
 
     def alike(self) -> bool:
-        """Whether success is within the interval."""
+        """True if the Warp engine's success is within the interval."""
         low, high = self.interval
         return low <= self.warp_successes / self.goals <= high
 
@@ -103,7 +103,7 @@ def on_recorded_state(env: WarpMetaWorldEnv, moment: Moment) -> tuple[np.ndarray
 
 
 def go_on(env: WarpMetaWorldEnv, moments: Sequence[Moment], start: int, ahead: int) -> list[Any]:
-    """States that the Warp engine comes to from a recorded one: qpos and hands, step by step."""
+    """States that the Warp engine reaches from a recorded one: qpos and hands, step by step."""
     (scene,) = env._scenes.values()
     put(scene, moments[start].physics)
     env._table.elapsed.fill_(1)
@@ -117,7 +117,7 @@ def go_on(env: WarpMetaWorldEnv, moments: Sequence[Moment], start: int, ahead: i
 
 
 def play_on_warp(env: WarpMetaWorldEnv, horizon: int) -> np.ndarray:
-    """Which goals the scripted policy reaches."""
+    """Success of the scripted policy for each goal."""
     obs, _ = env.reset()
     policy = ScriptedPolicies(env.tasks)
     succeeded = np.zeros(env.num_envs, dtype=np.bool_)
@@ -138,7 +138,7 @@ def compare(env_name: str, *, goals: int = 20, horizon: int = HORIZON) -> Fideli
     warp_succeeded = play_on_warp(env, horizon)
     (scene,) = env._scenes.values()
     while not scene.room.holds(scene.needed()):
-        warp_succeeded = play_on_warp(env, horizon)  # the reset made more room
+        warp_succeeded = play_on_warp(env, horizon)  # the reset enlarged the buffers
         (scene,) = env._scenes.values()
     env.reset()
     reward_error = obs_error = 0.0
@@ -187,10 +187,10 @@ def _median_and_most(parts: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def table(results: Sequence[Fidelity], elsewhere: dict[str, dict[str, list[int]]]) -> str:
-    """Markdown, a line for each task.
+    """Markdown table with one line per task.
 
     Args:
-        elsewhere: what the native engine reaches with other versions of MuJoCo.
+        elsewhere: successes of the native engine with other versions of MuJoCo.
     """
     others = "".join(f"| native, MuJoCo {number} " for number in elsewhere)
     lines = [
@@ -219,7 +219,7 @@ def _elsewhere(result: Fidelity, elsewhere: dict[str, dict[str, list[int]]]) -> 
 
 
 def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> None:
-    """Stores what is known, as JSON and as Markdown."""
+    """Stores the results as JSON and as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     ordered = [results[name] for name in TASK_CLASSES if name in results]
     stored = {"environment": about, "tasks": [asdict(r) for r in ordered]}
@@ -236,7 +236,7 @@ def write(folder: Path, results: dict[str, Fidelity], about: dict[str, Any]) -> 
 
 
 def read(folder: Path) -> dict[str, Fidelity]:
-    """What was stored before."""
+    """Results that were stored before."""
     path = folder / "fidelity.json"
     if not path.exists():
         return {}
@@ -250,7 +250,7 @@ def read(folder: Path) -> dict[str, Fidelity]:
 
 
 def main() -> None:
-    """Plays the tasks named on the command line, or all, and stores what differs."""
+    """Plays the tasks named on the command line, or all, and stores the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tasks", nargs="*", default=list(TASK_CLASSES))
     parser.add_argument("--goals", type=int, default=20)
@@ -258,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     results = read(options.output)
     missing = [env_name for env_name in options.tasks if env_name not in results]
-    if not missing:  # the table alone, which may have to say more of other versions of MuJoCo
+    if not missing:  # only the table, as there may be results of other versions of MuJoCo
         stored = json.loads((options.output / "fidelity.json").read_text())
         write(options.output, results, stored["environment"])
     about = environment()

@@ -1,4 +1,4 @@
-"""A guard that lets no tensor pass to the host."""
+"""A guard against copies of tensors to the host."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ WAYS = ("cpu", "numpy", "tolist", "item", "__array__", "__float__", "__int__")
 
 @contextmanager
 def forbidden_on_host() -> Iterator[None]:
-    """While this lasts, tensors pass for a device's, and what would bring their numbers to the host
+    """Within this context, tensors appear to be on a device, and copying their numbers to the host
     fails."""
 
     def forbid(way):
@@ -21,7 +21,7 @@ def forbidden_on_host() -> Iterator[None]:
         return fail
 
     with ExitStack() as stack:
-        # In a processor's memory they would be looked at there.
+        # CPU tensors would be read in place.
         stack.enter_context(patch.object(torch.Tensor, "is_cpu", False))
         for way in WAYS:
             stack.enter_context(patch.object(torch.Tensor, way, forbid(way)))

@@ -2,8 +2,8 @@
 
 python -m tests.warp.scripted [--goals 20] [--output results/warp] [task ...]
 
-stores how many goals they reach with the MuJoCo that is installed here; the table of
-`tests.warp.fidelity` shows it beside its own, which is that of the environment for GPUs.
+stores the number of goals that they reach with the installed MuJoCo. The table of
+`tests.warp.fidelity` shows it beside the number for the MuJoCo of the GPU environment.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from tests.envs.parity import native_simulation, official_tasks
 
 HORIZON = 500
 SEED = 0
-"""Draws the goals."""
+"""Seed of the goals."""
 PHYSICS = ("qpos", "qvel", "qacc_warmstart", "ctrl", "mocap_pos", "mocap_quat")
 
 
 @dataclass
 class Moment:
-    """All slots of the native engine at one step: the state after it, and what came of it."""
+    """All slots of the native engine at one step: the state after it, and its results."""
 
     physics: dict[str, np.ndarray]
     memory: np.ndarray
-    """What `observe` had carried here before the step."""
+    """Memory of `observe` before the step."""
     action: np.ndarray
-    """That led here."""
+    """Action of the step."""
     outcome: np.ndarray
     obs: np.ndarray
 
 
 class ScriptedPolicies:
-    """The official scripted policy of each slot, which is told the goal."""
+    """The official scripted policy of each slot, which knows the goal."""
 
     def __init__(self, tasks: Sequence[MetaWorldTask]) -> None:
         self._policies = [ENV_POLICY_MAP[task.env_name]() for task in tasks]
@@ -57,13 +57,13 @@ class ScriptedPolicies:
         seen = np.array(obs, dtype=np.float64)
         seen[:, 36:39] = self._targets
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the policies' own: actions are clipped here
+            warnings.simplefilter("ignore")  # warnings of the policies: actions are clipped here
             chosen = [p.get_action(o) for p, o in zip(self._policies, seen, strict=True)]
         return np.clip(np.stack(chosen), -1.0, 1.0).astype(np.float32)
 
 
 def _target(task: MetaWorldTask) -> np.ndarray:
-    """`_target_pos` after the official reset; of a moving one, where it is then."""
+    """`_target_pos` after the official reset, also for moving targets."""
     (snapshot,) = snapshots([task])
     target = snapshot.constants[:3]
     if not np.isnan(target).any():
@@ -75,7 +75,7 @@ def _target(task: MetaWorldTask) -> np.ndarray:
 
 
 def play_natively(tasks: Sequence[MetaWorldTask], horizon: int) -> tuple[list[Moment], np.ndarray]:
-    """Every moment of an episode of the scripted policy, and which goals it reached."""
+    """All moments of an episode of the scripted policy, and success for each goal."""
     env, policy = NativeEnv(tasks, horizon=horizon + 1, num_threads=1), ScriptedPolicies(tasks)
     obs, _ = env.reset()
     slots, moments = range(len(tasks)), []
@@ -102,7 +102,7 @@ def play_natively(tasks: Sequence[MetaWorldTask], horizon: int) -> tuple[list[Mo
 
 
 def known_successes(folder: Path) -> dict[str, dict[str, list[int]]]:
-    """By version of MuJoCo and task: goals reached, and goals."""
+    """Numbers of reached goals and of goals, by version of MuJoCo and task."""
     return {
         path.stem.removeprefix("native_"): json.loads(path.read_text())
         for path in sorted(folder.glob("native_*.json"))

@@ -1,4 +1,4 @@
-"""The code of all worlds compiles for GPUs, which needs no GPU."""
+"""The kernels of all scenes compile for GPUs, which needs no GPU."""
 
 from types import SimpleNamespace
 
@@ -35,7 +35,7 @@ SIGNATURES = {
 
 def compiled(code, capability, monkeypatch, *, observed=False, names=tuple(SIGNATURES)):
     """PTX of a scene's kernels."""
-    # what kernels call is compiled for the current GPU, unless one is feigned
+    # functions called by kernels are compiled for the current GPU, unless one is simulated
     feigned = SimpleNamespace(compute_capability=capability)
     monkeypatch.setattr(numba.cuda.dispatcher, "get_current_device", lambda: feigned)
     kernels = world_kernels(code, observed=observed)
@@ -49,7 +49,7 @@ def compiled(code, capability, monkeypatch, *, observed=False, names=tuple(SIGNA
 def test_meta_world(env_name, monkeypatch):
     function = observe_function(TASK_CLASSES[env_name])
     code = WorldCode(env_name.replace("-", "_"), act_in_metaworld, function)
-    names = tuple(SIGNATURES) if env_name == "reach-v3" else ("observe",)  # the rest is the same
+    names = tuple(SIGNATURES) if env_name == "reach-v3" else ("observe",)  # others are the same
     for text in compiled(code, (8, 0), monkeypatch, names=names):
         assert ".target sm_80" in text and ".visible .entry" in text
 

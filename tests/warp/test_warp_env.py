@@ -1,4 +1,4 @@
-"""The Warp engine keeps the contract of the toolkit's vector environments, in torch tensors."""
+"""The Warp engine fulfils the contract of the toolkit's vector environments, in torch tensors."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ from metarl.rollout.scene import drawn_state  # noqa: E402
 from tests.envs.parity import native_simulation, official_tasks  # noqa: E402
 
 HORIZON = 6
-NAMES = ("reach-v3", "push-v3")  # of one scene's kernels: compiled once
+NAMES = ("reach-v3", "push-v3")  # one scene, so kernels are compiled once
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    """Reach, push, reach."""
+    """Three tasks: reach, push, reach."""
     reach, push = (official_tasks(name, seed=3, count=2) for name in NAMES)
     return [reach[0], push[0], reach[1]]
 
@@ -43,7 +43,7 @@ def random_actions(steps, slots, *, seed=0):
 
 
 def play(env, actions):
-    """What a step gave, (T, N, ...)."""
+    """Outputs of all steps, (T, N, ...)."""
     seen = []
     for action in actions:
         obs, reward, terminated, truncated, info = env.step(action.to(env.device))
@@ -147,7 +147,7 @@ def test_tasks_move_between_slots_at_the_next_reset(env, tasks):
     scenes = set(map(id, env._scenes.values()))
     played = play(env, actions[:, [1, 2, 0]])
     torch.testing.assert_close(played, expected[:, [1, 2, 0]], atol=1e-5, rtol=1e-5)
-    env.set_tasks([tasks[0], tasks[1], tasks[1]])  # push needs a second world now, reach one less
+    env.set_tasks([tasks[0], tasks[1], tasks[1]])  # push now needs a second world, reach one fewer
     env.reset()
     assert len(scenes - set(map(id, env._scenes.values()))) == 1
     played = play(env, actions[:, [0, 1, 1]])
@@ -209,7 +209,7 @@ def test_an_unstable_slot_rests_and_recovers_with_the_next_episode(env):
     )
 
 
-@pytest.mark.filterwarnings("ignore:push-v3")  # of the episode that is left unfinished
+@pytest.mark.filterwarnings("ignore:push-v3")  # warnings about the unfinished episode
 def test_too_small_a_buffer_is_told_and_grows(env):
     env._rooms["push-v3"] = Room(contacts=1, constraints=8)
     first, _ = env.reset()
@@ -250,7 +250,7 @@ def test_a_seed_changes_nothing(env):
 
 
 def test_static_things_stand_where_each_task_has_them():
-    """MuJoCo Warp places what is welded to the world once only, for all worlds alike."""
+    """MuJoCo Warp places bodies welded to the world only once, equally in all worlds."""
     import mujoco
 
     tasks = official_tasks("drawer-open-v3", seed=0, count=3)

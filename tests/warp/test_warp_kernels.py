@@ -1,4 +1,4 @@
-"""The kernels around MuJoCo Warp's step, on numbers that can be followed by hand."""
+"""Kernels around MuJoCo Warp's step, with numbers computed by hand."""
 
 import numpy as np
 import pytest
@@ -52,14 +52,14 @@ def test_touches_are_sums_over_the_contacts_of_two_geoms_in_either_order():
         inputs=[array([5], int), geoms, worlds, addresses, forces, pairs, array([2], int)],
         outputs=[readings],
     )
-    # the sixth contact is beyond their number, the fifth without constraint
+    # the sixth contact is beyond the number of contacts, the fifth has no constraint
     assert readings.numpy().tolist() == [[0.0, 0.0, 301.0], [0.0, 0.0, 5.0]]
     wp.launch(kernels.clear_touches, dim=(2, 1), inputs=[array([2], int)], outputs=[readings])
     assert not readings.numpy().any()
 
 
 def test_contacts_are_weighed_by_the_bodies_of_their_geoms():
-    # geom 1 is of body 2, which is welded to body 1; both weights count on the world's side as 0
+    # geom 1 is of body 2, which is welded to body 1; on the world's side both weights count as 0
     weights = wp.array([[(0.0, 0.0), (30.0, 0.0), (10.0, 0.0)]], dtype=wp.vec2)
     stiffness = array([[1.0, 2.0, 3.0, 4.0, 5.0]])
     common = [
@@ -72,7 +72,7 @@ def test_contacts_are_weighed_by_the_bodies_of_their_geoms():
 
 
 def test_contacts_of_capsules_on_planes_follow_the_capsule():
-    # a capsule along (3, 0, 4) / 5, steep on the plane z = 0; beside it a sphere, left as it is
+    # a capsule along (3, 0, 4) / 5, steep on the plane z = 0, and a sphere, which stays unchanged
     turned = np.stack([np.eye(3), np.eye(3), np.eye(3)])
     turned[1, :, 2] = 0.6, 0.0, 0.8
     before = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=float)
@@ -130,7 +130,7 @@ def test_noise_follows_from_a_slots_seed_and_how_often_it_drew():
     assert np.isclose(first, second).mean() < 0.05
     assert np.isclose(first[0], first[1]).mean() < 0.05
     np.testing.assert_array_equal(draw([5, 6], times=2)[0], second)
-    np.testing.assert_array_equal(draw([6], times=2)[0][0], second[1])  # whatever else there is
+    np.testing.assert_array_equal(draw([6], times=2)[0][0], second[1])  # regardless of other slots
     swapped, _ = draw([5, 6], times=1, slots=[1, 0])
     np.testing.assert_array_equal(swapped[::-1], first)
 

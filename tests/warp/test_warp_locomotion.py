@@ -32,7 +32,8 @@ def make(variant, *, horizon=20):
 
 
 def start_alike(warp, native):
-    """Resets both; the native engine starts where the other did. Observations of both."""
+    """Resets both, with the native engine in the other's start; returns the observations of
+    both."""
     obs, _ = warp.reset(seed=0)
     native.reset(seed=0)
     (scene,) = warp._scenes.values()
@@ -45,7 +46,7 @@ def start_alike(warp, native):
 
 @pytest.mark.parametrize("variant", STEPPED)
 def test_steps_are_the_native_engines(variant):
-    """Ant touches the ground within them, with contacts that are turned if they are left alone."""
+    """Ant touches the ground within these steps, with contacts whose frames would be turned."""
     warp, native, actions = make(variant)
     ours, theirs = start_alike(warp, native)
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
@@ -78,7 +79,7 @@ def test_starts_are_noise_that_follows_from_the_seed():
 
 
 def test_a_start_does_not_carry_the_distance_of_the_last_episode():
-    """The first velocity of an episode is that since its start."""
+    """The first velocity of an episode is measured from its start."""
     warp, native, actions = make("HalfCheetah-vel-maml", horizon=5)
     warp.reset(seed=1)
     forward = np.abs(actions[:5])
@@ -91,7 +92,7 @@ def test_a_start_does_not_carry_the_distance_of_the_last_episode():
 
 def test_every_world_has_the_body_of_its_task():
     warp, native, _ = make("Walker2d-params-pearl")
-    warp._place(warp.next_tasks)  # without a step: nothing has to be compiled for it
+    warp._place(warp.next_tasks)  # without a step, so that nothing is compiled
     (scene,) = warp._scenes.values()
     for world, task in enumerate(warp.next_tasks):
         here = body("Walker2d").scene
@@ -116,7 +117,7 @@ def test_tasks_of_another_variant_are_refused():
 
 
 def test_nothing_that_is_edited_is_forgotten():
-    """What MuJoCo Warp has no array for is named, for all robots alike."""
+    """Fields for which MuJoCo Warp has no array are named, for all robots."""
     import mujoco_warp
 
     fields = mujoco_warp.Model.__dataclass_fields__

@@ -19,13 +19,13 @@ from tests.warp.fidelity import (
 from tests.warp.scripted import play_natively
 
 ALL = torch.cuda.is_available()
-"""Whether all tasks are stepped; on a processor each costs a quarter of a minute to compile."""
+"""True if all tasks are stepped; on a CPU, each takes a quarter of a minute to compile."""
 STEPPED = list(TASK_CLASSES) if ALL else ["reach-v3", "drawer-close-v3", "stick-push-v3"]
 
 
 @pytest.mark.parametrize("env_name", TASK_CLASSES)
 def test_observation_reward_and_success_on_recorded_states(env_name):
-    """From positions alone, through the engine's own readings; of forces, see stick-push below."""
+    """From positions alone, through the engine's own readings; for forces see stick-push below."""
     tasks = official_tasks(env_name, seed=1, count=2)
     moments, _ = play_natively(tasks, 120)
     env = WarpMetaWorldEnv(tasks)
@@ -34,7 +34,7 @@ def test_observation_reward_and_success_on_recorded_states(env_name):
         obs, outcome = on_recorded_state(env, moment)
         np.testing.assert_allclose(obs, moment.obs, atol=TOLERANCE)
         expected = moment.outcome
-        if env_name == "stick-push-v3":  # its success asks for a force, which needs the solver
+        if env_name == "stick-push-v3":  # its success depends on a force, which needs the solver
             outcome, expected = outcome[:, [0, 2, 3, 4, 5]], expected[:, [0, 2, 3, 4, 5]]
         np.testing.assert_allclose(outcome, expected, atol=TOLERANCE, rtol=TOLERANCE)
     env.close()
@@ -42,7 +42,7 @@ def test_observation_reward_and_success_on_recorded_states(env_name):
 
 @pytest.mark.parametrize("env_name", STEPPED)
 def test_free_motion_is_mujocos(env_name):
-    """Until things touch, which they do after a moment, float32 is all that differs."""
+    """Until things touch, soon after the start, only float32 makes a difference."""
     tasks = official_tasks(env_name, seed=1, count=2)
     moments, _ = play_natively(tasks, 12)
     env = WarpMetaWorldEnv(tasks)
@@ -56,7 +56,8 @@ def test_free_motion_is_mujocos(env_name):
 
 @pytest.mark.parametrize("env_name", STEPPED)
 def test_scripted_policies_succeed(env_name):
-    """As natively. The stick falls through the table if contacts are not weighed anew."""
+    """As in the native engine. The stick falls through the table if contacts are not
+    re-weighted."""
     tasks = official_tasks(env_name, seed=1, count=4)
     _, native = play_natively(tasks, 200)
     env = WarpMetaWorldEnv(tasks)

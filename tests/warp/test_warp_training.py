@@ -1,4 +1,4 @@
-"""Agents learn on the Warp engine, and what they play never passes through the host."""
+"""Agents learn on the Warp engine, and rollouts never pass through the host."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ AGENTS = {
 
 
 def play_without_host(agent, env):
-    """An episode, in which no number may be looked at."""
+    """Plays an episode in which no number may be read on the host."""
     obs, _ = env.reset()
     state, generator = agent.begin_trial(env.num_envs), torch_generator(1, agent.device)
     step = first_step(obs, env.single_action_space, agent.device)
@@ -54,7 +54,7 @@ def test_an_agent_plays_and_learns(kind):
 
 
 def test_the_guard_sees_what_the_native_engine_does():
-    """Else the test above could not fail."""
+    """Otherwise the test above could not fail."""
     benchmark = MetaWorld("ML1-reach-v3", horizon=HORIZON)
     env = benchmark.make_env(2)
     agent = AGENTS["rl2"].build(

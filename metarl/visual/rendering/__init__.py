@@ -1,5 +1,5 @@
-"""Pictures of recorded states, drawn without a screen.
+"""Offscreen rendering of recorded states.
 
-What draws is found out, never assumed. It happens in worker processes: MuJoCo chooses its OpenGL
-back end when it is first imported, and a bad driver can abort the process that it is loaded into.
+OpenGL back ends are probed, never assumed to work. Rendering happens in worker processes, as MuJoCo
+chooses its OpenGL back end when it is first imported, and a bad driver can abort its process.
 """

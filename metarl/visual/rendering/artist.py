@@ -1,7 +1,7 @@
-"""Draws states of a scene: what happens inside of a worker."""
+"""Rendering of states of a scene, inside a worker process."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see mujoco's C code.
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jaxtyping import Float64, UInt8
 from metarl.rollout.scene import Scene
 
 ROLLED = -0.1
-"""A camera whose upward direction has a vertical part below this hangs upside down."""
+"""A camera hangs upside down if the vertical component of its upward direction is below this."""
 DRAFT_SHADOWS = 1024
-"""Pixels of the map of shadows, in each direction; 4096 is what models ask for by default."""
+"""Side of the shadow map in drafts (pixels); the default of models is 4096."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What the next pictures are of."""
+    """Scene, camera and size of the next pictures."""
 
     scene: bytes
-    """Pickled: two scenes are the same to the bit if these are."""
+    """Pickled scene; equal bytes mean equal scenes, to the bit."""
     camera: str
     draft: bool
     width: int
@@ -33,10 +33,10 @@ class Stage:
 
 
 class Artist:
-    """Draws states of one scene.
+    """Renderer of the states of one scene.
 
-    The pictures are upright: some cameras, Meta-World's `corner` among them, are defined with their
-    heads down.
+    Pictures are upright, although some cameras, such as Meta-World's `corner`, are defined upside
+    down.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -67,7 +67,7 @@ class Artist:
     def draw(self, state: Float64[np.ndarray, " R"]) -> UInt8[np.ndarray, "H W 3"]:
         """A picture of a state."""
         self._scene.show(self._data, state)
-        # A free camera goes with the robot; a fixed one has no use for this.
+        # A free camera follows the robot; a fixed one ignores this.
         moved = self._data.xpos[self._robot] - self._home
         self._camera.lookat[:2] = self._looks_at[:2] + moved[:2]
         self._renderer.update_scene(self._data, self._camera)
@@ -75,12 +75,12 @@ class Artist:
         return np.ascontiguousarray(picture[::-1, ::-1]) if self._rolled else picture
 
     def close(self) -> None:
-        """Gives its OpenGL context back."""
+        """Releases the OpenGL context."""
         self._renderer.close()
 
 
 def is_rolled(model: mujoco.MjModel, camera: int) -> bool:
-    """Whether a camera is defined to hang upside down."""
+    """True if a camera is defined upside down."""
     aimed = (mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODYCOM)
     if model.cam_mode[camera] in aimed:  # MuJoCo itself keeps them upright
         return False
@@ -89,6 +89,6 @@ def is_rolled(model: mujoco.MjModel, camera: int) -> bool:
 
 
 def _heaviest_tree(model: mujoco.MjModel) -> int:
-    """The root body of what is most of the scene's mass: the robot, mobile or screwed down."""
+    """The root body of the heaviest tree in the scene: the robot, mobile or fixed."""
     roots = np.flatnonzero((model.body_parentid == 0) & (np.arange(model.nbody) > 0))
     return int(roots[np.argmax(model.body_subtreemass[roots])]) if len(roots) else 0

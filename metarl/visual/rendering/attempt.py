@@ -1,10 +1,10 @@
-"""Draws a small scene and says whether it came out: what `backends.probe` runs.
+"""Test of a back end: draws a small scene in a process that `backends.probe` starts.
 
-Ends with 0 if it did; else with 1, and the last line that it prints is the reason.
+Exits with 0 if the picture is right, else with 1; the last printed line is then the reason.
 """
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see mujoco's C code.
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ LIBRARIES = {
         "libGL.so.1": "libgl1",
         "libEGL_mesa.so.0": "libegl-mesa0",
     },
-    "osmesa": {"libOSMesa.so.8": "libosmesa6"},  # it draws where there is no libGL at all
+    "osmesa": {"libOSMesa.so.8": "libosmesa6"},  # needs no libGL
     "glfw": {"libX11.so.6": "libx11-6", "libGL.so.1": "libgl1"},
 }
-"""Shared libraries that a back end needs, and the Debian packages that have them."""
+"""Shared libraries that each back end needs, with the Debian packages that contain them."""
 DRIVERS = {"libEGL_mesa.so.0": "libEGL_nvidia.so.0"}
-"""What serves in place of a library."""
+"""Substitutes for libraries."""
 
 
 def main(backend: str) -> int:
-    """Tries it; returns the exit code."""
+    """Tests a back end; returns the exit code."""
     try:
         reason = failure()
     except Exception as error:
@@ -42,8 +42,8 @@ def main(backend: str) -> int:
 
 
 def failure() -> str:
-    """Draws; '' if the picture shows something."""
-    import mujoco  # fails where a library is missing, so not at the top
+    """Draws the scene; returns the reason of a failure, '' if the picture shows something."""
+    import mujoco  # not at the top, as it fails if a library is missing
 
     model = mujoco.MjModel.from_xml_string(BALL)
     data = mujoco.MjData(model)
@@ -55,7 +55,7 @@ def failure() -> str:
 
 
 def missing(backend: str) -> str:
-    """What this machine lacks, in words; '' if that is not known."""
+    """Missing libraries or display of this machine, in words; '' if unknown."""
     if sys.platform != "linux":
         return ""
     lacking = {
@@ -72,7 +72,7 @@ def missing(backend: str) -> str:
 
 
 def loads(library: str) -> bool:
-    """Whether the system finds a shared library, and all that it needs in its turn."""
+    """True if the system can load a shared library and its dependencies."""
     try:
         ctypes.CDLL(library)
     except OSError:
@@ -83,5 +83,5 @@ def loads(library: str) -> bool:
 if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stdout.flush()
-    # Without the interpreter's clean-up, in which a half-made OpenGL context can crash.
+    # Skips the interpreter's clean-up, in which a half-made OpenGL context can crash.
     os._exit(code)

@@ -1,4 +1,4 @@
-"""What can draw without a screen: OpenGL back ends, each tried out in a process of its own."""
+"""OpenGL back ends for drawing without a screen, each tested in its own process."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from pathlib import Path
 from metarl.errors import UserError
 
 BACKENDS = ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",)
-"""In the order in which they are tried: a GPU or a driver, software, a display."""
+"""Back ends in the order of testing: GPU or driver, software, display."""
 ADVICE = "`python -m metarl.doctor` says more"
 SWITCHED_OFF = ("disable", "disabled", "off", "false", "0")
-"""Words of MUJOCO_GL that forbid OpenGL."""
+"""Values of MUJOCO_GL that forbid OpenGL."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a back end draws here."""
+    """Result of testing a back end on this machine."""
 
     works: bool
     reason: str
-    """Why not, and on Debian what to install, where that is known; '' where it works."""
+    """Reason of a failure, with the Debian packages to install if known; '' if it works."""
 
 
 def find_backend(*, patience: float = 60.0) -> str:
-    """The first back end that draws: the one that MUJOCO_GL names, else any of `BACKENDS`.
+    """The back end to draw with: the one that MUJOCO_GL names, else the first of `BACKENDS` that
+    works.
 
     Args:
-        patience: seconds that each may take.
+        patience: time limit for testing each back end (s).
 
     Raises:
-        UserError: none does.
+        UserError: no back end works, or MUJOCO_GL forbids rendering.
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
     if wanted in SWITCHED_OFF:
         raise UserError(f"MUJOCO_GL={wanted} switches rendering off; unset it to draw")
-    # The other words that MuJoCo knows, "glx" and "on" for instance, mean what it takes by itself.
+    # Other values that MuJoCo knows, such as "glx" and "on", mean its default.
     candidates = (wanted,) if wanted in BACKENDS else (BACKENDS if not wanted else ("glfw",))
     reasons = []
     for backend in candidates:
@@ -57,10 +58,10 @@ def find_backend(*, patience: float = 60.0) -> str:
 
 @cache
 def probe(backend: str, patience: float) -> Probe:
-    """Tries whether a back end draws a small scene, in a process that may crash or hang.
+    """Tests a back end on a small scene, in a process that may crash or hang.
 
     Args:
-        patience: seconds that it may take.
+        patience: time limit (s).
     """
     try:
         tried = subprocess.run(
@@ -78,13 +79,13 @@ def probe(backend: str, patience: float) -> Probe:
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Runs a module of this package in a new process, whatever the current folder holds."""
+    """Command that runs a module of this package, unaffected by files in the current folder."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment(backend: str) -> dict[str, str]:
     """Environment variables of a process that draws with this back end."""
-    # PyOpenGL's platform is what an import of mujoco in this process may have left behind.
+    # Importing mujoco in this process may have set PYOPENGL_PLATFORM.
     kept = {name: value for name, value in os.environ.items() if name != "PYOPENGL_PLATFORM"}
     root = str(Path(__file__).parents[3])
     path = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH")])])
@@ -92,14 +93,14 @@ def environment(backend: str) -> dict[str, str]:
 
 
 def last_line(text: str) -> str:
-    """What a program said last: of a traceback, the exception."""
+    """Last line of a program's output; of a traceback, the exception."""
     lines = text.strip().splitlines()
     return lines[-1].strip() if lines else ""
 
 
 def signal_name(number: int) -> str:
-    """SIGSEGV and the like."""
+    """Name of a signal, such as SIGSEGV."""
     try:
         return signal.Signals(number).name
-    except ValueError:  # those for real time have none
+    except ValueError:  # real-time signals have no names
         return f"signal {number}"

@@ -1,7 +1,7 @@
-"""What draws states of scenes: worker processes that share the pictures among them."""
+"""Renderer of states of scenes, with worker processes that share the pictures."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see mujoco's C code.
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from metarl.visual.rendering.backends import (
 )
 
 FEW = 12
-"""Pictures for which it is not worth while to start another worker."""
+"""Pictures per worker; fewer do not justify starting another worker."""
 ASKED = 2
-"""Pictures that a worker has to do at most: the one that it draws, and the next."""
+"""Most pending pictures of a worker: the one that it draws, and the next."""
 AHEAD = 4
-"""Pictures per worker that may wait for an earlier one."""
+"""Pictures per worker that may be drawn ahead of the one that is needed next."""
 PATIENCE = 120.0
-"""Seconds in which one of the workers has to answer; without a GPU, the first picture of a detailed
-model takes some."""
+"""Time limit for an answer from any worker (s); without a GPU, the first picture of a detailed
+model takes seconds."""
 CLOSE_SECONDS = 3.0
-"""How long a worker may take to end before it is killed."""
+"""Time limit for a worker to end before it is killed (s)."""
 
 
 class OffscreenRenderer:
-    """Draws states of scenes in worker processes; to be closed, or used in a `with` statement.
+    """Renderer that draws in worker processes; close it, or use it in a `with` statement.
 
     Args:
-        width, height: of the pictures.
-        draft: coarse shadows, no reflections, no smooth edges; without a GPU it is three times as
-            fast. Else the pictures are those of `mujoco.Renderer`, to the bit.
-        backend: one of `BACKENDS`; by default what works.
-        num_workers: at most how many processes; by default as many as there are processors.
+        width, height: size of the pictures (pixels).
+        draft: draw coarse shadows, no reflections and no smooth edges, which is three times as fast
+            without a GPU. Otherwise pictures equal those of `mujoco.Renderer` to the bit.
+        backend: one of `BACKENDS`; by default one that works.
+        num_workers: largest number of processes; by default the number of processors.
 
     Raises:
         UserError: nothing on this machine can draw.
@@ -91,14 +91,14 @@ class OffscreenRenderer:
     def frames(
         self, scene: Scene, states: Float64[np.ndarray, "S R"], *, camera: str | None = None
     ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """A picture of each state, in their order, upright. A later call ends this iteration.
+        """Upright pictures of the states, in order. A later call ends this iteration.
 
         Args:
-            camera: a name; '' is a free camera that looks at all and goes with the robot; by
-                default the scene's.
+            camera: name of a camera; '' is a free camera that shows everything and follows the
+                robot; by default the scene's camera.
 
         Raises:
-            UserError: there is no such camera; a worker died, hung or could not draw.
+            UserError: there is no such camera, or a worker died, hung or could not draw.
         """
         if self._closed:
             raise ValueError("the renderer is closed")
@@ -114,7 +114,8 @@ class OffscreenRenderer:
     def _drawn(
         self, stage: Stage, states: Float64[np.ndarray, "S R"], call: int
     ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """The pictures. Workers take states as they go: processors may be unevenly busy."""
+        """Draws the pictures. Workers take states one by one, as processors may be unevenly
+        busy."""
         self._check_is_newest(call)
         count = len(states)
         try:
@@ -138,7 +139,7 @@ class OffscreenRenderer:
             raise
 
     def _staffed(self, count: int) -> list[_Worker]:
-        """As many workers as so many pictures are worth."""
+        """As many workers as `count` pictures justify."""
         worth = min(self.num_workers, -(-count // FEW))
         while len(self._workers) < worth:
             self._workers.append(_Worker(self.backend, self.num_workers))
@@ -159,7 +160,7 @@ class OffscreenRenderer:
 
 
 class _Worker:
-    """A process that draws, seen from outside."""
+    """A drawing process, as seen by its parent."""
 
     def __init__(self, backend: str, num_workers: int) -> None:
         self._backend = backend
@@ -167,7 +168,7 @@ class _Worker:
         self._asked: deque[int] = deque()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self.connection, theirs = Pipe()
-        # Mesa's software renderer starts as many threads as there are processors, in each worker.
+        # Mesa's software renderer would start as many threads as processors in each worker.
         threads = max(1, num_processors() // num_workers)
         self._process = subprocess.Popen(
             command("metarl.visual.rendering.worker", str(theirs.fileno())),
@@ -179,40 +180,40 @@ class _Worker:
 
     @property
     def num_asked(self) -> int:
-        """How many answers are to come."""
+        """Number of pending answers."""
         return len(self._asked)
 
     def prepare(self, stage: Stage) -> None:
-        """Says what the next states are of."""
-        while self._asked:  # of an iteration that was not finished
+        """Sends the stage of the next states, if it differs from the last one."""
+        while self._asked:  # answers of an unfinished iteration
             self.answer()
         if self._stage is None:
-            self._receive()  # It is there: what is not would never take so long a message.
+            self._receive()  # greeting: sending a large message to a dead process would block
         if stage != self._stage:
             self._send(stage)
             self._stage = stage
 
     def ask(self, number: int, state: Float64[np.ndarray, " R"]) -> None:
-        """Wants a picture of a state."""
+        """Requests a picture of a state."""
         self._asked.append(number)
         self._send(state)
 
     def answer(self) -> tuple[int, UInt8[np.ndarray, "H W 3"]]:
-        """The number and the picture that it was asked for first."""
+        """The number and the picture of the oldest request."""
         picture = self._receive()
         return self._asked.popleft(), picture
 
     def hung(self) -> UserError:
-        """Kills it; returns what to raise."""
+        """Kills the process; returns the error to raise."""
         self._process.kill()
         return self._failed(f"did not answer for {PATIENCE:g} s")
 
     def dismiss(self) -> None:
-        """Lets the process end; does not wait for it."""
+        """Tells the process to end, without waiting for it."""
         self.connection.close()
 
     def close(self) -> None:
-        """Ends the process, by force if need be."""
+        """Ends the process, by force if necessary."""
         self.dismiss()
         try:
             self._process.wait(CLOSE_SECONDS)
@@ -233,7 +234,7 @@ class _Worker:
         return answer
 
     def _send(self, message: Any) -> None:
-        with suppress(OSError):  # it is dead; `answer` tells
+        with suppress(OSError):  # the process is dead; `answer` reports it
             self.connection.send(message)
 
     def _end(self) -> str:
@@ -248,7 +249,7 @@ class _Worker:
 
 
 def _answering(workers: list[_Worker]) -> list[_Worker]:
-    """Those that have an answer, or have died; waits for one."""
+    """Waits for an answer; returns the workers that have one or have died."""
     asked = [worker for worker in workers if worker.num_asked]
     ready = wait([worker.connection for worker in asked], PATIENCE)
     if not ready:
@@ -257,10 +258,10 @@ def _answering(workers: list[_Worker]) -> list[_Worker]:
 
 
 def check_camera(scene: Scene, camera: str) -> None:
-    """Checks that a scene has a camera; '' is a free one.
+    """Checks that a scene has a camera; '' is the free camera.
 
     Raises:
-        UserError: naming those that it has.
+        UserError: it has not; names those that it has.
     """
     model = scene.model
     known = [model.camera(number).name for number in range(model.ncam)]

@@ -1,4 +1,4 @@
-"""A process that draws states of scenes, asked by an `OffscreenRenderer`."""
+"""Worker process of an `OffscreenRenderer`, which draws states of scenes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from metarl.visual.rendering.artist import Artist, Stage
 
 
 def serve(connection: Connection) -> None:
-    """Says that it is there, then takes stages, and states to draw, until the other end is closed.
+    """Sends a greeting, then takes stages and states until the other end is closed.
 
-    Answers each state with a picture, or with what went wrong in words, and then ends.
+    Answers each state with a picture. After a failure it sends a message and ends.
     """
     artist = None
     try:
@@ -31,7 +31,7 @@ def serve(connection: Connection) -> None:
                 assert artist is not None, "no stage"
                 connection.send(artist.draw(request))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # whoever asked has gone
+        pass  # the parent is gone
     except Exception as error:
         with suppress(OSError):
             connection.send(f"{type(error).__name__}: {error}")
@@ -41,5 +41,5 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     serve(Connection(int(sys.argv[1])))

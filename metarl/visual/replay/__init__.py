@@ -1,4 +1,4 @@
-"""Recordings as a page with an interactive 3-D view: no server, no network, no OpenGL to make it.
+"""Pages with an interactive 3-D view of recordings; making them needs no server, network or OpenGL.
 
 The page draws the real meshes with WebGL, in the browser that opens it.
 """

@@ -1,7 +1,7 @@
-"""What a MuJoCo model looks like, as triangles for a browser."""
+"""Geometry of a MuJoCo model as triangles for a browser."""
 
 # pyright: reportAttributeAccessIssue=false
-# Type checkers see nothing of mujoco's C code.
+# Type checkers cannot see mujoco's C code.
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 SHOWN_GROUPS = 3
-"""Geoms and sites of the first groups are shown, as MuJoCo's own viewer does."""
-AROUND, ALONG = 24, 8  # corners of round shapes
-PLANE_SIZE = 60.0  # half a side of a plane without end, in metres
+"""Number of groups of geoms and sites that are shown, as in MuJoCo's own viewer."""
+AROUND, ALONG = 24, 8  # corners of round shapes, around and along their axis
+PLANE_SIZE = 60.0  # half the side of an infinite plane, in metres
 
 
 class Mesh(NamedTuple):
@@ -32,7 +32,7 @@ def encode(array: np.ndarray) -> str:
 
 
 def describe(model: mujoco.MjModel) -> dict[str, Any]:
-    """All that is drawn of a model: its meshes, and which body carries which of them where."""
+    """All visible parts of a model: meshes, and the body, pose and colour of each part."""
     meshes: list[dict[str, Any]] = []
     drawn: list[dict[str, Any]] = []
     known: dict[tuple[Any, ...], int] = {}
@@ -73,7 +73,7 @@ def describe(model: mujoco.MjModel) -> dict[str, Any]:
 
 
 def poses(model: mujoco.MjModel, data: mujoco.MjData) -> Float32[np.ndarray, "B 7"]:
-    """Where all bodies are, then all cameras: position in metres, quaternion (w, x, y, z)."""
+    """Poses of all bodies, then of all cameras: position (m) and quaternion (w, x, y, z)."""
     turned = np.empty((model.ncam, 4))
     for k in range(model.ncam):
         mujoco.mju_mat2Quat(turned[k], data.cam_xmat[k])
@@ -87,7 +87,7 @@ def _rounded(numbers: np.ndarray) -> list[float]:
 
 
 def _rgba(model: mujoco.MjModel, kind: str, k: int) -> np.ndarray:
-    """Colour of a geom or site: its own or its material's, times its texture's mean."""
+    """Colour of a geom or site: its own, or its material's times the mean of the texture."""
     material = getattr(model, f"{kind}_matid")[k]
     if material < 0:
         return getattr(model, f"{kind}_rgba")[k]
@@ -102,7 +102,7 @@ def _rgba(model: mujoco.MjModel, kind: str, k: int) -> np.ndarray:
 
 
 def _mesh(model: mujoco.MjModel, mesh: int) -> Mesh:
-    """A mesh of the model, with one corner for each pair of position and normal."""
+    """A mesh of the model, with one vertex per pair of position and normal."""
     vertices = slice(model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh])
     normals = slice(
         model.mesh_normaladr[mesh], model.mesh_normaladr[mesh] + model.mesh_normalnum[mesh]
@@ -118,7 +118,7 @@ def _mesh(model: mujoco.MjModel, mesh: int) -> Mesh:
 
 
 def _primitive(shape: int, size: np.ndarray) -> Mesh | None:
-    """One of MuJoCo's shapes; None for those that are not drawn here (height fields)."""
+    """Mesh of a primitive shape; None for shapes that are not drawn (height fields)."""
     geom = mujoco.mjtGeom
     quarter = np.linspace(0, np.pi / 2, ALONG)
     if shape == geom.mjGEOM_PLANE:
@@ -171,7 +171,7 @@ def _box(size: np.ndarray) -> Mesh:
 def _revolved(
     radius: np.ndarray, height: np.ndarray, normal_out: np.ndarray, normal_up: np.ndarray
 ) -> Mesh:
-    """A profile from the top down, turned around the z axis."""
+    """Surface of revolution of a profile, given from top to bottom, around the z axis."""
     angles = np.linspace(0, 2 * np.pi, AROUND + 1)
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
 
@@ -190,7 +190,7 @@ def _revolved(
 
 
 def _encoded(mesh: Mesh) -> dict[str, Any]:
-    """Positions as 16 bits of the mesh's own box, normals as 8 bits."""
+    """Encoded mesh: positions as 16-bit fractions of its bounding box, normals with 8 bits."""
     low = mesh.positions.min(0)
     span = np.maximum(mesh.positions.max(0) - low, 1e-9)
     positions = np.round((mesh.positions - low) / span * 65535).astype(np.uint16)

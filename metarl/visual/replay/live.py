@@ -1,4 +1,4 @@
-"""Serves the replay page while an agent plays: each time the browser asks, the next trial."""
+"""Live replay: a local server that plays the next trial whenever the browser asks for one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from metarl.types import TrialShape
 from metarl.visual.replay.page import contents, replay_page
 
 MAX_CONNECTIONS = 32
-"""Held at a time; a browser takes six."""
+"""Most connections held at a time; a browser uses six."""
 ASK_SECONDS = 10.0
-"""A request that has not arrived whole by then does not arrive."""
+"""Time limit for a complete request to arrive (s)."""
 THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 NextTrial = Callable[[], tuple[Scene, Recording]]
@@ -47,11 +47,12 @@ def trial_after_trial(
     greedy: bool,
     prepare: Callable[[], object],
 ) -> NextTrial:
-    """Plays a trial on the next task whenever it is called, round and round.
+    """Function that plays a trial on the next task whenever it is called, cycling through all
+    tasks.
 
     Args:
         env: a `Recorder` with the slots of one task.
-        prepare: is called before each trial.
+        prepare: called before each trial.
     """
     turns = itertools.count()
 
@@ -70,35 +71,38 @@ def trial_after_trial(
 
 
 class LiveServer(ThreadingHTTPServer):
-    """A server for the browsers of this machine, which ends when a trial cannot be played.
+    """Server for the browsers of this machine; it ends when a trial cannot be played.
 
-    A page of the web that was opened on this machine can reach it too, under a name of its own that
-    points here. So requests are answered that name this machine and come from no other page. Only
-    so many connections are held at a time, and none for long that does not ask for anything.
+    A web page opened on this machine could reach the server too, through a domain name that points
+    here. So only requests that name this machine and come from no other page are answered. The
+    number of connections is limited, and connections without a request are ended soon.
     """
 
     failure: UserError | None = None
-    request_queue_size = 128  # that come at the same moment
+    request_queue_size = 128  # connections that may arrive at the same moment
 
     def __init__(self, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", port), handler)
-        self._asking: dict[socket.socket, float] = {}  # since when, those that have not asked yet
+        self._asking: dict[socket.socket, float] = {}  # start time of those without a request yet
         self._held: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def serve(self) -> None:
-        """Serves until it is interrupted.
+        """Serves until interrupted.
 
         Raises:
-            UserError: what kept a trial from being played.
+            UserError: a trial could not be played.
         """
         self.serve_forever(poll_interval=0.1)
         if self.failure is not None:
             raise self.failure
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Takes a connection, in place of the one that has been silent for longest if there are too
-        many; none where all of them are being answered."""
+        """Accepts a connection.
+
+        If there are too many, it replaces the one that has been silent for longest; it is refused
+        if all of them are being answered.
+        """
         del client_address
         with self._lock:
             if len(self._held) >= MAX_CONNECTIONS:
@@ -110,12 +114,12 @@ class LiveServer(ThreadingHTTPServer):
         return True
 
     def asked(self, request: Any) -> None:
-        """A request has arrived whole on this connection."""
+        """Notes that a complete request has arrived on this connection."""
         with self._lock:
             self._asking.pop(request, None)
 
     def service_actions(self) -> None:
-        """Ends connections on which no request has arrived in time; called ten times a second."""
+        """Ends connections without a request in time; called ten times a second."""
         with self._lock:
             late = time.monotonic() - ASK_SECONDS
             for request in [r for r, since in self._asking.items() if since < late]:
@@ -129,12 +133,12 @@ class LiveServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing where only the connection broke."""
+        """Ignores broken connections; reports other errors."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def _end(self, request: socket.socket) -> None:
-        """Wakes the thread that waits for this connection; it then closes it."""
+        """Wakes the thread that waits on this connection, which then closes it."""
         self._asking.pop(request, None)
         self._held.discard(request)
         with suppress(OSError):
@@ -142,9 +146,9 @@ class LiveServer(ThreadingHTTPServer):
 
 
 def refusal(headers: Message, *, plays: bool) -> str | None:
-    """Why a request is not answered that has these headers; None where it is.
+    """Reason to refuse a request with these headers; None if it is answered.
 
-    Another port than the server's is fine, as it may be forwarded from another machine.
+    The port may differ from the server's, as it may be forwarded from another machine.
 
     Args:
         plays: whether the answer costs a trial.
@@ -162,7 +166,7 @@ def refusal(headers: Message, *, plays: bool) -> str | None:
 
 
 def live_server(next_trial: NextTrial, *, title: str, port: int) -> LiveServer:
-    """A server on this machine's own address; port 0 takes a free one.
+    """A server on the loopback address; port 0 chooses a free one.
 
     Args:
         next_trial: plays a trial when it is called; one call at a time.
@@ -174,11 +178,11 @@ def live_server(next_trial: NextTrial, *, title: str, port: int) -> LiveServer:
     one_at_a_time = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = ASK_SECONDS  # of each wait for a byte, and of sending an answer
+        timeout = ASK_SECONDS  # for each wait for a byte, and for sending an answer
 
         def parse_request(self) -> bool:
             whole = super().parse_request()
-            server.asked(self.connection)  # or it was no request, which is answered too
+            server.asked(self.connection)  # also for an invalid request, which is answered too
             return whole
 
         def do_GET(self) -> None:
@@ -201,7 +205,7 @@ def live_server(next_trial: NextTrial, *, title: str, port: int) -> LiveServer:
                     self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
                 server.shutdown()
                 return
-            # Who asked may have closed the page meanwhile.
+            # The page may have been closed in the meantime.
             with suppress(ConnectionError):
                 self.answer(json.dumps(content).encode(), "application/json")
 

@@ -1,4 +1,4 @@
-"""Writes recordings into one HTML file that needs nothing else."""
+"""Writing of recordings into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from metarl.system.files import written_whole
 from metarl.visual.replay.geometry import describe, encode, poses
 
 HERE = Path(__file__).parent
-FRAME_TIME = 0.025  # seconds: what lies between two frames, the browser fills in
+FRAME_TIME = 0.025  # seconds between frames; the browser interpolates
 
 
 def write_replay(path: Path, shown: Sequence[tuple[Scene, Recording]], *, title: str) -> None:
-    """Writes a page that plays recordings, the first of them at first."""
+    """Writes a page that plays recordings, beginning with the first."""
     with written_whole(path) as partial:
         partial.write_text(replay_page(shown, title=title), encoding="utf-8")
 
 
 def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: bool = False) -> str:
-    """The page; a live one asks its server for what happens."""
+    """The page as text; a live page asks its server for further trials."""
     content = {**contents(shown), "live": live}
     text = json.dumps(content, separators=(",", ":"))
-    packed = gzip.compress(text.encode(), 6, mtime=0)  # the same content is the same file
+    packed = gzip.compress(text.encode(), 6, mtime=0)  # the same content gives the same file
     template = jinja2.Template((HERE / "viewer.html").read_text(encoding="utf-8"), autoescape=True)
     return template.render(
         title=title,
@@ -45,7 +45,7 @@ def replay_page(shown: Sequence[tuple[Scene, Recording]], *, title: str, live: b
 def contents(shown: Sequence[tuple[Scene, Recording]]) -> dict[str, Any]:
     """Recordings with their scenes, and the meshes that the scenes share."""
     tasks = [task_content(scene, recording) for scene, recording in shown]
-    meshes: dict[str, int] = {}  # as text, by which equal ones are found
+    meshes: dict[str, int] = {}  # keys are JSON, so that equal meshes are found
     for task in tasks:
         own = [json.dumps(mesh) for mesh in task["scene"].pop("meshes")]
         for part in task["scene"]["drawn"]:
@@ -67,7 +67,7 @@ def task_content(scene: Scene, recording: Recording) -> dict[str, Any]:
 
 
 def episode_content(scene: Scene, episode: Episode) -> dict[str, Any]:
-    """Poses of an episode, those of things that never move once."""
+    """Poses of an episode; poses of things that never move are stored once."""
     every = max(1, round(FRAME_TIME / scene.dt))
     data = mujoco.MjData(scene.model)  # pyright: ignore[reportAttributeAccessIssue]
     frames = []

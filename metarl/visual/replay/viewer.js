@@ -1,4 +1,4 @@
-// Draws recorded episodes: unpacks the page's content, then one loop of time, camera and WebGL.
+// Player of recorded episodes: unpacks the page's content, then runs a loop of time, camera and WebGL.
 
 const $ = (id) => document.getElementById(id);
 
@@ -14,7 +14,7 @@ async function unpack() {
   return new Response(stream).json();
 }
 
-// An episode: what every `every`-th step looked like, and the reward of each.
+// An episode: the poses at every `every`-th step, and the reward of each step.
 class Episode {
   constructor(stored) {
     Object.assign(this, { before: stored.before, every: stored.every, dt: stored.dt });
@@ -27,7 +27,7 @@ class Episode {
     this.frames = Array.from({ length: count }, (_, k) => all.subarray(k * size, (k + 1) * size));
   }
   get steps() { return this.rewards.length; }
-  // Position and quaternion of all bodies, then of all cameras, between two recorded steps.
+  // Positions and quaternions of all bodies, then of all cameras, interpolated between recorded steps.
   at(step) {
     const place = Math.min(step / this.every, this.frames.length - 1);
     const first = this.frames[Math.floor(place)];
@@ -65,7 +65,7 @@ const cross = (a, b) =>
   [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
 const unit = (a) => a.map((x) => x / Math.hypot(...a));
 
-// Columns of the rotation of a quaternion (w, x, y, z).
+// Columns of the rotation matrix of a quaternion (w, x, y, z).
 function axes([w, x, y, z]) {
   return [
     [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
@@ -85,7 +85,7 @@ function product(a, b) {
   return c;
 }
 
-// World -> clip space for an eye with axes right, up and back.
+// Matrix from world to clip space for an eye with axes right, up and back.
 function lens({ eye, right, up, back, fovy }, aspect, extent) {
   const view = new Float32Array([
     right[0], up[0], back[0], 0, right[1], up[1], back[1], 0, right[2], up[2], back[2], 0,
@@ -153,7 +153,7 @@ class Painter {
     this.meshes = new Map();
   }
 
-  // Puts the meshes of a scene into the graphics memory, once.
+  // Loads the meshes of a scene into graphics memory, once.
   load(scene) {
     if (this.loaded.has(scene)) return this.loaded.get(scene);
     const gl = this.gl;
@@ -187,12 +187,12 @@ class Painter {
       .map((part) => ({
         ...part, mesh: load(part.mesh), local: frame(part.position, axes(part.quaternion)),
       }))
-      .sort((a, b) => b.rgba[3] - a.rgba[3]); // what lets light through comes last
+      .sort((a, b) => b.rgba[3] - a.rgba[3]); // transparent parts come last
     this.loaded.set(scene, drawn);
     return drawn;
   }
 
-  // Frees what only this scene has in the graphics memory.
+  // Frees graphics memory that only this scene uses.
   forget(scene) {
     this.loaded.delete(scene);
     const used = new Set([...this.loaded.keys()].flatMap((s) => s.drawn.map((part) => part.mesh)));
@@ -247,9 +247,9 @@ class Painter {
 // ---------------------------------------------------------------- cameras
 
 const FREE = "free";
-const KEPT_TRIALS = 8; // of an agent that plays on
+const KEPT_TRIALS = 8; // most trials kept of a live agent
 
-// A camera of the scene, turned upright where its maker hung it upside down.
+// A camera of the scene, turned upright if it is defined upside down.
 function named(scene, poses, index) {
   const [eye, quaternion] = pose(poses, scene.num_bodies + index);
   let [right, up, back] = axes(quaternion);
@@ -257,7 +257,7 @@ function named(scene, poses, index) {
   return { eye, right, up, back, fovy: scene.cameras[index].fovy };
 }
 
-// A camera around a point that the mouse turns; it goes along where the scene's own camera does.
+// A camera that the mouse turns around a point; it follows the motion of the scene's own camera.
 class Orbit {
   constructor(scene, camera) {
     this.target = [...scene.center];
@@ -333,7 +333,7 @@ class Replay {
     }));
   }
 
-  // What every agent that is here made of the chosen task, or what this one did.
+  // The recordings of the chosen task by all agents, or only the chosen one.
   get peers() {
     if (!$("agents").checked) return [this.task];
     return this.tasks.filter((t) => t.name === this.task.name && t.task === this.task.task);
@@ -423,7 +423,7 @@ class Replay {
     }, { passive: false });
   }
 
-  // The mouse takes over where the camera stands.
+  // Switches to mouse control, from the current pose of the camera.
   setFree() {
     if (this.camera === FREE || !this.episode) return;
     const poses = this.episode.at(this.step), along = this.along(this.episode, poses);
@@ -434,7 +434,7 @@ class Replay {
     $("camera").value = FREE;
   }
 
-  // How far the scene's own camera has gone since the start, to stay with what it shows.
+  // Displacement of the scene's own camera since the start, by which the orbit follows it.
   along(episode, poses) {
     if (this.own < 0) return [0, 0, 0];
     const place = this.task.scene.num_bodies + this.own;
@@ -452,7 +452,7 @@ class Replay {
     } else if ((this.rest += seconds) > 1.2) this.playOn();
   }
 
-  // From the start again; live, the next episode, and the next trial.
+  // Plays again from the start; live, plays the next episode, then the next trial.
   playOn() {
     this.step = 0;
     if (!this.live) return;
@@ -496,7 +496,7 @@ class Replay {
     place.replaceChildren(text, outcome);
   }
 
-  // Reward over the episode, green where a step was a success, and where we are.
+  // Draws the reward over the episode, green at successful steps, and the current step.
   timeline() {
     const canvas = document.querySelector("#timeline canvas"), scale = devicePixelRatio || 1;
     const width = (canvas.width = canvas.clientWidth * scale);
@@ -521,14 +521,14 @@ class Replay {
     pen.fillRect(x(this.step) - scale, 0, 2 * scale, height);
   }
 
-  // An agent that plays now: its server plays a trial whenever it is asked for one.
+  // Fetches the next trial of a live agent, which its server plays on request.
   async more() {
     if (this.asked) return;
     this.asked = true;
     const answer = await fetch("next");
     if (!answer.ok) return this.say("The agent has stopped playing; the terminal says why.");
     this.tasks.push(...this.prepare(await answer.json()));
-    // A page that is watched for hours must not grow: the oldest trials go, but not the one shown.
+    // Memory must not grow for hours: the oldest trials are dropped, but not the shown one.
     while (this.tasks.length > KEPT_TRIALS) {
       const oldest = this.tasks.findIndex((task) => task !== this.task);
       this.painter.forget(this.tasks.splice(oldest, 1)[0].scene);

@@ -1,4 +1,4 @@
-"""Adapting to one environment is what a trial in vector environments is, episode by episode."""
+"""Adapting to one environment equals a trial in vector environments, episode by episode."""
 
 import math
 import shutil
@@ -28,7 +28,7 @@ from tests.runs import fails
 HORIZON, SIDE_BY_SIDE = 6, 4
 TASK = (0.4, -0.7)
 
-# Nothing is random: a point goes where it is sent and is paid how near it is to a hidden goal.
+# Nothing is random: a point moves by its action and is paid for being near a hidden goal.
 POINT = """
 import gymnasium
 import numpy as np
@@ -66,7 +66,7 @@ AGENTS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of one iteration of each agent, and with the module of tasks."""
+    """A folder with a run of one iteration per agent, and with the module of tasks."""
     folder = tmp_path_factory.mktemp("runs")
     module = folder / "point.py"
     module.write_text(POINT)
@@ -89,7 +89,7 @@ def env(runs: Path) -> gymnasium.Env:
 
 
 def oracle(run: Path, shape: TrialShape, *, seed: int = 0) -> list[Rollout]:
-    """The trial as training and evaluation play it."""
+    """The trial as played in training and evaluation."""
     experiment = load_experiment(run / "config.yaml")
     tasks = experiment.env.build()
     assert isinstance(tasks, GymnasiumTasks)
@@ -101,7 +101,7 @@ def oracle(run: Path, shape: TrialShape, *, seed: int = 0) -> list[Rollout]:
 
 
 def test_rl2_goes_on_as_in_one_long_trial(runs: Path, env: gymnasium.Env) -> None:
-    """Two episodes to adapt, then a third: by `play`, and by `act` in a loop of the user's."""
+    """Two episodes to adapt, then a third: with `play`, and with `act` in the user's own loop."""
     (rollout,) = oracle(runs / "rl2", TrialShape(episodes=4))
     returns = rollout.reward.double().view(4, HORIZON).sum(1).numpy()
     success = rollout.success.view(4, HORIZON).any(1).numpy()
@@ -128,8 +128,8 @@ def test_rl2_goes_on_as_in_one_long_trial(runs: Path, env: gymnasium.Env) -> Non
 
 @pytest.fixture
 def noise(monkeypatch: pytest.MonkeyPatch):
-    """Actions deviate from their mean by what belongs to rollout, step and episode, however they
-    are played: side by side (1 K A) or one after the other (1 1 A)."""
+    """Makes the noise of actions depend only on rollout, step and episode, for episodes side by
+    side (1 K A) and one after the other (1 1 A)."""
     table = torch.randn(3, HORIZON, SIDE_BY_SIDE, 2, generator=torch.Generator().manual_seed(0))
     one_by_one = table.transpose(1, 2).reshape(-1, 2)
     calls = [0]
@@ -151,14 +151,14 @@ def noise(monkeypatch: pytest.MonkeyPatch):
 def test_maml_learns_of_episodes_in_a_row_what_it_learns_of_them_side_by_side(
     runs: Path, env: gymnasium.Env, noise
 ) -> None:
-    """Eight episodes are two gradient steps of four each; four more are played with the result."""
+    """Eight episodes are two gradient steps with four each; the result plays four more."""
     trial = oracle(runs / "maml_trpo", TrialShape(slots_per_task=SIDE_BY_SIDE, rollouts=3))
     returns = np.concatenate([rollout.reward.sum(1).numpy() for rollout in trial])
     noise()
     adapted = adapt(runs / "maml_trpo", env, episodes=8)
     np.testing.assert_allclose(adapted.returns, returns[:8], rtol=1e-5)
     np.testing.assert_allclose(adapted.play(env, episodes=4).returns, returns[8:], rtol=1e-5)
-    # One gradient step fewer and the same deviations are another policy.
+    # With one gradient step fewer, the same noise gives other actions.
     noise()
     less = adapt(runs / "maml_trpo", env, episodes=4)
     less.play(env, episodes=4)
@@ -166,7 +166,7 @@ def test_maml_learns_of_episodes_in_a_row_what_it_learns_of_them_side_by_side(
 
 
 class Watched(gymnasium.Wrapper):
-    """Counts resets, ends after three steps, and may break."""
+    """Environment that counts resets, ends after three steps, and may fail."""
 
     def __init__(self, env: gymnasium.Env, *, broken_at: int | None = None) -> None:
         super().__init__(env)
@@ -188,7 +188,7 @@ class Watched(gymnasium.Wrapper):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_real_robot_is_reset_as_seldom_as_can_be(agent: str, runs: Path, env) -> None:
-    """Once for each episode, and left alone where it rests; it stays open."""
+    """It is reset once per episode, not stepped at rest, and left open."""
     robot = Watched(env)
     adapted = adapt(str(runs / agent), robot, episodes=4)
     assert (robot.resets, robot.steps, robot.closed) == (4, 12, False)
@@ -205,7 +205,7 @@ def test_greedy_adaptation_is_the_same_whatever_the_seed(runs: Path, env) -> Non
 
 
 class Other(gymnasium.Env):
-    """Spaces that no run here was trained on."""
+    """Environment with spaces on which no run was trained."""
 
     def __init__(self, observations: int, action_space: spaces.Space) -> None:
         self.observation_space = spaces.Box(-1, 1, (observations,))
@@ -213,7 +213,7 @@ class Other(gymnasium.Env):
 
 
 class Bounded(gymnasium.Wrapper):
-    """The same environment with other bounds; remembers the largest action that it was sent."""
+    """The environment with other bounds; keeps the largest action that it received."""
 
     def __init__(self, env: gymnasium.Env, bound: float, dtype: type = np.float32) -> None:
         super().__init__(env)
@@ -223,13 +223,13 @@ class Bounded(gymnasium.Wrapper):
     def step(self, action):
         assert self.action_space.contains(action)
         self.largest = max(self.largest, float(np.abs(action).max()))
-        action *= 1  # an environment may change what it is sent
+        action *= 1  # an environment may change its input
         return super().step(np.clip(action, -1, 1).astype(np.float32))
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_actions_stay_within_the_bounds_of_training_unless_asked(agent: str, runs, env) -> None:
-    """Training was within ±1; a policy with a deviation of 1 wants beyond it."""
+    """Training was within ±1; a policy with a standard deviation of 1 exceeds it."""
     for bound, bounds, largest in (
         (1.0, None, 1.0), (9.0, "trained", 1.0), (0.5, "trained", 0.5), (9.0, "environment", 9.0)
     ):  # fmt: skip
@@ -277,8 +277,8 @@ def test_what_act_is_shown_is_finite(runs: Path, env) -> None:
 def test_bounds_are_those_of_training_whatever_the_module_has_become(
     runs: Path, tmp_path: Path, capsys
 ) -> None:
-    """Another distribution, and the run's own module after a change: evaluation and training refuse
-    both in one line."""
+    """Evaluation and training refuse another distribution, and a changed module of the run, in one
+    line."""
     wide = POINT.replace("spaces.Box(-1, 1, (2,)", "spaces.Box(-3, 3, (2,)")
     (tmp_path / "wide.py").write_text(wide)
     config = (runs / "rl2.yaml").read_text().replace(str(runs / "point.py"), "wide.py")
@@ -287,7 +287,7 @@ def test_bounds_are_those_of_training_whatever_the_module_has_become(
     options = ["--episodes", "1", "--tasks", str(tmp_path / "wide.yaml")]
     refused = "its actions are within [-3, 3], the agent was trained within [-1, 1]"
     assert refused in fails(capsys, evaluate, [run, *options])
-    (Path(run) / "interface.json").unlink()  # as of runs of before
+    (Path(run) / "interface.json").unlink()  # as in runs of earlier versions
     assert refused in fails(capsys, evaluate, [run, *options])
     evaluate.main([run, *options, "--bounds", "environment"])
 
@@ -300,7 +300,7 @@ def test_bounds_are_those_of_training_whatever_the_module_has_become(
     module.write_text(wide)
     assert refused in fails(capsys, evaluate, [run, "--episodes", "1"])
     message = fails(capsys, train, ["--resume", run])
-    assert "was begun with actions of shape (2,) within [-1, 1], which are" in message
+    assert "was started with actions of shape (2,) within [-1, 1]; now they are" in message
 
 
 def test_mistakes(runs: Path, env: gymnasium.Env) -> None:

@@ -31,7 +31,7 @@ def test_losses_and_accuracies_by_hand() -> None:
     target = torch.tensor([[0, 1], [0, 1]])
     expected = (math.log(2) + math.log(4 / 3)) / 2
     assert float(task_losses(output, target)[0]) == pytest.approx(expected)
-    assert task_accuracies(output, target).tolist() == [1.0, 0.5]  # of equals the first counts
+    assert task_accuracies(output, target).tolist() == [1.0, 0.5]  # among equals the first counts
     values = torch.tensor([[[1.0], [3.0]]])
     assert task_losses(values, torch.tensor([[[0.0], [1.0]]])).tolist() == [2.5]
 
@@ -59,7 +59,7 @@ def test_a_curve_over_gradient_steps_and_one_over_shots() -> None:
     assert set(by_steps.scores) == {"loss"} and by_steps.scores["loss"].shape == (50, 4)
     by_shots = few_shot_curve(maml, distribution.test, axis="shots", shots=[2, 10], num_tasks=50)
     assert by_shots.experience == [2, 10]
-    # ten shots after all steps are the last column of both, on the same tasks
+    # ten shots after all steps are in the last columns of both, on the same tasks
     assert torch.equal(by_shots.scores["loss"][:, 1], by_steps.scores["loss"][:, 3])
 
 
@@ -130,8 +130,8 @@ def test_batch_norm_uses_the_statistics_of_the_first_examples() -> None:
 def test_conv_block_is_that_of_torchs_layers(
     before: int, normalize: bool, size: tuple[int, int]
 ) -> None:
-    """Values, and first and second derivatives of parameters and images; some channels are turned
-    over by normalisation. Both ways to convolve."""
+    """Values, and first and second derivatives of parameters and images, with negative scales in
+    some channels, for both implementations of convolution."""
     torch.manual_seed(0)
     block = ConvBlock(before, 20, normalize=normalize).double()
     if block.norm is not None:
@@ -155,7 +155,7 @@ def test_conv_block_is_that_of_torchs_layers(
             slopes = torch.autograd.grad(out.pow(3).sum(), inputs, create_graph=True)
             length = torch.stack([slope.square().sum() for slope in slopes]).sum()
             found.append([out, *slopes, *torch.autograd.grad(length, inputs)])
-        # A bias before BatchNorm has no slope, but for rounding errors of what is large.
+        # A bias before BatchNorm has no gradient, except for rounding errors of large numbers.
         largest = max(float(tensor.detach().abs().max()) for tensor in found[1])
         for mine, theirs in zip(*found, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-12 * largest)
@@ -180,10 +180,10 @@ def test_only_a_transductive_encoder_looks_at_the_other_queries() -> None:
             query = torch.rand(6, *shape, generator=generator)
             together = encoder(query, support)
             assert together.shape == (6, encoder.size)
-            one = torch.cat([query[:1], query[:1]])  # BatchNorm has to see more than one
+            one = torch.cat([query[:1], query[:1]])  # BatchNorm needs more than one
             alone = encoder(one, support)[0]
             assert torch.allclose(together[0], alone, atol=1e-5) != looks
-            # and what the support is matters to it only where its statistics are taken
+            # and the support matters only if its statistics are used
             other = encoder(query, torch.rand(5, *shape, generator=generator))
             assert torch.allclose(together, other, atol=1e-5) == (batch_norm != "support")
 

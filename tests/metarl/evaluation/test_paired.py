@@ -1,4 +1,4 @@
-"""Comparisons against rliable on the same scores, and intervals, which it has others of."""
+"""Comparisons against rliable on the same scores; intervals, which differ from rliable's."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TASKS = ["a", "a", "a", "b", "b"]
 
 
 def scores(runs: int, *, seed: int, shift: float = 0.0) -> np.ndarray:
-    """Runs in rows, tasks in columns; coarse, so that there are ties."""
+    """Scores with runs in rows and tasks in columns, rounded so that there are ties."""
     table = np.random.default_rng(seed).beta(0.7, 0.7, (runs, len(TASKS)))
     return np.round(np.clip(table + shift, 0, 1), 1)
 
@@ -37,8 +37,8 @@ def test_profiles_equal_rliable() -> None:
 
 
 def test_no_comparison_is_certain_where_all_succeed_or_all_fail() -> None:
-    """One run or several, one task or several: success, its difference, the probability of
-    improvement and each level of a profile have intervals with a width."""
+    """For one or several runs and tasks, success, its difference, the probability of improvement
+    and each level of a profile have intervals of positive width."""
     for runs, tasks in ((1, 1), (1, 5), (3, 5)):
         classes = TASKS[:tasks]
         won, lost = np.ones((runs, tasks)), np.zeros((runs, tasks))

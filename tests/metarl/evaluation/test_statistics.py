@@ -58,7 +58,7 @@ def test_the_curve_counts_each_episode_by_itself() -> None:
 
 
 def test_episodes_side_by_side_are_one_column_and_rollouts_are_several() -> None:
-    """Two tasks with three slots each, an episode of two steps in each of two rollouts."""
+    """Two tasks with three slots each; two rollouts with one episode of two steps each."""
     before = rollout(
         reward=[[1, 1], [2, 2], [3, 3], [10, 10], [20, 20], [30, 30]],
         success=[[0, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 0]],
@@ -87,7 +87,7 @@ def test_a_trial_that_stops_inside_an_episode_is_refused() -> None:
 
 
 def scores(goals: int, classes: int) -> np.ndarray:
-    """Goals in rows, classes in columns, as rliable has runs and tasks."""
+    """Scores with goals in rows and classes in columns, like rliable's runs and tasks."""
     return np.random.default_rng(0).beta(0.5, 0.5, (goals, classes))
 
 
@@ -111,7 +111,7 @@ def test_bootstrap_intervals_equal_rliable(ours, theirs) -> None:
         {"agent": table}, lambda x: np.array([theirs(x)]), reps=20_000,
         random_state=np.random.RandomState(2),
     )  # fmt: skip
-    # Both ends are quantiles of 20,000 random draws: they agree to a few percent of the width.
+    # Both ends are quantiles of 20,000 random draws, so they agree to a few percent of the width.
     width = float(high[0] - low[0])
     np.testing.assert_allclose([low[0], high[0]], intervals["agent"][:, 0], atol=0.04 * width)
 
@@ -146,12 +146,12 @@ def test_success_after_adaptation_leaves_adaptation_out() -> None:
 
 
 def won(successes: int, tasks: int) -> np.ndarray:
-    """One episode of each task."""
+    """Scores of one episode per task."""
     return (np.arange(tasks)[:, None] < successes).astype(float)
 
 
 def ends(of: Estimate) -> tuple[float, float]:
-    """Of the first column, where there is an interval."""
+    """Ends of the interval of the first column, which must exist."""
     assert of.low[0] is not None and of.high[0] is not None
     return of.low[0], of.high[0]
 
@@ -166,8 +166,8 @@ def test_success_of_one_class_has_the_interval_that_wilson_gave(tasks: int) -> N
 
 
 def test_success_by_hand() -> None:
-    """z² is 3.8415. 3 of 5: (0.6 + 0.38415 ± 1.96 √(0.048 + 0.038415)) / 1.7683. 50 of 50 are
-    1 / (1 + z² / 50) at least."""
+    """z² is 3.8415. 3 of 5: (0.6 + 0.38415 ± 1.96 √(0.048 + 0.038415)) / 1.7683. 50 of 50: the
+    lower end is 1 / (1 + z² / 50)."""
     assert ends(estimate(won(3, 5), bounds=SHARE)) == pytest.approx((0.231, 0.882), abs=5e-4)
     assert ends(estimate(won(50, 50), bounds=SHARE)) == pytest.approx((0.929, 1.0), abs=5e-4)
 
@@ -180,9 +180,9 @@ def test_a_class_that_has_one_task_makes_one_stratum_of_all() -> None:
 
 
 def test_classes_that_differ_are_strata() -> None:
-    """Two classes of ten, all won and all lost. With a success and a failure added, means are
-    11/12 and 1/12 and variances 11/144, so V = (11/144) / 20; the mean of all is 1/2, so that
-    there are (1/4) / V = 65.45 effective tasks, not 20."""
+    """Two classes of ten tasks, all won and all lost. With a success and a failure added, means are
+    11/12 and 1/12 and variances 11/144, so V = (11/144) / 20. The overall mean is 1/2, so there
+    are (1/4) / V = 65.45 effective tasks, not 20."""
     classes = ["a"] * 10 + ["b"] * 10
     expected = stats.norm.ppf(0.975) * math.sqrt(0.25 / (65.4545 + stats.norm.ppf(0.975) ** 2))
     low, high = ends(estimate(won(10, 20), classes, bounds=SHARE))
@@ -190,7 +190,7 @@ def test_classes_that_differ_are_strata() -> None:
 
 
 def test_episodes_side_by_side_tell_more_than_one_but_nothing_is_certain() -> None:
-    """Ten tasks at 0.4 and 0.6 in turn: V is (Σ (x - 1/2)² + 1/2) / 12 / 10 = 0.6 / 120, that is
+    """Ten tasks at 0.4 and 0.6 in turn: V = (Σ (x - 1/2)² + 1/2) / 12 / 10 = 0.6 / 120, which gives
     50 effective tasks."""
     shares = np.array([[0.4], [0.6]] * 5)
     half = stats.norm.ppf(0.975) * math.sqrt(0.25 / (50 + stats.norm.ppf(0.975) ** 2))
@@ -213,8 +213,8 @@ def test_returns_have_students_interval_and_none_where_nothing_varies() -> None:
 
 
 def test_returns_of_classes_have_the_degrees_of_freedom_of_welch() -> None:
-    """Two classes of as many tasks: half the sum of their means is what Welch's test has of the
-    difference, with one class negated."""
+    """Two classes of equal size: half the sum of their means corresponds to the difference in
+    Welch's test with one class negated."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(6, 1)), rng.normal(3, 5, size=(6, 1))
     low, high = ends(estimate(np.concatenate([a, b]), ["a"] * 6 + ["b"] * 6, bounds=REAL))
@@ -223,7 +223,7 @@ def test_returns_of_classes_have_the_degrees_of_freedom_of_welch() -> None:
 
 
 def test_runs_widen_an_interval_as_far_as_they_differ() -> None:
-    """Of returns on a thousand equal tasks, what is left is Student's interval of three runs."""
+    """On a thousand equal tasks, the interval of returns is Student's interval of three runs."""
     runs = np.array([[1.0], [2.0], [6.0]])
     expected = stats.ttest_1samp(runs[:, 0], 0).confidence_interval()
     tasks = np.full((1000, 1), runs.mean())
@@ -262,7 +262,7 @@ def test_what_is_said_of_intervals_is_what_is_done() -> None:
 
 @pytest.mark.parametrize(("tasks", "classes"), [(1, 1), (3, 1), (10, 1), (50, 1), (5, 5), (20, 4)])
 def test_intervals_cover_as_often_as_they_say(tasks: int, classes: int) -> None:
-    """Averaged over p; results/coverage has more, and what holds for single p."""
+    """Coverage averaged over p; results/coverage has more settings, and single values of p."""
     rng, names = np.random.default_rng(0), [str(row % classes) for row in range(tasks)]
     covered, draws = [], 400
     for p in np.linspace(0, 1, 51):

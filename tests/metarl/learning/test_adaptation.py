@@ -1,4 +1,4 @@
-"""Trials of agents that adapt by gradient steps: which shapes are refused."""
+"""Trials of agents that adapt by gradient steps: refused shapes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Returns and advantages against Stable-Baselines3, sums worked out by hand, and least squares."""
+"""Returns and advantages against Stable-Baselines3, sums by hand, and least squares."""
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def test_linear_baseline_finds_what_its_features_can_express() -> None:
     generator = torch.Generator().manual_seed(0)
     obs = torch.randn(2, 40, 3, generator=generator)
     time = torch.arange(40.0).expand(2, 40)
-    # Each group has weights of its own; a fit over both at once could not express this.
+    # Each group has its own weights; a joint fit could not express this.
     returns = torch.stack([obs[0, :, 0] - 2 * obs[0, :, 1] ** 2 + 3, time[1] / 100 * 5 - 1])
     fitted = linear_baseline(obs, time, returns, regularization=1e-9)
     torch.testing.assert_close(fitted, returns, atol=1e-4, rtol=1e-4)

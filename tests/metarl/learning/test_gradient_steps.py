@@ -31,8 +31,8 @@ OPTIMIZERS: dict[str, tuple[Any, type[torch.optim.Optimizer], dict[str, Any]]] =
 
 
 class EarlierAdam:
-    """Adam as it was in torch when `higher` was written: ε is added to √v before the bias of v is
-    corrected, so it is divided by √(1 − β₂ᵗ) too."""
+    """Adam as in torch when `higher` was written: ε is added to √v before the bias of v is
+    corrected, so ε is divided by √(1 − β₂ᵗ) too."""
 
     def __init__(self, adam: Adam) -> None:
         self.adam = adam
@@ -72,7 +72,7 @@ def highers(net: nn.Module, kind: str, steps: int, tasks: tuple[Tensor, ...]) ->
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_gradients_through_the_steps_are_highers(kind: str, steps: int) -> None:
-    """Of one task, and of several at once."""
+    """Gradients of one task, and of several at once."""
     net = network()
     for num_tasks in (1, 3):
         x, y, query_x, query_y = tasks = data(num_tasks)
@@ -98,7 +98,7 @@ def test_gradients_through_the_steps_are_highers(kind: str, steps: int) -> None:
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_steps_are_those_of_torch(kind: str) -> None:
-    """Without a graph too, where nothing is left to differentiate."""
+    """Steps with and without a graph."""
     net = network()
     (x,), (y,), *_ = data(1)
     ours, theirs_class, options = OPTIMIZERS[kind]
@@ -124,7 +124,7 @@ def test_steps_are_those_of_torch(kind: str) -> None:
 
 @pytest.mark.usefixtures("double_precision")
 def test_first_order_passes_slopes_straight_through() -> None:
-    """As FOMAML says: the slope at the start is the slope at the adapted parameters."""
+    """As in FOMAML, the gradient at the start is the gradient at the adapted parameters."""
     net = network()
     (x,), (y,), (query_x,), (query_y,) = data(1)
     start = dict(net.named_parameters())
@@ -143,8 +143,8 @@ def test_first_order_passes_slopes_straight_through() -> None:
 
 
 def test_one_step_and_a_learned_step_size_by_hand() -> None:
-    """Loss (θ − 3)², θ = 1, α = .1: the step goes to 1.4. Of the query loss θ'² the slope along α
-    is 2 · 1.4 · 4 = 11.2, along θ 2 · 1.4 · (1 − .1 · 2) = 2.24, to first order 2.8."""
+    """Loss (θ − 3)², θ = 1, α = .1: the step gives 1.4. The derivative of the query loss θ'² is
+    2 · 1.4 · 4 = 11.2 by α, and 2 · 1.4 · (1 − .1 · 2) = 2.24 by θ, to first order 2.8."""
     for first_order, slope in ((False, 2.24), (True, 2.8)):
         theta, rate = torch.tensor(1.0, requires_grad=True), torch.tensor(0.1, requires_grad=True)
         adapted = adapt(
@@ -159,7 +159,7 @@ def test_one_step_and_a_learned_step_size_by_hand() -> None:
 
 
 def differences(kind: str, steps: int, net: nn.Module, loss_of) -> list[float]:
-    """How far our steps end from torch's, for each parameter, and how far those went."""
+    """Distances of our result from torch's, per parameter, relative to the length of the steps."""
     ours, theirs_class, options = OPTIMIZERS[kind]
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
     losses = [
@@ -183,7 +183,8 @@ def differences(kind: str, steps: int, net: nn.Module, loss_of) -> list[float]:
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_frozen_parameters_stay(kind: str) -> None:
-    """As with torch's optimizers, weight decay included, and with the meta-gradient of `higher`."""
+    """As with torch's optimizers, including weight decay, and with the meta-gradient of
+    `higher`."""
     (x,), (y,), (query_x,), (query_y,) = tasks = data(1)
     net = network()
     net[2].requires_grad_(False)
@@ -193,7 +194,7 @@ def test_frozen_parameters_stay(kind: str) -> None:
     net = network()
     net[2].requires_grad_(False)
     if kind == "adam":
-        return  # `higher` has the Adam of its time
+        return  # `higher` has an earlier Adam
     start = dict(net.named_parameters())
 
     def loss(parameters):
@@ -229,7 +230,8 @@ def test_parameters_of_each_task_stay_frozen(no_grad: bool) -> None:
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_a_parameter_that_a_loss_does_not_use_stays(kind: str) -> None:
-    """Two heads in turn, one never: each has moments of its own steps alone, as in torch."""
+    """Two heads used in turn, one unused: moments come only from a head's own steps, as in
+    torch."""
     torch.manual_seed(0)
     body, *heads = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
 
@@ -355,7 +357,7 @@ def test_adam_through_units_that_were_never_active_is_finite() -> None:
 
 
 def test_tasks_do_not_change_each_others_steps() -> None:
-    """The step of a task is as long alone as among others."""
+    """The step of a task alone equals its step among others."""
     net = network().double()
     x, y, *_ = data(6)
     call = on_each_task(net)

@@ -36,7 +36,7 @@ def new_loop(
     values = {"hidden_sizes": (7, 5), "step_size": 0.1, **changes}
     torch.manual_seed(0)
     policies = TaskPolicies(spaces.Box(-np.inf, np.inf, (OBS,), np.float64), space, **values)
-    # Away from the nearly constant policy of the start, where many derivatives vanish.
+    # Away from the nearly constant initial policy, where many derivatives vanish.
     policies.set_meta_parameters(
         policies.meta_parameters() + 0.3 * torch.randn(len(policies.meta_parameters()))
     )
@@ -55,14 +55,14 @@ def new_experience(seed: int, *, tasks: int = TASKS, discrete: bool = False) -> 
 
 
 def query_loss(policy, query: Experience) -> torch.Tensor:
-    """Something smooth to take derivatives of."""
+    """A smooth loss to differentiate."""
     return (ratio(policy, query) * query.advantage).mean(1).sum()
 
 
 def meta_gradient(
     loop: InnerLoop, support: list[Experience], query: Experience
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ours: the sum over tasks of the query loss after adaptation, and its gradient."""
+    """Our sum over tasks of the query loss after adaptation, and its gradient."""
     unrolled = loop.unroll(loop.policies.meta_parameters(), TaskBatch(0, support, query))
     adapted = unrolled.adapted.requires_grad_()
     loss = query_loss(loop.policies.distribution(adapted, query.obs), query)
@@ -71,14 +71,14 @@ def meta_gradient(
 
 
 def inner_loss(loop: InnerLoop, outputs: tuple[torch.Tensor, ...], part: Experience):
-    """The loss of one task, written again."""
+    """An independent implementation of the loss of one task."""
     log_prob = loop.policies.policy.distribution(*outputs).log_prob(part.action)
     weight = log_prob if loop.loss is reinforce else (log_prob - part.log_prob).exp()
     return -(weight * part.advantage).mean()
 
 
 def steps(loop: InnerLoop, support: list[Experience], meta: torch.Tensor | None = None) -> Unrolled:
-    """The gradient steps on `support`, from the loop's own meta-parameters if not from others."""
+    """The gradient steps on `support`, by default from the loop's own meta-parameters."""
     meta = loop.policies.meta_parameters() if meta is None else meta
     return loop.unroll(meta, TaskBatch(0, support, support[0]))
 
@@ -88,7 +88,7 @@ def task(experience: Experience, number: int) -> Experience:
 
 
 def gradient_by_higher(loop: InnerLoop, support: list[Experience], query: Experience):
-    """`higher` unrolls SGD on a copy of the policy, a task at a time."""
+    """The gradient by `higher`, which unrolls SGD on a copy of the policy, task by task."""
     network, total, losses = loop.policies.policy, 0.0, 0.0
     parameters = list(network.parameters())
     rate = float(loop.policies.step_size[0])
@@ -103,7 +103,7 @@ def gradient_by_higher(loop: InnerLoop, support: list[Experience], query: Experi
             one = Experience(*(x[None] for x in task(query, number)))
             outputs = policy(task(query, number).obs)
             loss = query_loss(network.distribution(*(x[None] for x in outputs)), one)
-            # Without a graph, the gradient along the adapted parameters is FOMAML's.
+            # Without a graph, the gradient with respect to the adapted parameters is FOMAML's.
             along = policy.parameters() if loop.first_order else parameters
             gradient = torch.autograd.grad(loss, list(along))
             total += torch.cat([g.flatten() for g in gradient])
@@ -112,7 +112,7 @@ def gradient_by_higher(loop: InnerLoop, support: list[Experience], query: Experi
 
 
 def gradient_by_loop(loop: InnerLoop, support: list[Experience], query: Experience):
-    """Written out with plain autograd, a task at a time; learned step sizes too."""
+    """The gradient by plain autograd, task by task, including learned step sizes."""
     policies = loop.policies
     meta = policies.meta_parameters().requires_grad_()
     size = len(policies.start())
@@ -151,7 +151,7 @@ def test_meta_gradients_are_those_of_other_implementations(
     their_loss, theirs = oracle(loop, support, query)
     torch.testing.assert_close(loss, their_loss, rtol=0, atol=1e-10)
     torch.testing.assert_close(gradient, theirs, rtol=0, atol=1e-8)
-    # And the order matters here: the data tells one from the other.
+    # The order matters here: the data distinguishes first from second order.
     other = new_loop(loss=inner, first_order=not first_order, step_size=0.3)
     assert (meta_gradient(other, support, query)[1] - gradient).abs().max() > 1e-3
 
@@ -233,7 +233,7 @@ def test_all_tasks_at_once_are_each_task_alone() -> None:
             loop, [Experience(*(x[number : number + 1] for x in part)) for part in support]
         )
         torch.testing.assert_close(together.adapted[number], alone.adapted[0], rtol=0, atol=1e-12)
-    # Tasks differ, so a mix-up would be seen.
+    # Tasks differ, so a mix-up would be noticed.
     assert (together.adapted[0] - together.adapted[1]).abs().max() > 1e-2
     _, gradient = meta_gradient(loop, support, query)
     parts = [
@@ -248,7 +248,7 @@ def test_all_tasks_at_once_are_each_task_alone() -> None:
 
 
 def test_one_step_by_hand() -> None:
-    """Without hidden layers and with one dimension, log π = −(a − wx − b)² / 2σ² + const."""
+    """With no hidden layers and one dimension, log π = −(a − wx − b)² / 2σ² + const."""
     policies = TaskPolicies(
         spaces.Box(-1, 1, (1,)), spaces.Box(-1, 1, (1,)), hidden_sizes=(), step_size=0.5,
         learn_std=False, initial_std=2.0,
@@ -268,7 +268,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_the_step_does_not_depend_on_the_size_of_the_meta_batch() -> None:
-    """As it would if the inner loss were averaged over tasks too."""
+    """It would if the inner loss were also averaged over tasks."""
     loop = new_loop()
     one = new_experience(0, tasks=1)
     many = Experience(*(x.repeat(8, *[1] * (x.ndim - 1)) for x in one))
@@ -304,7 +304,7 @@ def test_a_step_that_leads_nowhere_is_named() -> None:
 
 
 def test_any_function_of_rows_can_be_descended() -> None:
-    """½ a φ² with a = 1, 2, a task each: φ = (1 − α a) θ and its derivative by hand, two steps."""
+    """Two tasks with ½ a φ², a = 1 and 2: φ = (1 − α a) θ and its derivative by hand, two steps."""
     scale = torch.tensor([1.0, 2.0])
 
     def losses(rows: torch.Tensor) -> torch.Tensor:

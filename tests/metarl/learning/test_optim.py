@@ -1,4 +1,4 @@
-"""Optimizer state that Adam takes over."""
+"""Optimizer state that Adam loads."""
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ def stepped(module: torch.nn.Module) -> torch.optim.Adam:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exp_avg.nothing": torch.zeros(2)}, "optimizer.exp_avg.nothing, which is of no"),
-        ({"momentum.weight": torch.zeros(3, 2)}, "optimizer.momentum.weight, which is of no"),
+        ({"exp_avg.nothing": torch.zeros(2)}, "optimizer.exp_avg.nothing, which belongs to no"),
+        ({"momentum.weight": torch.zeros(3, 2)}, "optimizer.momentum.weight, which belongs to no"),
         ({"exp_avg.weight": torch.zeros(2, 3)}, "exp_avg.weight is .2, 3. of torch.float32, and"),
         ({"exp_avg.weight": torch.zeros(3, 2).double()}, "of torch.float64, and should be"),
         ({"step.bias": torch.tensor(1)}, "step.bias is .. of torch.int64"),

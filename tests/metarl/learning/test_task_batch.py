@@ -1,4 +1,4 @@
-"""Experience that is made of rollouts: whose steps and advantages are whose."""
+"""Experience from rollouts: assignment of steps and advantages to tasks."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def experience(rollout: Rollout) -> tuple[Experience, float]:
 
 
 def test_a_task_is_its_own_slots() -> None:
-    """Slots of a task stand side by side: 0 to K − 1 are the first task's."""
+    """The slots of a task are adjacent: 0 to K − 1 are the first task's."""
     numbers = torch.arange(TASKS * EPISODES * HORIZON).view(-1, HORIZON).double()
     found, _ = experience(new_rollout(log_prob=numbers))
     assert torch.equal(found.log_prob, numbers.view(TASKS, STEPS))
@@ -58,7 +58,7 @@ def test_advantages_are_divided_by_the_standard_deviation_of_their_task() -> Non
     scaled, _ = experience(new_rollout(reward=rollout.reward * scale))
     torch.testing.assert_close(plain.advantage.std(1), torch.ones(TASKS), atol=1e-6, rtol=0)
     torch.testing.assert_close(plain.advantage.mean(1), torch.zeros(TASKS), atol=1e-12, rtol=0)
-    # Divided by the variance, they would shrink with the reward's scale.
+    # If divided by the variance, they would shrink with the scale of the rewards.
     torch.testing.assert_close(plain.advantage, scaled.advantage, rtol=1e-3, atol=1e-3)
 
 

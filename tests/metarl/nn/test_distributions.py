@@ -1,4 +1,4 @@
-"""Action distributions against torch's own; what is executed and what is seen of it."""
+"""Action distributions against torch's own; executed actions, and those that the agent sees."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_kl_equals_torch() -> None:
 def test_samples_follow_the_distribution_and_the_generator() -> None:
     gaussian = DiagonalGaussian(torch.full((20_000, 1), 3.0), torch.full((20_000, 1), 0.5).log())
     drawn = gaussian.sample(torch.Generator().manual_seed(1))
-    # Standard errors are .5/√20,000 = .0035 and, of the deviation, .0025.
+    # Standard errors are .5/√20,000 = .0035, and .0025 for the standard deviation.
     assert abs(drawn.mean() - 3.0) < 0.02
     assert abs(drawn.std() - 0.5) < 0.02
     assert torch.equal(drawn, gaussian.sample(torch.Generator().manual_seed(1)))

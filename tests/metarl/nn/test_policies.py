@@ -1,4 +1,4 @@
-"""Normalization equals the statistics of all that was shown; memory is per slot and exact."""
+"""Normalization equals the statistics of all inputs; memory is per slot and exact."""
 
 from typing import Literal
 

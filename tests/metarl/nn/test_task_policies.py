@@ -1,4 +1,4 @@
-"""Policies of many tasks at once: each acts by its own parameters."""
+"""Policies of many tasks at once, each with its own parameters."""
 
 import numpy as np
 import pytest

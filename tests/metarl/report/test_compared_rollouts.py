@@ -1,4 +1,4 @@
-"""Which tasks of several agents are shown: by hand."""
+"""Choice of the shown tasks of several agents, by hand."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,8 @@ def judged(success: list[float], returns: list[float], classes: str, *, name: st
 def test_tasks_that_differ_come_first_then_failures_then_returns_of_all_classes_in_turn() -> None:
     ours = judged([1, 1, 0, 0, 1, 0], [5, 5, 5, 9, 5, 5], "aaaabb")
     theirs = judged([1, 0, 0, 0, 1, 0], [5, 5, 5, 5, 5, 5], "aaaabb", name="b")
-    # Of a: 1 differs; of those that are failed the returns of 3 differ; 0 succeeds. Of b: 5, 4.
+    # Class a: success on 1 differs; among failed tasks, returns on 3 differ; 0 succeeds. Class b:
+    # 5, 4.
     assert most_different([ours, theirs], range(6), 6) == [1, 5, 3, 4, 2, 0]
     assert most_different([ours, theirs], [0, 2, 4], 2) == [2, 4]
     assert most_different([ours], range(6), 3) == [2, 5, 3]
@@ -87,7 +88,7 @@ def test_each_task_is_shown_by_the_first_run_of_every_agent(tmp_path: Path) -> N
         beside.shown(files)
     evaluations = [
         judged([0, 0, 1], [0, 0, 0], "xyx", name="a"),
-        judged([0, 9, 9], [9, 9, 9], "xyx", name="a"),  # a seed that is not shown decides nothing
+        judged([0, 9, 9], [9, 9, 9], "xyx", name="a"),  # a seed that is not shown has no influence
         judged([0, 0, 0], [0, 0, 0], "xyx", name="b"),
     ]
     object.__setattr__(evaluations[1], "seed", 2)

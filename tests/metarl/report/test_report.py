@@ -1,4 +1,4 @@
-"""Reports: numbers by hand, pictures that are drawn from the stored numbers, pages in a browser."""
+"""Reports: numbers by hand, pictures drawn from the stored numbers, pages in a browser."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def evaluation(
     *, seed: int = 1, experiment: str = "rl2_push", tasks: int = 50, columns: int = 13,
     goals: int = 3, shift: float = 0.0,
 ) -> Evaluation:  # fmt: skip
-    """An agent that gets better, on tasks of two classes."""
+    """An evaluation of an agent that improves, on tasks of two classes."""
     rng = np.random.default_rng(seed)
     chance = np.linspace(0.1, 0.9 + shift, columns).clip(0, 1)
     success = torch.tensor(rng.random((tasks, columns)) < chance).double()
@@ -60,7 +60,7 @@ def evaluation(
 
 
 def with_success(success: list[list[float]], *, experience: list[int]) -> Evaluation:
-    """An evaluation with this success, whatever is measured."""
+    """An evaluation with this success in every measure."""
     scores = torch.tensor(success).double()
     base = evaluation(tasks=len(success), columns=len(experience))
     names = ("return", "success_any", "success_last")
@@ -75,7 +75,7 @@ HOSTILE = "_[/red] $\\frac{ $x$ <script> \x1b[31m \n{{ 1 }}"
 
 
 def test_names_are_text_in_tables_pictures_and_pages(tmp_path: Path, capsys) -> None:
-    """Of rich, of matplotlib, of a terminal and of HTML: nothing of them is markup."""
+    """Names are no markup for rich, matplotlib, terminals or HTML."""
     named = evaluation(experiment=HOSTILE, tasks=4, columns=3)
     curve = replace(named.curve, env_names=[HOSTILE] * 2 + ["push-v3"] * 2)
     named = replace(named, curve=curve, distribution=HOSTILE)
@@ -108,7 +108,8 @@ def table(report: Report, name: str) -> Table:
 
 
 def test_speed_by_hand() -> None:
-    """Means 0, 1/4, 3/4, 1/2, 1: half of the final success after 4 episodes, the rest after 8."""
+    """Means 0, 1/4, 3/4, 1/2, 1: half of the final success after 4 episodes, higher shares after
+    8."""
     ends = with_success(
         [[0, 0, 0, 0, 1], [0, 0, 1, 0, 1], [0, 0, 1, 1, 1], [0, 1, 1, 1, 1]],
         experience=[0, 2, 4, 6, 8],
@@ -122,7 +123,7 @@ def test_speed_by_hand() -> None:
 
 
 def test_where_there_is_no_interval_none_is_shown(tmp_path: Path) -> None:
-    """One task: its return is what it is, its success is one of one."""
+    """One task: its return has no interval, its success has Wilson's."""
     alone = with_success([[0, 1]], experience=[0, 1])
     assert "over 1 task" in alone.protocol() and "1 seed: runs are not" in alone.protocol()
     alone.write(tmp_path / "one.json")
@@ -196,7 +197,7 @@ def test_a_stored_evaluation_that_makes_no_sense_is_refused(
         part = part[key]
     part[last] = value
     if "checksum" not in message:
-        del content["sha256"]  # as in files of before
+        del content["sha256"]  # as in files of earlier versions
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="cannot be read") as refused:
         Evaluation.read(path)
@@ -205,7 +206,7 @@ def test_a_stored_evaluation_that_makes_no_sense_is_refused(
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole report of 50 tasks and 13 episodes; its page."""
+    """The page of a complete report with 50 tasks and 13 episodes."""
     return write_report(tmp_path_factory.mktemp("report"), adaptation_report(evaluation()))
 
 
@@ -231,7 +232,7 @@ def test_pictures_and_files_are_made_of_the_stored_numbers(written: Path) -> Non
 
 
 def test_files_of_an_earlier_report_go_and_foreign_ones_stay(tmp_path: Path) -> None:
-    """The first has goals and two classes, the second neither."""
+    """The first report has goals and two classes, the second neither."""
     write_report(tmp_path, adaptation_report(evaluation(tasks=4, columns=2)))
     before = {path.name for path in tmp_path.iterdir()}
     assert {"goals_return_before.csv", "goals_return_before.png", "classes.csv"} <= before
@@ -243,7 +244,7 @@ def test_files_of_an_earlier_report_go_and_foreign_ones_stay(tmp_path: Path) -> 
     expected |= {f"{block.name}.png" for block in blocks if block.kind != "table"}
     assert {path.name for path in tmp_path.iterdir()} == expected
     (tmp_path / "report.json").write_text('{"sections": [{"blocks": [{"name": "../x"}]}, 3]}')
-    write_report(tmp_path, report)  # what is no report of ours is written over
+    write_report(tmp_path, report)  # a file that is no report is overwritten
 
 
 def test_labels_of_a_big_heat_map_do_not_lie_over_each_other() -> None:
@@ -314,7 +315,7 @@ def test_runs_that_cannot_be_compared_are_named() -> None:
     old, new = (replace(ours, reward_version=v, experiment=f"reward {v}") for v in ("v1", "v2"))
     with pytest.raises(UserError, match=r"paid by v1 rewards, reward v2 by v2; .*--tasks"):
         comparison_report([old, new])
-    comparison_report([old, ours])  # of a version that was not written down
+    comparison_report([old, ours])  # whose reward version was not stored
 
 
 class FromScratch:
@@ -331,7 +332,7 @@ class FromScratch:
 
 
 def test_the_price_of_learning_from_scratch_by_hand() -> None:
-    """After 2 episodes of 500 steps, success is 3/5; the learner needs 1,000 steps for it."""
+    """After 2 episodes of 500 steps, success is 3/5, for which the learner needs 1,000 steps."""
     flags = [[0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     agent = with_success(flags, experience=[0, 1, 2])
     better = with_success([[1, 1, 1]] * 5, experience=[0, 1, 2])

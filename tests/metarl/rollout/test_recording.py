@@ -1,4 +1,4 @@
-"""What is kept of an evaluation, and that nothing else stays in memory with it."""
+"""Recordings kept of an evaluation; nothing else stays in memory with them."""
 
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -15,13 +15,13 @@ SLOTS, HORIZON, EPISODES = 6, 3, 4
 
 
 def numbers(episode: int) -> np.ndarray:
-    """States of all slots that say where they belong: 100 slot + 10 episode + step."""
+    """Identifiable states of all slots: 100 slot + 10 episode + step."""
     slot, step = np.ogrid[:SLOTS, : HORIZON + 1]
     return np.repeat((100.0 * slot + 10 * episode + step)[..., None], 2, axis=2)
 
 
 class Engine:
-    """Hands over such states."""
+    """Engine that hands over such states."""
 
     num_envs = SLOTS
 
@@ -31,12 +31,12 @@ class Engine:
     def play(self) -> None:
         shared = np.empty((SLOTS, HORIZON + 1, 2))
         for episode in range(EPISODES):
-            shared[:] = numbers(episode)  # an engine fills the same memory again
+            shared[:] = numbers(episode)  # an engine reuses its memory
             self.sink(shared)
 
 
 def rollout(solved: set[int]) -> Rollout:
-    """Rewards of 10 slot + episode; the slots that are named succeed in every step."""
+    """Rollout with rewards 10 slot + episode; the slots in `solved` succeed at every step."""
     steps = EPISODES * HORIZON
     zeros = torch.zeros(SLOTS, steps)
     slot, step = torch.arange(SLOTS)[:, None], torch.arange(steps)

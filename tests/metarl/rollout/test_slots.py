@@ -27,7 +27,7 @@ FEW = {"num_train_tasks": 20, "num_test_tasks": 2}
 
 
 class Counting(gymnasium.Env):
-    """Observes a random number; nothing more."""
+    """Environment that only observes a random number."""
 
     observation_space = spaces.Box(0, 1, (1,), np.float32)
     action_space = spaces.Box(-1, 1, (2,), np.float32)
@@ -61,7 +61,7 @@ ALONE: dict[str, Callable[[int], SlotEnv]] = {
     "tabular": TabularConfig(horizon=HORIZON, **FEW).build().make_env,
     "point": PointConfig(horizon=HORIZON, **FEW).build().make_env,
 }
-"""Whose slots can be reset one by one; the reference engine's too, but they are slow to make."""
+"""Environments whose slots can be reset one by one. The reference engine is left out as slow."""
 REFERENCE: dict[str, Callable[[int], SlotEnv]] = {
     "reference": lambda num_slots: meta_world(num_slots, "reference")
 }
@@ -89,7 +89,7 @@ def official(task: MetaWorldTask) -> gymnasium.Env:
 
 
 def test_slots_come_and_go_as_in_a_sync_vector_env_of_official_environments() -> None:
-    """Rewards, ends, masks and observations through resets of some slots."""
+    """Rewards, ends, masks and observations, with resets of some slots."""
     ours = meta_world(3)
     theirs = SyncVectorEnv(
         [lambda task=task: official(task) for task in ours.next_tasks],
@@ -99,7 +99,7 @@ def test_slots_come_and_go_as_in_a_sync_vector_env_of_official_environments() ->
     ends = []
     for step, action in enumerate(actions_for(ours, 14)):
         if step in schedule:
-            # theirs takes the mask out of the options
+            # theirs removes the mask from the options
             obs, info = ours.reset(options=schedule[step])
             true_obs, true_info = theirs.reset(options=dict(schedule[step] or {}))
             np.testing.assert_allclose(obs, true_obs, atol=1e-12)
@@ -129,7 +129,7 @@ def test_slots_come_and_go_as_in_a_sync_vector_env_of_official_environments() ->
 
 @pytest.mark.parametrize("name", ALONE | REFERENCE)
 def test_a_reset_of_some_slots_is_nothing_to_the_others(name: str) -> None:
-    """A twin is never reset in the middle: slots 0 and 2 see what it sees, bit for bit."""
+    """A twin is never reset in between; slots 0 and 2 equal its slots bit for bit."""
     env, twin = ((ALONE | REFERENCE)[name](3) for _ in range(2))
     env.reset(seed=3)
     twin.reset(seed=3)
@@ -240,7 +240,8 @@ def test_other_options_and_early_masks_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["locomotion", "bernoulli", "gaussian", "tabular", "users"])
 def test_seeds_one_by_one(name: str) -> None:
-    """Slots of equal seeds draw equal numbers, as in `SyncVectorEnv`; None goes on."""
+    """Slots with equal seeds draw equal numbers, as in `SyncVectorEnv`; None continues the
+    stream."""
     env = ALL[name](3)
     env.reset(seed=[4, 4, 5])
     same, twin, other = env.np_random
@@ -341,7 +342,7 @@ def test_steps_need_a_reset_and_nothing_works_after_close(name: str) -> None:
 
 @each
 def test_what_was_returned_is_never_written_to_again(name: str) -> None:
-    """Nor does the environment look at it: a twin's arrays are all overwritten."""
+    """The environment does not read returned arrays either: those of a twin are overwritten."""
     env, twin = ALL[name](3), ALL[name](3)
     returned = [env.reset(seed=0)[0]]
     copies = [returned[0].copy()]
@@ -393,7 +394,7 @@ def test_attributes_are_those_of_slots() -> None:
     env.set_attr("task", list(tasks[::-1]))
     env.reset()
     assert env.get_attr("task") == tasks[::-1]
-    env.set_attr("task", tasks[0])  # one value is everybody's, as in theirs
+    env.set_attr("task", tasks[0])  # one value is for all slots, as in theirs
     assert env.next_tasks == (tasks[0],) * 3
     for vector, attribute in ((env, "task"), (theirs, "task")):
         with pytest.raises(ValueError, match="2"):
@@ -405,7 +406,7 @@ def test_attributes_are_those_of_slots() -> None:
         lambda: env.get_attr("reset"),
         lambda: env.call("set_tasks", tasks),
     ):
-        with pytest.raises(AttributeError, match="slots are parts of one PointEnv"):
+        with pytest.raises(AttributeError, match="they are parts of one PointEnv"):
             refused()
 
 

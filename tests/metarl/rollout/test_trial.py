@@ -1,4 +1,4 @@
-"""What a policy sees is what happened, in the right order, at episode boundaries too."""
+"""A policy sees what happened in the right order, also at episode boundaries."""
 
 from contextlib import closing
 
@@ -21,10 +21,11 @@ TASKS = [PointTask(np.array([slot, 0.0])) for slot in range(SLOTS)]
 
 
 class CountingEnv(SlotEnv[PointTask]):
-    """Every number tells where it comes from: hundreds the slot, tens the episode, units the step.
+    """Environment with identifiable numbers: hundreds for the slot, tens for the episode, units for
+    the step.
 
-    Observations count the steps taken in the episode; the reward of a step is the observation that
-    follows it, plus 0.5, so a reward at a boundary cannot be mistaken for another.
+    Observations count the steps taken in the episode. The reward of a step is the following
+    observation plus 0.5, so a reward at a boundary cannot be mistaken for another.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class CountingEnv(SlotEnv[PointTask]):
 
 
 def play(num_rollouts: int = 1) -> tuple[SpyAgent, list[Rollout]]:
-    # Beyond the bounds, so that what is executed differs from what was drawn.
+    # Beyond the bounds, so that executed and sampled actions differ.
     agent = SpyAgent(action=2 * torch.ones(SLOTS, 1))
     trial = run_trial(
         agent, CountingEnv(), TASKS, seed=0, generator=None,
@@ -80,8 +81,8 @@ def test_every_step_sees_the_reward_and_action_of_the_one_before() -> None:
 def test_the_boundary_shows_the_true_last_reward_and_the_flag() -> None:
     agent, _ = play()
     boundary = agent.shown[HORIZON]
-    # The last step of episode 0 led to observation 4, so its reward was 4.5 (+100 per slot); what
-    # is observed already is the start of episode 1.
+    # The last step of episode 0 led to observation 4, so its reward was 4.5 (+100 per slot); the
+    # observation is already the start of episode 1.
     assert boundary.prev_reward.tolist() == [4.5, 104.5, 204.5]
     assert boundary.obs[:, 0].tolist() == [10, 110, 210]
     assert boundary.episode_start.all()
@@ -103,7 +104,7 @@ def test_the_agent_adapts_between_rollouts() -> None:
     assert len(trial) == 2
     assert torch.equal(agent.adapted[0].reward, trial[0].reward)
     assert len(agent.adapted) == 1
-    # The second rollout goes on where the first ended.
+    # The second rollout continues where the first ended.
     assert trial[1].seen.prev_reward[0, 0] == trial[0].reward[0, -1]
 
 
@@ -112,7 +113,7 @@ def test_the_agent_adapts_between_rollouts() -> None:
 def test_weights_that_are_not_finite_are_named_before_they_act(
     config: BanditConfig | PointConfig, greedy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the likeliest of several choices would be one all the same."""
+    """Also for discrete actions, whose mode would be a valid choice anyway."""
     distribution = config.build()
     with closing(distribution.make_env(3)) as env:
         agent = RL2Config(hidden_size=4, encoder_sizes=()).build(

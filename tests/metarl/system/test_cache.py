@@ -1,4 +1,4 @@
-"""The cache is where the user's caches are; who has no such place does without."""
+"""The cache is in the user's cache folder; without such a folder there is no cache."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from metarl.system.cache import cache_folder, read_arrays, write_arrays
 
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A user without HOME and without an entry, as in containers; returns the temporary folder."""
+    """A user without HOME and without a passwd entry, as in containers; the temporary folder."""
 
     def unknown(uid: int) -> None:
         raise KeyError(uid)
@@ -26,7 +26,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_it_is_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("METARL_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # void, says the standard
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # invalid by the standard
     assert cache_folder() == tmp_path / ".cache" / "metarl"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     assert cache_folder() == tmp_path / "caches" / "metarl"
@@ -43,7 +43,7 @@ def test_without_a_home_it_is_a_private_temporary_folder(no_home: Path) -> None:
 
 @pytest.mark.parametrize("planted", ["open", "link", "file", "no folder"])
 def test_nothing_is_read_from_where_others_can_write(no_home: Path, planted: str) -> None:
-    """Compiled code is executed."""
+    """Compiled code would be executed."""
     place = no_home / f"metarl-{os.getuid()}"
     if planted == "open":
         place.mkdir()

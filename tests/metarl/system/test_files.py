@@ -1,4 +1,4 @@
-"""Files of any content are read with one line of complaint; files are written whole."""
+"""Reading files of any content gives at most a one-line error; files are written whole."""
 
 import os
 from dataclasses import dataclass
@@ -79,5 +79,5 @@ def test_damaged_files_are_set_aside_one_beside_another(tmp_path: Path) -> None:
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "meta.json")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         read_json(tmp_path / "meta.json", Counters)

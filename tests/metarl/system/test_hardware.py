@@ -1,4 +1,4 @@
-"""Without the packages of rollouts on a GPU all else works, and they are named where needed."""
+"""Without the packages for rollouts on a GPU, all else works; they are named where needed."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ from metarl.system.hardware import INSTALL, missing_packages
 
 @pytest.fixture
 def bare(monkeypatch):
-    """An ordinary environment, whatever this one is."""
+    """Hides the packages for GPUs, if they are installed."""
     monkeypatch.setattr(gpu_packages, "_is_installed", lambda name: name == "numba-cuda")
 
 

@@ -1,4 +1,4 @@
-"""Configs are read by the rules of YAML 1.2, with limits, and what is written is read as it was."""
+"""Configs are read by the rules of YAML 1.2, with limits; writing and reading gives the same."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Signals: one stops a command after saving, others wait, a third in a row does not."""
+"""Signals: one stops a command after saving, further ones wait, but the third in a row does not."""
 
 import signal
 import subprocess
@@ -20,7 +20,7 @@ with one_line_errors("command"):
 
 
 def run(running: str, *, importing: str = "") -> tuple[int, list[str], list[str]]:
-    """Exit code and lines of output and of errors of a command."""
+    """Exit code, lines of output and lines of errors of a command."""
     text = COMMAND.format(importing=importing, running=running.replace("\n", "\n    "))
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
@@ -44,7 +44,7 @@ def test_three_in_a_row_do_not_wait() -> None:
 
 
 def test_a_signal_waits_for_what_is_deferred() -> None:
-    """And interrupts what may be interrupted in it, also when it came before."""
+    """A pending signal interrupts interruptible parts within it, also if it came earlier."""
     code, out, err = run(
         "with stopping.deferred():\n"
         "    send()\n"
@@ -60,7 +60,7 @@ def test_work_that_is_done_ends_as_done() -> None:
 
 
 def test_an_exception_that_is_swallowed_stops_at_the_next_chance() -> None:
-    """As in a callback of compiled code, which Python cannot raise through."""
+    """As in a callback of compiled code, through which Python cannot raise."""
     code, out, err = run(
         "with stopping.deferred():\n"
         "    for number in range(5):\n"

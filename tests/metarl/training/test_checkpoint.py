@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and says plainly when it does not fit."""
+"""A checkpoint is complete or missing, and one that does not fit gives a clear error."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def save(parent: Path, env_steps: int = 100) -> Path:
 
 
 def save_as_before(folder: Path, tensors: dict[str, torch.Tensor], **facts: int | bool) -> None:
-    """As format 1 was written."""
+    """Saves a checkpoint in format 1."""
     folder.mkdir()
     save_file(tensors, folder / checkpoint.TENSORS)
     (folder / META).write_text(json.dumps({"format": 1, "iteration": 3, **facts}))
@@ -54,7 +54,7 @@ def test_the_newest_is_by_number_and_other_names_are_none(tmp_path: Path) -> Non
 
 
 def test_what_is_no_folder_is_named_and_not_passed_over(tmp_path: Path) -> None:
-    """A run would else go on from an older one, and never save under this name."""
+    """Otherwise a run would continue from an older one, and could never save under this name."""
     save(tmp_path, 100)
     (tmp_path / "200").write_text("")
     (tmp_path / "300").symlink_to(tmp_path / "300")
@@ -84,7 +84,7 @@ def test_truncated_files_are_refused_by_name(tmp_path: Path, file: str, keep: in
 
 @pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.META, checkpoint.SUMS])
 def test_no_flipped_bit_goes_unseen(tmp_path: Path, file: str) -> None:
-    """Every bit of a byte, at places that are drawn."""
+    """All bits of bytes at random positions."""
     path = save(tmp_path) / file
     whole = path.read_bytes()
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""What is logged of an iteration's trial."""
+"""Metrics logged for an iteration's trial."""
 
 from dataclasses import dataclass, field
 

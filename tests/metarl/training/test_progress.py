@@ -1,4 +1,4 @@
-"""What is shown of a run is text of others, too: it is no markup, and never ends the run."""
+"""Progress display: texts from elsewhere are no markup, and failures never end the run."""
 
 import io
 import sys

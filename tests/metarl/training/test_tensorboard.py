@@ -1,5 +1,4 @@
-"""What TensorBoard shows of a run that went on after it was stopped, and when it cannot be written
-to."""
+"""TensorBoard's view of a resumed run, and failures to write event files."""
 
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def train(folder: Path, steps: range, *, value: float) -> None:
 def test_the_clock_does_not_hide_what_was_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """Nor does a run that goes on within the second; what was not saved is replaced."""
+    """Nor does resuming within the same second; unsaved iterations are replaced."""
     train(tmp_path, range(1, 5), value=1.0)
     now = board.time.time() + 3600 * hours
     monkeypatch.setattr(board.time, "time", lambda: now)

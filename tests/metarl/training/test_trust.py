@@ -1,4 +1,4 @@
-"""A run of somebody else names a module: nothing of it is executed before the user agrees."""
+"""The module named by somebody else's run is not executed before the user agrees."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ train: {env_steps: 20, meta_batch_size: 2, episodes_per_trial: 2}
 
 @pytest.fixture
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A run, and the mark that its module leaves when it is executed; trained by another user."""
+    """Run of another user, and the file that its module writes when executed."""
     module = Path(write(tmp_path, WALK + MARK))
     (tmp_path / "tiny.yaml").write_text(TINY.replace("MODULE", str(module)))
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "their_cache"))
@@ -45,7 +45,7 @@ def test_code_of_others_waits_for_consent(theirs, tmp_path: Path, capsys) -> Non
         assert "add --trust, once" in message and not mark.exists()
     evaluate.main([str(run), "--trust"])
     assert mark.exists()
-    train.main(["--resume", str(run)])  # it is remembered
+    train.main(["--resume", str(run)])  # the permission is remembered
     env = UserModule(str(tmp_path / "module.py")).loaded.make_env()
     env.set_task({"drift": 3})
     mark.unlink()
@@ -68,7 +68,7 @@ def test_adapting_with_a_run_of_before_asks_too(theirs, tmp_path: Path) -> None:
 
 
 def test_own_modules_are_never_asked_about(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Not after a change either; where nothing can be remembered it is asked for each time."""
+    """Not even after a change; without a cache folder, the user is asked each time."""
     module = Path(write(tmp_path, WALK))
     (tmp_path / "tiny.yaml").write_text(TINY.replace("MODULE", str(module)))
     monkeypatch.setenv("METARL_CACHE", str(tmp_path / "cache"))

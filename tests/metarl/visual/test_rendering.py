@@ -1,4 +1,4 @@
-"""Pictures show what states say, upright, as the official environments draw them; nothing hangs."""
+"""Pictures show the states upright, as official environments draw them; nothing hangs."""
 
 import os
 import signal
@@ -62,12 +62,12 @@ for camera in given["cameras"]:
     env.close()
 np.savez(sys.argv[2], **drawn)
 """
-"""Draws states with the environments' own `render`."""
+"""Program that draws states with the environments' own `render`."""
 
 
 @cache
 def working() -> str:
-    """A back end that draws here; without one, the test is skipped."""
+    """A working back end; without one, the test is skipped."""
     try:
         return find_backend()
     except UserError as error:
@@ -84,17 +84,17 @@ def balls() -> Scene:
 
 
 def moving(count: int) -> np.ndarray:
-    """States in which the balls go from left to right."""
+    """States in which the balls move from left to right."""
     return np.linspace(-1, 1, count)[:, None]
 
 
 def column(picture: np.ndarray, channel: int) -> float:
-    """Where the ball of this colour is, horizontally."""
+    """Horizontal position of the ball of this colour (pixels)."""
     return float(np.nonzero(picture[..., channel] > 128)[1].mean())
 
 
 def row(picture: np.ndarray, channel: int) -> float:
-    """Where the ball of this colour is, from above."""
+    """Vertical position of the ball of this colour, from the top (pixels)."""
     return float(np.nonzero(picture[..., channel] > 128)[0].mean())
 
 
@@ -144,7 +144,7 @@ def test_pictures_are_those_of_a_fresh_official_environment(backend: str, tmp_pa
 
 @pytest.mark.parametrize("camera", ["heads up", "heads down", ""])
 def test_up_is_up_and_right_is_right(artist: OffscreenRenderer, camera: str) -> None:
-    if camera:  # the free one goes with them
+    if camera:  # the free camera follows them
         first, last = artist.frames(balls(), moving(2), camera=camera)
         assert column(first, 0) < 32 < column(last, 0)
     (picture,) = artist.frames(balls(), moving(1), camera=camera)
@@ -171,7 +171,7 @@ def test_pictures_larger_than_the_models_buffer(backend: str) -> None:
     with OffscreenRenderer(width=300, height=200, backend=backend) as artist:
         (picture,) = artist.frames(scene, moving(1))
     assert picture.shape == (200, 300, 3) and picture.max() > 128
-    assert scene.model.vis.global_.offwidth == 64  # no argument is changed
+    assert scene.model.vis.global_.offwidth == 64  # arguments are not changed
 
 
 def test_a_draft_shows_the_same(backend: str) -> None:
@@ -270,7 +270,7 @@ def test_a_worker_does_not_grow(backend: str) -> None:
         sizes = []
         for number in range(24):
             scene = balls()
-            scene.model.geom_rgba[0, 1] = number / 24  # another model: all is made anew
+            scene.model.geom_rgba[0, 1] = number / 24  # another model, so everything is rebuilt
             assert len(list(artist.frames(scene, moving(2)))) == 2
             sizes.append(resident_mb(artist._workers[0]._process.pid))
     assert sizes[-1] < sizes[8] + 10
@@ -285,7 +285,7 @@ def resident_mb(pid: int | str) -> float:
 
 
 def test_workers_do_not_import_torch() -> None:
-    """It would take each of them seconds and 300 MB."""
+    """The import would cost each of them seconds and 300 MB."""
     check = "import sys, metarl.visual.rendering.worker; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
 
@@ -334,7 +334,7 @@ def test_a_driver_may_do_anything(
 
 
 def test_what_this_process_chose_does_not_bind_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An import of mujoco with one back end keeps PyOpenGL from any other."""
+    """Importing mujoco with one back end prevents PyOpenGL from using another."""
     monkeypatch.setenv("PYOPENGL_PLATFORM", "egl")
     monkeypatch.setenv("MUJOCO_GL", "egl")
     assert "PYOPENGL_PLATFORM" not in environment("osmesa")

@@ -1,4 +1,4 @@
-"""The replay page: real geometry, recorded places, and a real browser that shows them."""
+"""The replay page: real geometry and recorded poses, shown in a real browser."""
 
 import base64
 import gzip
@@ -99,7 +99,7 @@ def test_shapes_have_their_size_and_face_outwards(shape: str) -> None:
     triangles = array(mesh["triangles"], "u2").reshape(-1, 3)
     a, b, c = (corners[triangles[:, k]] for k in range(3))
     across = np.cross(b - a, c - a)
-    real = np.linalg.norm(across, axis=1) > 1e-9  # at the poles triangles close to nothing
+    real = np.linalg.norm(across, axis=1) > 1e-9  # at the poles triangles are degenerate
     assert ((across * normals[triangles].mean(1)).sum(1)[real] != 0).all()
     if shape != "plane":
         assert (normals * corners).sum(1).min() > -1e-2, "normals point away from the middle"
@@ -248,15 +248,15 @@ def test_live_plays_trial_after_trial(cheetah, tmp_path: Path) -> None:
         address = f"http://127.0.0.1:{server.server_port}/"
         with opened(address) as page:
             page.wait_for_function("window.replay && replay.tasks.length >= 2")
-            page.wait_for_function("left.innerText.includes('run, task 1')")  # once it is drawn
+            page.wait_for_function("left.innerText.includes('run, task 1')")  # once drawn
             page.select_option("#speed", "4")
             page.wait_for_function("replay.task.task >= 2", timeout=20_000)
-            # Hours later: old trials are gone, from the graphics memory too.
-            page.evaluate("replay.playing = false")  # it asks for trials of its own accord
+            # Hours later, old trials are gone, also from graphics memory.
+            page.evaluate("replay.playing = false")  # otherwise it requests trials itself
             for trial in range(3, 14):
                 page.evaluate("replay.chooseTask(replay.tasks.length - 1)")
                 page.wait_for_function(f"replay.tasks.at(-1).task >= {trial}")
-                page.wait_for_timeout(60)  # it is drawn, and so its meshes are loaded
+                page.wait_for_timeout(60)  # time to draw, which loads its meshes
             assert page.evaluate("replay.tasks.length") == 8
             assert page.evaluate("replay.painter.loaded.size") <= 8
             meshes = page.evaluate("new Set(replay.task.scene.drawn.map((p) => p.mesh)).size")
@@ -295,7 +295,7 @@ def test_what_stops_a_live_agent_ends_the_server_in_one_line(capsys) -> None:
 
 @pytest.fixture
 def served():
-    """A live server that plays nothing, in a thread."""
+    """A live server in a thread, which plays nothing."""
 
     def next_trial() -> tuple[Scene, Recording]:
         raise AssertionError("nothing here asks for a trial and may")
@@ -339,12 +339,12 @@ def status(server, path: str, headers: list[tuple[str, str]]) -> int:
     ],
 )  # fmt: skip
 def test_live_answers_only_its_own_page(served, path, headers, expected) -> None:
-    """Another page reaches the port too, by a name that it has pointed here or by guessing."""
+    """Other pages can reach the port too, by a domain name that points here or by guessing."""
     assert status(served, path, headers) == expected
 
 
 def test_silent_connections_are_few_and_short(served, monkeypatch) -> None:
-    """Neither many at once nor some that send a byte now and then keep others from the page."""
+    """Neither many connections at once nor slow ones block others from the page."""
     address = ("127.0.0.1", served.server_port)
     silent = [socket.create_connection(address) for _ in range(4 * live.MAX_CONNECTIONS)]
     assert status(served, "/", [("Host", "localhost")]) == 200
@@ -364,7 +364,7 @@ def test_silent_connections_are_few_and_short(served, monkeypatch) -> None:
 @needs_browser
 @pytest.mark.parametrize("size", [LAPTOP, PHONE])
 def test_agents_are_shown_side_by_side(cheetah, tmp_path, size) -> None:
-    """Two agents on two tasks, and names that are too long for their half of a phone."""
+    """Two agents on two tasks, with names too long for half of a phone's screen."""
     scene, recording = cheetah
     names = ("an_agent_with_a_name_that_goes_on_and_on_and_on", "other")
     shown = [

@@ -1,4 +1,4 @@
-"""Videos are whole files that play, show what the recording says, and say it in words."""
+"""Videos are complete, playable files that show the recording, with captions."""
 
 import io
 from pathlib import Path
@@ -38,7 +38,7 @@ from tests.metarl.visual.test_rendering import (
 
 
 def numbered(count: int, *, height: int = 48, width: int = 64) -> list[np.ndarray]:
-    """Frames of which each has another grey, and a white corner that tells up from down."""
+    """Frames with different greys, and a white corner that shows the orientation."""
     frames = [np.full((height, width, 3), 40 + 10 * n, np.uint8) for n in range(count)]
     for frame in frames:
         frame[: height // 2, : width // 2] = 250
@@ -167,15 +167,15 @@ def test_success_is_green(success: bool) -> None:
         Caption(title="reach-v3, task 7", subtitle="episode 20, after adaptation", step=100,
                 horizon=500, total=-1234.5, success=success),
     )  # fmt: skip
-    assert not frame.any()  # no argument is changed
+    assert not frame.any()  # arguments are not changed
     assert bool((written[-30:] == GREEN).all(axis=-1).any()) is success
-    assert not written[40:-40].any()  # the picture itself is not covered
+    assert not written[40:-40].any()  # the middle of the picture is not covered
     assert written[:30].max() == written[-30:].max() == 255
 
 
 @pytest.mark.parametrize("title", ["a-class-of-tasks-with-a-long-name, task 7", "long " * 30 + "7"])
 def test_a_long_title_has_a_row_of_its_own(title: str) -> None:
-    """Title and subtitle, drawn alone, are what is drawn together: nothing lies over the other."""
+    """Title and subtitle drawn alone equal both drawn together, so neither covers the other."""
     black = np.zeros((360, 480, 3), np.uint8)
 
     def written(title: str, subtitle: str) -> np.ndarray:
@@ -241,7 +241,7 @@ def test_a_slow_model_is_drawn_step_by_step() -> None:
     with OffscreenRenderer(width=64, height=48, backend=working(), num_workers=1) as artist:
         frames, fps = adaptation_frames(artist, scene=balls(), recording=only)
         drawn = list(frames)
-    assert fps == pytest.approx(20)  # 1 / dt: as it happened
+    assert fps == pytest.approx(20)  # 1 / dt: real time
     assert len(drawn) == 6 and drawn[0].shape == (48, 64, 3)  # one episode, one panel
 
 

@@ -1,0 +1,347 @@
+"""A checker for algorithms: `python -m metarl.check_agent FILE.py:CLASS` says what is wrong.
+
+The agent plays trials in two tiny environments, one with choices and one with continuous actions,
+and learns from them. What is checked is what training relies on: shapes, finite numbers, no random
+numbers but those of the generator, tasks that do not reach each other, and a resume that is exact.
+"""
+
+from __future__ import annotations
+
+from metarl.system import stopping
+
+if __name__ == "__main__":
+    stopping.install("metarl.check_agent")  # before the imports, which take seconds
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metarl.config import split_command_line, validate
+from metarl.errors import UserError, printable
+from metarl.protocols import Agent, AgentConfig
+from metarl.rollout.slots import SlotEnv
+from metarl.rollout.trial import first_step, run_trial
+from metarl.system.command_line import one_line_errors
+from metarl.system.finite import first_not_finite
+from metarl.system.user_module import describe
+from metarl.training.experiment import config_of
+from metarl.training.iteration import Iteration
+from metarl.types import Rollout, TrialShape
+
+HORIZON, NUM_TASKS = 6, 3
+EPISODES = (2, 4, 6, 8, 10, 20, 40)
+"""Numbers of episodes that are tried until the agent can play one."""
+CPU = torch.device("cpu")
+ENVIRONMENTS: dict[str, spaces.Box | spaces.Discrete] = {
+    "choices": spaces.Discrete(3),
+    "continuous actions": spaces.Box(-1, 1, (2,), np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The number that is wanted."""
+
+    value: float
+
+    @property
+    def env_name(self) -> str:
+        """The only class."""
+        return "target"
+
+    @property
+    def parameters(self) -> Float[np.ndarray, " 1"]:
+        """The number."""
+        return np.array([self.value])
+
+
+class TargetEnv(SlotEnv[Target]):
+    """Pays for actions whose first number is near the task's; observes the time. Nothing in it is
+    random."""
+
+    def __init__(self, tasks: Sequence[Target], actions: spaces.Box | spaces.Discrete) -> None:
+        super().__init__(
+            tasks,
+            horizon=HORIZON,
+            observation_space=spaces.Box(0, HORIZON, (2,), np.float32),
+            action_space=actions,
+        )
+        self._steps = np.zeros(self.num_envs, np.int64)
+
+    def _restart(
+        self, slots: Int[np.ndarray, " n"], tasks: Sequence[Target]
+    ) -> Float[np.ndarray, "N 2"]:
+        del tasks
+        self._steps[slots] = 0
+        return self._seen()
+
+    def _step(self, actions: np.ndarray) -> tuple[Any, Any, Any, dict[str, Any]]:
+        done = actions if actions.ndim == 1 else actions[:, 0]
+        distance = np.abs(done - np.array([task.value for task in self.tasks]))
+        self._steps += 1
+        ended = self._steps == HORIZON
+        info = {"final_obs": self._seen(), "success": distance < 0.5}
+        self._steps[ended] = 0
+        return self._seen(), -distance, ended, info
+
+    def _seen(self) -> Float[np.ndarray, "N 2"]:
+        return np.stack([self._steps, self._steps % 2], axis=1).astype(np.float32)
+
+
+class Checked:
+    """An agent's config in one tiny environment, and how to play there."""
+
+    def __init__(self, config: AgentConfig, actions: spaces.Box | spaces.Discrete) -> None:
+        self.config = config
+        self.actions = actions
+        self.shape = playable_shape(config)
+
+    def env(self, targets: Sequence[float]) -> TargetEnv:
+        """The environment with the slots that these tasks take."""
+        tasks = [Target(value) for value in targets for _ in range(self.shape.slots_per_task)]
+        return TargetEnv(tasks, self.actions)
+
+    def agent(self, seed: int = 1) -> Agent[Any]:
+        """A new agent."""
+        with closing(self.env([0.0])) as env:
+            seen: Any = env.single_observation_space
+            agent = self.config.build(seen, self.actions, seed=seed, device=CPU)
+        if not isinstance(agent, Agent):
+            names = ("begin_trial", "act", "adapt", "meta_update", "state_dict", "load_state_dict")
+            missing = [name for name in ("device", *names) if not hasattr(agent, name)]
+            raise UserError(f"the agent that build returns has no {missing[0]}; add it")
+        return agent
+
+    def play(
+        self, agent: Agent[Any], number: int, *, targets: Sequence[float] = (0.0, 1.0, 2.0),
+        greedy: bool = False,
+    ) -> list[Rollout]:  # fmt: skip
+        """A trial on each task; `number` seeds it."""
+        step = Iteration(1, number, CPU)
+        with closing(self.env(targets)) as env:
+            return run_trial(
+                agent, env, [Target(value) for value in targets],
+                shape=self.shape, seed=step.env_seed,
+                generator=None if greedy else step.generator,
+            )  # fmt: skip
+
+    def learn(self, agent: Agent[Any], number: int) -> Any:
+        """A trial and a meta-update."""
+        trial = self.play(agent, number)
+        return agent.meta_update(trial, generator=Iteration(2, number, CPU).generator)
+
+
+def playable_shape(config: AgentConfig) -> TrialShape:
+    """The layout of a trial that the agent can play and learn from.
+
+    Raises:
+        UserError: there is none.
+    """
+    refused = ""
+    for episodes in EPISODES:
+        try:
+            shape = config.trial_shape(episodes, training=True)
+            config.check_training(shape, horizon=HORIZON, num_tasks=NUM_TASKS, num_classes=1)
+        except UserError as error:
+            refused = str(error)
+        else:
+            return shape
+    raise UserError(f"trial_shape and check_training refuse {EPISODES} episodes: {refused}")
+
+
+def check_weights_follow_from_the_seed(checked: Checked) -> None:
+    """The same seed gives the same weights, and another one others."""
+    one, same, other = (tensors_of(checked.agent(seed)) for seed in (1, 1, 2))
+    if name := first_difference(one, same):
+        raise UserError(f"build gives other weights for the same seed: {name} differs")
+    if one and first_difference(one, other) is None:
+        raise UserError("build gives the same weights for another seed; let them follow from it")
+
+
+def check_actions(checked: Checked) -> None:
+    """Actions have the space's shape, log-probabilities one number a slot, and both are finite."""
+    agent = checked.agent()
+    with closing(checked.env((0.0, 1.0, 2.0))) as env:
+        obs, _ = env.reset(seed=1)
+        state = agent.begin_trial(env.num_envs)
+        step = first_step(obs, checked.actions, CPU)
+        for generator in (torch.Generator().manual_seed(1), None):
+            acted = agent.act(state, step, generator=generator)
+            if not isinstance(acted, tuple) or len(acted) != 3:
+                raise UserError("act should return (action, log_prob, state)")
+            size = () if isinstance(checked.actions, spaces.Discrete) else checked.actions.shape
+            for name, tensor, shape in (
+                ("action", acted[0], (env.num_envs, *size)),
+                ("log_prob", acted[1], (env.num_envs,)),
+            ):
+                if tuple(tensor.shape) != shape:
+                    raise UserError(
+                        f"act returns {name} of shape {tuple(tensor.shape)}, and should return "
+                        f"{shape}"
+                    )
+                if not tensor.isfinite().all():
+                    raise UserError(f"act returns {name} that is not finite")
+
+
+def check_randomness(checked: Checked) -> None:
+    """Acting and learning draw from the generator alone."""
+    torch.seed()  # a state that no build leaves behind
+    before = global_streams()
+    agents = [checked.agent(), checked.agent()]
+    plays = [checked.play(agent, 1) for agent in agents]
+    for agent in agents:
+        checked.learn(agent, 1)
+    if global_streams() != before:
+        raise UserError(
+            "the agent draws from torch's or NumPy's global stream; draw from the generator that "
+            "act and meta_update are given, and initialise weights in torch.random.fork_rng"
+        )
+    if any(not torch.equal(a.action, b.action) for a, b in zip(*plays, strict=True)):
+        raise UserError("act draws other actions with a generator in the same state")
+    if name := first_difference(*map(tensors_of, agents)):
+        raise UserError(f"meta_update learns something else in the same situation: {name} differs")
+    modes = [checked.play(agents[0], number, greedy=True)[0].action for number in (1, 2)]
+    if not torch.equal(*modes):
+        raise UserError("act without a generator should take the policy's mode, always the same")
+
+
+def check_tasks_are_apart(checked: Checked) -> None:
+    """What the agent does on a task does not depend on the tasks beside it."""
+    agent = checked.agent()
+    rows = slice(0, checked.shape.slots_per_task)
+    here, there = (
+        [rollout.log_prob[rows] for rollout in checked.play(agent, 1, targets=targets, greedy=True)]
+        for targets in ((0.0, 1.0, 2.0), (0.0, 2.0, 1.0))
+    )
+    if any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(here, there, strict=True)):
+        raise UserError("what the agent does on a task depends on the tasks that are played beside")
+
+
+def check_learning(checked: Checked) -> None:
+    """A meta-update returns finite numbers and changes the agent."""
+    agent = checked.agent()
+    before = tensors_of(agent)
+    metrics = checked.learn(agent, 1)
+    if not isinstance(metrics, Mapping):
+        raise UserError(f"meta_update returns {type(metrics).__name__}, and should return a dict")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not isinstance(value, float | int):
+            raise UserError(
+                f"meta_update returns {printable(repr(name))}: {type(value).__name__}; metrics are "
+                "floats by name"
+            )
+        if not np.isfinite(value):
+            raise UserError(f"meta_update returns {name} {value}, which is not finite")
+    after = tensors_of(agent)
+    if name := first_not_finite({name: t for name, t in after.items() if t.is_floating_point()}):
+        raise UserError(f"{name} is not finite after a meta-update")
+    if first_difference(before, after) is None:
+        raise UserError("meta_update changes nothing that state_dict has")
+
+
+def check_resume(checked: Checked) -> None:
+    """An agent that is loaded from `state_dict` goes on as the one that was saved."""
+    whole = checked.agent()
+    checked.learn(whole, 1)
+    saved = {name: tensor.clone() for name, tensor in tensors_of(whole).items()}
+    resumed = checked.agent(seed=2)
+    resumed.load_state_dict({name: tensor.clone() for name, tensor in saved.items()})
+    if name := first_difference(saved, tensors_of(resumed)):
+        raise UserError(f"load_state_dict does not take over {name}")
+    for agent in (whole, resumed):
+        checked.learn(agent, 2)
+    if name := first_difference(tensors_of(whole), tensors_of(resumed)):
+        raise UserError(
+            f"a resumed agent learns something else: {name} differs; state_dict has to hold all "
+            "that meta_update depends on, the optimizer's state too"
+        )
+
+
+Check = Callable[[Checked], None]
+FIRST: tuple[Check, ...] = (check_weights_follow_from_the_seed, check_actions, check_learning)
+"""Whatever fails one of these fails all that come after it too."""
+THEN: tuple[Check, ...] = (check_randomness, check_tasks_are_apart, check_resume)
+
+
+def findings(config: AgentConfig) -> list[str]:
+    """What is wrong, a line for each fault that was found; empty where nothing is."""
+    found: list[str] = []
+    for where, actions in ENVIRONMENTS.items():
+        for check in (*FIRST, *THEN):
+            try:
+                check(Checked(config, actions))
+            except (Exception, SystemExit) as error:
+                name = check.__name__.removeprefix("check_").replace("_", " ")
+                found.append(f"{where}, {name}: {describe(error)}")
+                if check in FIRST:
+                    break
+        if found:
+            break  # the other environment would tell the same
+    return found
+
+
+def global_streams() -> bytes:
+    """The state of torch's and NumPy's global random streams."""
+    numpy_state: Any = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes() + numpy_state[1].tobytes()
+
+
+def tensors_of(agent: Agent[Any]) -> dict[str, Tensor]:
+    """A copy of what a checkpoint would hold.
+
+    Raises:
+        UserError: something of it is no tensor.
+    """
+    tensors = agent.state_dict()
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(f"state_dict has {name!r}: {type(tensor).__name__}, which is no tensor")
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def first_difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that is not the same to the bit; None where all are."""
+    names = [*one, *(name for name in other if name not in one)]
+    return next(
+        (n for n in names if n not in one or n not in other or not torch.equal(one[n], other[n])),
+        None,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """The command line: one algorithm, and options of it as `train.py` has them.
+
+    Raises:
+        UserError: something is wrong; all that was found is in it.
+    """
+    positional, options = split_command_line(arguments, switches=("help",))
+    if options.pop("help", False) or len(positional) != 1:
+        print("python -m metarl.check_agent FILE.py:CLASS [--OPTION VALUE …]")
+        if len(positional) != 1:
+            raise UserError("name one algorithm: FILE.py:CLASS, or a kind such as rl2")
+        return
+    (kind,) = positional
+    values = {"kind": kind, **options}
+    config = validate(config_of(kind, "metarl.agents"), values, source=kind)
+    found = findings(config)
+    for line in found:
+        print(line)
+    if found:
+        raise UserError(f"{kind} has {len(found)} fault{'s' if len(found) > 1 else ''}; see above")
+    print(
+        f"{kind} is an agent: it plays and learns with choices and with continuous actions, draws "
+        "from its generator alone, and resumes to the bit"
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors("metarl.check_agent"):
+        main(sys.argv[1:])

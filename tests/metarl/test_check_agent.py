@@ -1,0 +1,61 @@
+"""The checker finds what it is there to find, and nothing in our own algorithms."""
+
+from pathlib import Path
+
+import pytest
+
+from metarl.check_agent import findings
+from metarl.training.experiment import config_of
+
+EXAMPLE = Path(__file__).parents[2] / "docs/examples/sum_memory.py"
+
+
+@pytest.mark.parametrize("kind", ["rl2", "maml_trpo", "promp"])
+def test_nothing_is_wrong_with_ours(kind: str) -> None:
+    assert findings(config_of(kind, "metarl.agents").small()) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "found"),
+    [
+        (
+            "with torch.random.fork_rng(devices=[]):\n            torch.manual_seed(seed)",
+            "with torch.random.fork_rng(devices=[]):",
+            "the same weights for another seed",
+        ),
+        ("torch.random.fork_rng(devices=[])", "torch.random.fork_rng([], enabled=False)", "global"),
+        ("(rollout,) = trial", "(rollout,) = trial; torch.rand(1)", "global stream"),
+        (
+            "policy.mode() if generator is None else policy.sample(generator)",
+            "policy.sample(generator or torch.Generator().manual_seed(id(step)))",
+            "should take the policy's mode",
+        ),
+        ("return action, policy.log_prob(action), state",
+         "return action, policy.log_prob(action)[:, None], state", "act returns log_prob of shape"),
+        (
+            "state = state + earned(step)",
+            "state = state + earned(step).flip(0)",
+            "depends on the tasks that are played beside",
+        ),
+        (
+            'return {"policy_loss": float(loss.detach()), ',
+            'return {"policy_loss": loss.detach(), ',
+            "'policy_loss': Tensor; metrics are floats",
+        ),
+        (
+            "**optim.state_dict(self.optimizer, self.network)}",
+            "**optim.state_dict(torch.optim.Adam(self.network.parameters()), self.network)}",
+            "resume",
+        ),
+        ("(to_come - to_come.mean(0))", "(to_come / 0 - to_come.mean(0))", "not finite"),
+        ("    def adapt(", "    def adopt(", "has no adapt; add it"),
+        ("return TrialShape(episodes=episodes)", "return TrialShape(episodes=1 / 0)", "line"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_found(tmp_path: Path, right: str, wrong: str, found: str) -> None:
+    text = EXAMPLE.read_text()
+    assert right in text
+    module = tmp_path / "mine.py"
+    module.write_text(text.replace(right, wrong))
+    config = config_of(f"{module}:SumMemoryConfig", "metarl.agents")
+    assert any(found in line for line in findings(config())), findings(config())
