@@ -288,7 +288,7 @@ class WarpEnv(SlotEnv[T]):
         needed, room = scene.needed(), scene.room
         if room.holds(needed):
             return
-        grown = self._rooms[name] = room.grown(needed)  # the scene is made anew at the next reset
+        grown = self._rooms[name] = room.grown(needed)  # the next reset builds the scene again
         warnings.warn(
             f"{name}: {needed.contacts} contacts a world and {needed.constraints} constraints in "
             f"one, but there was room for {room.contacts} and {room.constraints}: some were left "

@@ -89,7 +89,7 @@ class DeviceScene:
                 model, nworld=num_worlds, nconmax=room.contacts, njmax=room.constraints
             )
             self._make_arrays(constants_size)
-        self._unmoved = copy.copy(self.model)  # the model of a scene in which nothing is static
+        self._unmoved = copy.copy(self.model)  # a model in which no body is static
         self._unmoved.body_weldid = wp.ones(model.nbody, dtype=int, device=device)
         make = world_kernels if device.is_cuda else world_loops
         self._functions = make(spec.code, observed=spec.noise is not None)

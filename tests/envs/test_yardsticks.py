@@ -137,7 +137,7 @@ def test_scripted_policies_are_of_meta_world_only() -> None:
     with pytest.raises(UserError, match="give one"):
         ScriptedPolicy([])
     policy = ScriptedPolicy(MetaWorld("ML1-reach-v3").test[:2])
-    with pytest.raises(UserError, match="3 slots for 2 tasks"):
+    with pytest.raises(UserError, match="3 slots cannot be shared equally by 2 tasks"):
         policy.begin_trial(3)
 
 
