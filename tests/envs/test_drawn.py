@@ -77,7 +77,7 @@ def test_the_reference_engine_is_drawn_from_its_own_physics() -> None:
         env.reset()
         env.step(MOVE[None])
         drawn.append(env._drawn(0))
-        assert env._engine_scene(task).edited == ("body_pos", "site_pos")
+        assert env._shared_model(task).edited == ("body_pos", "site_pos")
         env.close()
     np.testing.assert_array_equal(*drawn)
 
