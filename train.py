@@ -61,7 +61,8 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     """Meta-reinforcement learning until the budget is spent, from the folder's newest checkpoint.
 
-    Each iteration plays a trial on a meta-batch of training tasks and takes one meta-update.
+    Each iteration plays a trial on a meta-batch of training tasks and takes one meta-update. The
+    session logs and saves, and handles signals and failures.
     """
     plan = experiment.train
     distribution = experiment.env.build()
@@ -97,9 +98,11 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                 step.log(episode_metrics(trial, tasks, shape, by_class=by_class))
                 step.log(learned, group="update")
             if plan.video_every and session.run.iteration % plan.video_every == 0:
-                with session.or_not_shown():
+                with session.failure_is_noted():
                     show_video(session.run, agent, distribution, experiment)
-        session.compare_by([f"{name}/{line}" for name in RETURN_AND_SUCCESS for line in LINES])
+        session.show_hyperparameters(
+            f"{name}/{line}" for name in RETURN_AND_SUCCESS for line in LINES
+        )
 
 
 def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) -> None:
@@ -133,7 +136,7 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
                             learner.meta_update(tasks.to(learner.device), generator=step.generator)
                         )
                 step.log(update_metrics(learned))
-        session.compare_by([f"train/{measure}" for measure in shown])
+        session.show_hyperparameters([f"train/{measure}" for measure in shown])
 
 
 def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
@@ -182,7 +185,7 @@ def checking_agents() -> list[Any]:
     return [config.small() for config in configs if hasattr(config, "small")]
 
 
-def print_what_there_is() -> None:
+def print_list() -> None:
     """Prints every task distribution and every experiment, one line each."""
     print("Task distributions")
     for kind, config in [item for field in FIELDS for item in kinds(field.envs).items()]:
@@ -210,7 +213,7 @@ def main(arguments: list[str]) -> None:
     if options.pop("list", False):
         if positional or options:
             raise UserError("--list takes nothing else; give it alone")
-        print_what_there_is()
+        print_list()
         return
     help_wanted = options.pop("help", False)
     if (module := options.pop("check", None)) is not None:

@@ -139,7 +139,8 @@ class KLCurvature:
 
     The KL from a policy to itself has zero gradient. Its Hessian along the meta-parameters is
     therefore exactly Jᵀ F J, with the Jacobian J of adaptation and the Hessian F along the adapted
-    parameters: the term with the second derivatives of adaptation vanishes.
+    parameters: the term with the second derivatives of adaptation vanishes. With first-order
+    gradients J is taken for the identity (times what it passes on), as everywhere then.
     """
 
     def __init__(
@@ -308,7 +309,8 @@ class MAMLTRPO:
             damping=config.cg_damping,
         )  # fmt: skip
         direction = conjugate_gradient(curvature.product, gradient, iterations=config.cg_iterations)
-        squared_length = direction @ curvature.product(direction)  # twice the KL, to second order
+        # Twice the KL, to second order, and the damping's share.
+        squared_length = direction @ curvature.product(direction)
         del curvature  # frees the graphs
         # The clamp keeps the step 0 where the gradient is 0, e.g. if all rewards are equal.
         step = torch.sqrt(2 * config.max_kl / squared_length.clamp(min=1e-30)) * direction

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import tyro
 from gymnasium import spaces
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -150,10 +151,16 @@ def playable_shape(config: AgentConfig) -> TrialShape:
         try:
             shape = config.trial_shape(episodes, training=True)
             config.check_training(shape, horizon=HORIZON, num_tasks=NUM_TASKS, num_classes=1)
+            judged = config.trial_shape(episodes)
         except UserError as error:
             refused = str(error)
-        else:
-            return shape
+            continue
+        if judged.total_episodes != episodes:
+            raise UserError(
+                f"trial_shape({episodes}) lays out {judged.total_episodes} episodes; in evaluation "
+                "it has to be as many as were asked for"
+            )
+        return shape
     raise UserError(f"trial_shape and check_training refuse {EPISODES} episodes: {refused}")
 
 
@@ -163,7 +170,10 @@ def check_weights_follow_from_the_seed(checked: Checked) -> None:
     if name := first_difference(one, same):
         raise UserError(f"build gives other weights for the same seed: {name} differs")
     if one and first_difference(one, other) is None:
-        raise UserError("build gives the same weights for another seed; let them follow from it")
+        raise UserError(
+            "build gives the same state_dict for another seed; initialise weights from the seed, "
+            "and let state_dict hold them"
+        )
 
 
 def check_actions(checked: Checked) -> None:
@@ -216,13 +226,21 @@ def check_randomness(checked: Checked) -> None:
 def check_tasks_are_apart(checked: Checked) -> None:
     """An agent acts on a task independently of the tasks beside it."""
     agent = checked.agent()
+    checked.learn(agent, 1)  # an untrained policy may ignore what leaks
     rows = slice(0, checked.shape.slots_per_task)
-    here, there = (
-        [rollout.log_prob[rows] for rollout in checked.play(agent, 1, targets=targets, greedy=True)]
-        for targets in ((0.0, 1.0, 2.0), (0.0, 2.0, 1.0))
-    )
-    if any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(here, there, strict=True)):
-        raise UserError("what the agent does on a task depends on the tasks that are played beside")
+    for greedy in (False, True):
+        here, there = (
+            [
+                part[rows].float()
+                for rollout in checked.play(agent, 2, targets=targets, greedy=greedy)
+                for part in (rollout.action, rollout.log_prob)
+            ]
+            for targets in ((0.0, 1.0, 2.0), (0.0, 2.0, 5.0))
+        )
+        if any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(here, there, strict=True)):
+            raise UserError(
+                "the agent's actions on a task depend on the tasks that are played beside it"
+            )
 
 
 def check_learning(checked: Checked) -> None:
@@ -323,14 +341,16 @@ def main(arguments: list[str]) -> None:
         UserError: something is wrong; all that was found is in it.
     """
     positional, options = split_command_line(arguments, switches=("help",))
-    if options.pop("help", False) or len(positional) != 1:
-        print("python -m metarl.check_agent FILE.py:CLASS [--OPTION VALUE …]")
-        if len(positional) != 1:
-            raise UserError("name one algorithm: FILE.py:CLASS, or a kind such as rl2")
-        return
+    help_wanted = options.pop("help", False)
+    if len(positional) != 1:
+        raise UserError(
+            "name one algorithm: python -m metarl.check_agent FILE.py:CLASS, or a kind such as rl2"
+        )
     (kind,) = positional
-    values = {"kind": kind, **options}
-    config = validate(config_of(kind, "metarl.agents"), values, source=kind)
+    model = config_of(kind, "metarl.agents")
+    if help_wanted:
+        tyro.cli(model, args=["--help"], prog=f"python -m metarl.check_agent {kind}")
+    config = validate(model, {"kind": kind, **options}, source=kind)
     found = findings(config)
     for line in found:
         print(line)

@@ -66,8 +66,8 @@ def test_glyphs_that_were_held_out_are_told_apart(tmp_path: Path) -> None:
     learner, distribution = trained(
         tmp_path, "prototypical_glyphs", "--train.tasks", "2400"
     )  # fmt: skip
-    learned = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], episodes=600)
-    pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], episodes=600)
+    learned = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], num_tasks=600)
+    pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], num_tasks=600)
     gain = learned.scores["accuracy"] - pixels.scores["accuracy"]
     assert (gain.mean(0) > 5 * gain.std(0) / 600**0.5).all()
     assert learned.scores["accuracy"].mean(0)[0] > 0.7

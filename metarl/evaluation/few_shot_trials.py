@@ -7,10 +7,12 @@ from pathlib import Path
 from metarl.evaluation.few_shot import SHOTS, SHOTS_OF_FUNCTIONS, judge
 from metarl.evaluation.few_shot_record import FewShotEvaluation
 from metarl.evaluation.options import EvaluationOptions
-from metarl.evaluation.trials import note_changed_tasks
+from metarl.evaluation.trials import note_changes
 from metarl.training.experiment import (
     FewShotExperiment,
     build_learner,
+    file_hash,
+    short_kind,
 )
 from metarl.training.provenance import environment
 from metarl.training.run import load_agent
@@ -26,7 +28,11 @@ def measure_few_shot(
     distribution = experiment.env.as_judged().build()
     shape = distribution.shape
     learner = build_learner(experiment, shape)
-    note_changed_tasks(load_agent(learner, checkpoint), distribution.train.content_hash)
+    note_changes(
+        load_agent(learner, checkpoint),
+        distribution.train.content_hash,
+        file_hash(experiment.agent.kind),
+    )
     sampler = distribution.test if config.split == "test" else distribution.train
     usual = SHOTS if shape.classification else SHOTS_OF_FUNCTIONS
     judged = judge(
@@ -39,7 +45,7 @@ def measure_few_shot(
     )
     return FewShotEvaluation(
         experiment=experiment.name,
-        agent=experiment.agent.kind,
+        agent=short_kind(experiment.agent.kind),
         seed=experiment.seed,
         tasks=int(checkpoint.name),
         distribution=distribution.name,

@@ -30,7 +30,9 @@ from metarl.training.experiment import (
     FewShotExperiment,
     build_agent,
     distribution_named,
+    file_hash,
     load_experiment,
+    short_kind,
 )
 from metarl.training.provenance import environment
 from metarl.training.run import CONFIG, is_published, load_agent
@@ -50,6 +52,8 @@ class Trials:
     experiment: str
     agent: str
     """The kind of agent, e.g. `rl2`."""
+    agent_file_hash: str | None
+    """SHA-256 of the file of a user's algorithm."""
     seed: int
     """Seed of the run."""
     build_agent: Callable[[TaskVectorEnv], Agent[Any]]
@@ -151,7 +155,8 @@ def find_trials(folder: Path, config: EvaluationOptions) -> Trials:
         folder=folder,
         output=output_folder(folder, experiment, config),
         experiment=experiment.name,
-        agent=experiment.agent.kind,
+        agent=short_kind(experiment.agent.kind),
+        agent_file_hash=file_hash(experiment.agent.kind),
         seed=experiment.seed,
         build_agent=partial(fitting_agent, experiment, folder, config),
         checkpoint=find_checkpoint(folder, config),
@@ -236,15 +241,21 @@ def check_is_of(evaluation: Evaluation, trials: Trials, path: Path) -> None:
 def measure(trials: Trials, config: EvaluationOptions, recordings: Recordings | None) -> Evaluation:
     """Plays every task, and records some of them if `recordings` is given."""
     if config.tasks is None:
-        note_changed_tasks(read_meta(trials.checkpoint), trials.distribution.train.content_hash)
+        train_hash = trials.distribution.train.content_hash
+        note_changes(read_meta(trials.checkpoint), train_hash, trials.agent_file_hash)
     return trials.play(config.result_options(few_shot=False), recordings)
 
 
-def note_changed_tasks(meta: Meta, train_hash: str) -> None:
-    """Tells the user if the training tasks changed since the agent was trained on them."""
-    if meta.task_hashes and meta.task_hashes.train != train_hash:
+def note_changes(meta: Meta, train_hash: str, agent_file_hash: str | None) -> None:
+    """Tells the user if the training tasks, or the file of the user's algorithm, changed since the
+    agent was trained."""
+    trained = meta.task_hashes
+    if trained and trained.train != train_hash:
         note("the training tasks changed since the agent learned on them; held-out tasks and "
              "results may be others too")  # fmt: skip
+    if trained and trained.agent != agent_file_hash:
+        note("the file of the algorithm changed since the agent learned with it; the results are "
+             "those of the new one")  # fmt: skip
 
 
 def check_can_store(trials: Sequence[Trials], config: EvaluationOptions) -> None:

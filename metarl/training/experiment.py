@@ -14,9 +14,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
-from pydantic import create_model
+from pydantic import BeforeValidator, create_model
 
 from metarl import renames
 from metarl.config import Config, override, read_yaml, validate
@@ -110,6 +110,11 @@ def load_run(
     if not path.is_file():
         raise UserError(f"{folder} is no run: it has no {CONFIG}")
     for code in files_named(read_yaml(path)):
+        if not Path(code).is_file():
+            raise UserError(
+                f"{folder} needs {code}, which is not there; put it back, or name its new place in "
+                f"{path}"
+            )
         check_trusted(code, folder, allowed=trusted, option=option)
     experiment = load(path)
     if plays:
@@ -133,6 +138,12 @@ def codes_of(experiment: Experiment | FewShotExperiment) -> list[str]:
     """Full paths of the files and names of the modules that an experiment executes."""
     code = code_of(experiment.env)
     return [*files_named(experiment.model_dump()), *([code] if code else [])]
+
+
+def short_kind(kind: str) -> str:
+    """A kind as tables show it: a file without its folder."""
+    match = FILE_KIND.fullmatch(kind)
+    return f"{Path(match['file']).name}:{match['name']}" if match else kind
 
 
 def file_hash(kind: str) -> str | None:
@@ -267,13 +278,15 @@ def _from_file(
     group = min(groups, key=lambda group: len(missing[group]))
     if missing[group]:
         raise UserError(f"{kind} has no method {missing[group][0]}; add it")
-    return group, _named(found, kind)
+    return group, _named(found, kind, f"{module.path}:{name}")
 
 
 @cache
-def _named(config: type[Config], kind: str) -> type[Config]:
-    """The config with `kind` as its kind; replaces a kind that it declares itself."""
-    fields: dict[str, Any] = {"kind": (Literal[kind], kind)}
+def _named(config: type[Config], kind: str, anywhere: str) -> type[Config]:
+    """The config with `anywhere` as its kind: the file's whole path, so that a run can be played
+    from any folder. `kind`, as it was written, stands for the same."""
+    validator = BeforeValidator(lambda value: anywhere if value == kind else value)
+    fields: dict[str, Any] = {"kind": (Annotated[Literal[anywhere], validator], anywhere)}
     return create_model(config.__name__, __base__=config, __doc__=config.__doc__, **fields)
 
 

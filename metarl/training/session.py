@@ -11,7 +11,7 @@ The training loop itself stays free of these:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ class Session:
             run.save()
 
     @contextmanager
-    def or_not_shown(self) -> Iterator[None]:
+    def failure_is_noted(self) -> Iterator[None]:
         """A part that only displays something; a failure is reported and does not end training."""
         try:
             with stopping.interruptible():
@@ -104,7 +104,7 @@ class Session:
         except Exception as error:
             self._progress.note(f"iteration {self.run.iteration} is not shown: {printable(error)}")
 
-    def compare_by(self, names: Sequence[str]) -> None:
+    def show_hyperparameters(self, names: Iterable[str]) -> None:
         """Adds the run to TensorBoard's hyperparameter table, with the last value of these
         metrics."""
         metrics = self.run.metrics

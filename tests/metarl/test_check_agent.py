@@ -21,7 +21,7 @@ def test_nothing_is_wrong_with_ours(kind: str) -> None:
         (
             "with torch.random.fork_rng(devices=[]):\n            torch.manual_seed(seed)",
             "with torch.random.fork_rng(devices=[]):",
-            "the same weights for another seed",
+            "the same state_dict for another seed",
         ),
         ("torch.random.fork_rng(devices=[])", "torch.random.fork_rng([], enabled=False)", "global"),
         ("(rollout,) = trial", "(rollout,) = trial; torch.rand(1)", "global stream"),
@@ -35,7 +35,12 @@ def test_nothing_is_wrong_with_ours(kind: str) -> None:
         (
             "state = state + earned(step)",
             "state = state + earned(step).flip(0)",
-            "depends on the tasks that are played beside",
+            "depend on the tasks that are played beside it",
+        ),
+        (
+            "outputs = self.network(torch.cat([memory /",
+            "outputs = self.network(torch.cat([(memory - memory.mean(0)) /",
+            "depend on the tasks that are played beside it",
         ),
         (
             'return {"policy_loss": float(loss.detach()), ',

@@ -49,6 +49,7 @@ def trials(experiment: str, seed: int, classes: str) -> Trials:
         for number, name in enumerate(classes)
     )
     return Trials(
+        agent_file_hash=None,
         folder=Path(experiment), experiment=experiment, agent="rl2", seed=seed,
         output=Path(experiment),
         build_agent=lambda env: pytest.fail("nothing is played"), checkpoint=Path("7"),
