@@ -47,6 +47,7 @@ from metarl.training.experiment import (
     kinds,
     load,
     load_run,
+    told_in_a_line,
 )
 from metarl.training.iteration import episode_metrics, update_metrics
 from metarl.training.progress import RETURN_AND_SUCCESS
@@ -140,11 +141,12 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
 
 
 def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
-    """Starts the training loop of the experiment's kind."""
-    if isinstance(experiment, FewShotExperiment):
-        train_few_shot(experiment, folder, new=new)
-    else:
-        train(experiment, folder, new=new)
+    """Begins or resumes a training, of whichever kind of learning the experiment is."""
+    with told_in_a_line(experiment.model_dump()):
+        if isinstance(experiment, FewShotExperiment):
+            train_few_shot(experiment, folder, new=new)
+        else:
+            train(experiment, folder, new=new)
 
 
 def show_video(

@@ -38,9 +38,8 @@ from metarl.protocols import Agent
 from metarl.rollout.trial import first_step
 from metarl.system.command_line import one_line_errors
 from metarl.system.seeding import derive_seed, torch_generator
-from metarl.training.experiment import load_experiment
+from metarl.training.experiment import load_run
 from metarl.training.provenance import environment
-from metarl.training.run import CONFIG
 from metarl.types import Rollout, TimeStep, TrialShape
 
 BENCHMARKS = ("ML10", "ML25", "ML45")
@@ -153,7 +152,7 @@ class OfficialAgent:
 
 def judge(folder: Path) -> dict[str, Any]:
     """Success as counted by the official evaluation: the mean over classes, and each class."""
-    config = load_experiment(folder / CONFIG).env
+    config = load_run(folder).env
     if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
         raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")
     if config.horizon < HORIZON or config.num_goals < METAWORLD.goals:

@@ -42,7 +42,7 @@ from metarl.report.evaluating import evaluate
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.training.checkpoint import checkpoints
-from metarl.training.experiment import load_experiment
+from metarl.training.experiment import load_run
 from metarl.training.run import CONFIG, METRICS, publish_checkpoint
 
 KEPT_LINES = 200
@@ -59,7 +59,7 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
         UserError: the run is not finished, or it is published already.
     """
     trials = find_trials(run, EvaluationConfig())
-    experiment = load_experiment(run / CONFIG)
+    experiment = load_run(run)
     if trials.env_steps < experiment.train.env_steps and not unfinished:
         raise UserError(
             f"{run} stopped at {trials.env_steps:,} of {experiment.train.env_steps:,} env steps; "

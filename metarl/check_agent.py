@@ -25,7 +25,7 @@ from gymnasium import spaces
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metarl.config import split_command_line, validate
+from metarl.config import override, split_command_line, validate
 from metarl.errors import UserError, printable
 from metarl.protocols import Agent, AgentConfig
 from metarl.rollout.slots import SlotEnv
@@ -309,7 +309,11 @@ def findings(config: AgentConfig) -> list[str]:
 def global_streams() -> bytes:
     """The state of torch's and NumPy's global random streams."""
     numpy_state: Any = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes() + numpy_state[1].tobytes()
+    return (
+        torch.get_rng_state().numpy().tobytes()
+        + numpy_state[1].tobytes()
+        + bytes([numpy_state[2] % 256])
+    )
 
 
 def tensors_of(agent: Agent[Any]) -> dict[str, Tensor]:
@@ -350,7 +354,7 @@ def main(arguments: list[str]) -> None:
     model = config_of(kind, "metarl.agents")
     if help_wanted:
         tyro.cli(model, args=["--help"], prog=f"python -m metarl.check_agent {kind}")
-    config = validate(model, {"kind": kind, **options}, source=kind)
+    config = validate(model, override({"kind": kind}, options), source=kind)
     found = findings(config)
     for line in found:
         print(line)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from metarl.errors import UserError, nearest, printable
 from metarl.system.files import read_text
@@ -77,7 +78,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def write_yaml(config: Config, path: Path) -> None:
     """Writes every value of `config`, defaults included, so that later versions read the same."""
-    path.write_text(to_yaml(config.model_dump(mode="json")), encoding="utf-8")
+    try:
+        values = config.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise UserError(f"an option cannot be written as YAML: {printable(error)}") from None
+    path.write_text(to_yaml(values), encoding="utf-8")
 
 
 def validate(model: type[C], values: Mapping[str, Any], *, source: str) -> C:

@@ -110,3 +110,32 @@ def test_mistakes(elsewhere: Path, capsys, kind: str, message: str) -> None:
     Path("mine.yaml").write_text(config)
     assert message in fails(capsys, train, ["mine.yaml"])
     assert message in fails(capsys, check_agent, [kind])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("(rollout,) = trial", "raise SystemExit(0)", "failed: SystemExit: 0 (sum_memory.py, line"),
+        ("float(loss.detach())", "loss.detach()", "SumMemoryConfig failed: Type"),
+        ("return action, policy.log_prob(action), state", "return None", "failed: TypeError"),
+        (
+            "class SumMemoryConfig(Config):",
+            "class SumMemoryConfig(Config):\n    note: object = object()\n",
+            "cannot be written as YAML",
+        ),
+    ],
+)
+def test_what_fails_in_it_is_told_in_a_line(
+    elsewhere: Path, capsys, right: str, wrong: str, message: str
+) -> None:
+    module = Path(FILES[0])
+    assert right in module.read_text()
+    module.write_text(module.read_text().replace(right, wrong))
+    assert message in fails(capsys, train, [FILES[1], *SHORT])
+
+
+def test_tasks_of_another_config_are_taken_without_its_algorithm(elsewhere: Path, capsys) -> None:
+    train.main(["docs/examples/sum_memory.yaml", *SHORT, "--run-dir", "run"])
+    Path("other.yaml").write_text("env: {kind: bandit, num_arms: 5}\nagent: {kind: nowhere.py:X}\n")
+    evaluate.main(["run", "--tasks", "other.yaml", "--tasks-at-once", "1000"])
+    assert "1,000 tasks of the test split" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def measure_few_shot(
         split=config.split,
         split_hash=sampler.content_hash,
         num_ways=shape.num_outputs if shape.classification else None,
-        batch_norm=experiment.agent.encoder.batch_norm,
+        batch_norm=getattr(getattr(experiment.agent, "encoder", None), "batch_norm", "none"),
         options=config.result_options(few_shot=True),
         environment=environment(),
         **judged._asdict(),

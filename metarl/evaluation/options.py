@@ -101,7 +101,7 @@ class EvaluationOptions(Config):
     """Show the agent playing in a browser, until stopped."""
     port: Annotated[int, Field(ge=0, le=65535), Applies(live=True, needs=("live",))] = 8300
     """Port of the live replay; 0 chooses a free one."""
-    trust: Annotated[bool, Applies(live=True)] = False
+    trust: Annotated[bool, Applies(few_shot=True, live=True)] = False
     """Execute the module of tasks that the run names, even if it was never trained with here."""
 
     @classmethod

@@ -31,6 +31,7 @@ from metarl.training.experiment import (
     build_agent,
     distribution_named,
     file_hash,
+    load_env,
     load_experiment,
     short_kind,
 )
@@ -285,7 +286,8 @@ def find_distribution(experiment: Experiment, config: EvaluationOptions) -> Task
     if config.tasks is None:
         return experiment.env.build()
     if config.tasks.endswith(".yaml"):
-        return load_experiment(Path(config.tasks)).env.build()
+        env: Any = load_env(Path(config.tasks))
+        return env.build()
     return distribution_named(config.tasks)
 
 

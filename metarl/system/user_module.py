@@ -30,7 +30,11 @@ class UserModule:
     """Absolute path of a file; relative ones are resolved when the object is created."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "path", Path(self.source).resolve())
+        try:
+            path = Path(self.source).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+            raise UserError(f"no module {printable(self.source)}: {printable(error)}") from None
+        object.__setattr__(self, "path", path)
 
     @property
     def name(self) -> str:

@@ -9,11 +9,13 @@ A kind is the name of an entry point, so that your package can add kinds: to the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BeforeValidator, create_model
@@ -22,8 +24,9 @@ from metarl import renames
 from metarl.config import Config, override, read_yaml, validate
 from metarl.errors import UserError, nearest, printable
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
+from metarl.system import stopping
 from metarl.system.seeding import derive_seed
-from metarl.system.user_module import UserModule
+from metarl.system.user_module import UserModule, describe
 from metarl.training.run import CONFIG, choose_device
 from metarl.training.settings import FewShotTrainConfig, RunConfig, TrainConfig
 from metarl.training.trust import check_trusted, code_of
@@ -88,8 +91,23 @@ def load(path: Path, options: Mapping[str, Any] | None = None) -> Experiment | F
         UserError: it cannot be read, or a key or a value is wrong; names it.
     """
     stored = renames.renamed(read_yaml(path), renames.EXPERIMENT)
-    values = override({"name": path.stem, **stored}, options or {})
+    given = {renames.EXPERIMENT.get(key, key): value for key, value in (options or {}).items()}
+    values = override({"name": path.stem, **stored}, given)
     return experiment_of(values, source=str(path) if not options else f"{path} and flags")
+
+
+def load_env(path: Path) -> Config:
+    """The `env` section of a YAML file of reinforcement learning; the rest of it is not looked at.
+
+    Raises:
+        UserError: it cannot be read, a key or a value is wrong, or it is one of few-shot learning.
+    """
+    values = renames.renamed(read_yaml(path), renames.EXPERIMENT)
+    group, env = _kind(values, "env", [field.envs for field in FIELDS], source=str(path))
+    if group != FIELDS[0].envs:
+        kind = values["env"]["kind"]
+        raise UserError(f"{path}: {kind} is few-shot learning, nothing is played")
+    return validate(env, values["env"], source=f"{path}: env")
 
 
 def load_run(
@@ -165,7 +183,31 @@ def experiment_of(values: Mapping[str, Any], *, source: str) -> Experiment | Few
     field = next(field for field in FIELDS if field.envs == group)
     _, agent = _kind(values, "agent", [field.agents], source=source)
     experiment: Any = field.experiment
-    return validate(experiment[env, agent], values, source=source)
+    with told_in_a_line(values):
+        return validate(experiment[env, agent], values, source=source)
+
+
+@contextmanager
+def told_in_a_line(values: Mapping[str, Any]) -> Iterator[None]:
+    """Turns failures of a user's algorithm or environments into one line with their place. Failures
+    of ours are mistakes of ours, and keep their traceback.
+
+    Args:
+        values: the experiment, whose kinds may name files.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        stopped = isinstance(error, SystemExit) and error.code == stopping.EXIT_CODE
+        if stopped or not files_named(values):
+            raise
+        named = [values[section]["kind"] for section in ("agent", "env")]
+        kind = next(kind for kind in named if FILE_KIND.fullmatch(kind))
+        raise UserError(
+            f"{kind} failed: {describe(error)}; python -m metarl.check_agent {kind} may say more"
+        ) from error
 
 
 def files_named(values: Mapping[str, Any]) -> list[str]:
@@ -263,11 +305,11 @@ def _from_file(
     Raises:
         UserError: the file has no config class of this name, or the class lacks a method.
     """
-    found = getattr(module.loaded, name, None)
+    found = getattr(_executed(module.source, module.content_hash), name, None)
     if not isinstance(found, type) or not issubclass(found, Config):
         configs = [
             each.__name__
-            for each in vars(module.loaded).values()
+            for each in vars(_executed(module.source, module.content_hash)).values()
             if isinstance(each, type) and issubclass(each, Config) and each is not Config
         ]
         raise UserError(
@@ -278,7 +320,17 @@ def _from_file(
     group = min(groups, key=lambda group: len(missing[group]))
     if missing[group]:
         raise UserError(f"{kind} has no method {missing[group][0]}; add it")
-    return group, _named(found, kind, f"{module.path}:{name}")
+    try:
+        return group, _named(found, kind, f"{module.path}:{name}")
+    except Exception as error:
+        raise UserError(f"{kind} cannot be used as a config: {describe(error)}") from error
+
+
+@cache
+def _executed(source: str, content_hash: str | None) -> ModuleType:
+    """The module of a file; executed once, and again only when its content has changed."""
+    del content_hash
+    return UserModule(source).loaded
 
 
 @cache

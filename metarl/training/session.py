@@ -150,7 +150,7 @@ def training_session(
             folder,
             learner,
             unit=budget.unit,
-            task_hashes=hashes_of(distribution, experiment.agent.kind),
+            task_hashes=hashes_of(distribution, experiment),
         )
         if interface is not None:  # only now: `Run` refuses published runs, which must not change
             interface.keep(folder)
@@ -237,15 +237,13 @@ def check_can_skip(
     ) from None
 
 
-def hashes_of(distribution: TaskDistribution | FewShotDistribution, agent: str) -> ContentHashes:
-    """Content hashes of tasks and code, by which later changes are detected.
-
-    Args:
-        agent: kind of the algorithm.
-    """
+def hashes_of(
+    distribution: TaskDistribution | FewShotDistribution, experiment: Experiment | FewShotExperiment
+) -> ContentHashes:
+    """Content hashes of tasks and code, by which later changes are detected."""
     return ContentHashes(
         train=distribution.train.content_hash,
         test=distribution.test.content_hash,
-        module=getattr(distribution, "module_hash", None),  # only tasks of a user's module have it
-        agent=file_hash(agent),
+        module=getattr(distribution, "module_hash", None) or file_hash(experiment.env.kind),
+        agent=file_hash(experiment.agent.kind),
     )

@@ -60,7 +60,8 @@ def check_trusted(code: str | None, run: Path, *, allowed: bool, option: str = "
 
 def code_of(config: Config) -> str | None:
     """The code that a section of an experiment declares to execute; None if there is none."""
-    return getattr(config, "code", None)
+    code = getattr(config, "code", None)
+    return code if isinstance(code, str) else None
 
 
 def _trusted() -> list[str]:
