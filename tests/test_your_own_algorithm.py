@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/your_own_algorithm.md").read_text()
 FILES = ("docs/examples/sum_memory.py", "docs/examples/sum_memory.yaml")
 SHORT = ["--train.env-steps", "400", "--train.meta-batch-size", "4", "--train.episodes-per-trial",
-         "20"]  # fmt: skip
+         "20", "--env.num-test-tasks", "50"]  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:
@@ -54,7 +54,8 @@ def test_it_learns(elsewhere: Path, capsys) -> None:
     """Half of what is between chance and the best learner's 0.78 a pull, in a quarter of the
     budget."""
     train.main(["docs/examples/sum_memory.yaml", "--train.env-steps", "1_000_000",
-                "--agent.learning-rate", "0.01", "--run-dir", "run"])  # fmt: skip
+                "--agent.learning-rate", "0.01", "--env.num-test-tasks", "200",
+                "--run-dir", "run"])  # fmt: skip
     capsys.readouterr()
     evaluate.main(["run"])
     last = re.search(r"^ +99 +(\S+)", capsys.readouterr().out, re.M)
