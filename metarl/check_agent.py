@@ -165,7 +165,7 @@ def playable_shape(config: AgentConfig) -> TrialShape:
 
 
 def check_weights_follow_from_the_seed(checked: Checked) -> None:
-    """The same seed gives the same weights, and another one others."""
+    """Weights are functions of the seed, and differ between seeds."""
     one, same, other = (tensors_of(checked.agent(seed)) for seed in (1, 1, 2))
     if name := first_difference(one, same):
         raise UserError(f"build gives other weights for the same seed: {name} differs")
@@ -312,7 +312,7 @@ def global_streams() -> bytes:
     return (
         torch.get_rng_state().numpy().tobytes()
         + numpy_state[1].tobytes()
-        + bytes([numpy_state[2] % 256])
+        + numpy_state[2].to_bytes(4, "little")
     )
 
 

@@ -54,7 +54,7 @@ class TimeStep:
         )
 
     def map(self, change) -> TimeStep:
-        """The same time step with `change` (tensor -> tensor) applied to every field."""
+        """Time step with `change` (tensor -> tensor) applied to every field."""
         return TimeStep(**{f.name: change(getattr(self, f.name)) for f in fields(TimeStep)})
 
 
@@ -170,7 +170,7 @@ class FewShotBatch:
         return FewShotBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     def to(self, device: torch.device) -> FewShotBatch:
-        """The same tasks on another device."""
+        """Copy of the batch on another device."""
         return FewShotBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 

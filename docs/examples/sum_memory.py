@@ -78,7 +78,7 @@ class SumMemory:
         return action, policy.log_prob(action), state
 
     def adapt(self, state: Tensor, rollout: Rollout) -> Tensor:
-        """The same memory: `act` keeps it up to date."""
+        """Memory after a rollout: unchanged, as `act` keeps it up to date."""
         return state
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:

@@ -17,7 +17,6 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -71,10 +70,7 @@ class GymnasiumConfig(Config):
     @property
     def code(self) -> str:
         """Name of the code that `build` executes: a file with its full path, or a module."""
-        module = UserModule(self.module)
-        if module.is_file:
-            return str(Path(module.source).resolve())
-        return f"the module {module.source}"
+        return UserModule(self.module).code
 
     def build(self) -> GymnasiumTasks:
         """The distribution.

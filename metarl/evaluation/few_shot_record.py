@@ -198,12 +198,12 @@ class _PerTask(BaseModel):
 
 
 def diverged_as_infinite(values: list[float | None]) -> list[float]:
-    """The same numbers, with infinity in place of None."""
+    """Numbers of a stored row, with infinity in place of None."""
     return [math.inf if value is None else value for value in values]
 
 
 def infinite_as_null(stored: Any) -> Any:
-    """The same values with None in place of NaN and infinity, which JSON lacks."""
+    """Values that JSON can hold: None in place of NaN and infinity."""
     if isinstance(stored, dict):
         return {key: infinite_as_null(value) for key, value in stored.items()}
     if isinstance(stored, list):

@@ -61,7 +61,7 @@ class TaskBatch:
         return len(self.query.obs)
 
     def every(self, stride: int) -> TaskBatch:
-        """The same tasks with every `stride`-th step only."""
+        """Batch of these tasks that keeps every `stride`-th step."""
         support = [experience.every(stride) for experience in self.support]
         return TaskBatch(self.first_task, support, self.query.every(stride))
 

@@ -81,7 +81,7 @@ class DiagonalGaussian:
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def detach(self) -> DiagonalGaussian:
-        """The same distribution, detached from the graph."""
+        """Copy of the distribution, detached from the graph."""
         return DiagonalGaussian(self.mean.detach(), self.log_std.detach())
 
 
@@ -116,7 +116,7 @@ class Categorical:
         return -(log_prob.exp() * log_prob).sum(-1)
 
     def detach(self) -> Categorical:
-        """The same distribution, detached from the graph."""
+        """Copy of the distribution, detached from the graph."""
         return Categorical(self.logits.detach())
 
 

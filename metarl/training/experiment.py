@@ -201,10 +201,9 @@ def told_in_a_line(values: Mapping[str, Any]) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         stopped = isinstance(error, SystemExit) and error.code == stopping.EXIT_CODE
-        if stopped or not files_named(values):
+        if stopped or not (of_user := _file_kinds(values)):
             raise
-        named = [values[section]["kind"] for section in ("agent", "env")]
-        kind = next(kind for kind in named if FILE_KIND.fullmatch(kind))
+        kind = of_user[0]
         raise UserError(
             f"{kind} failed: {describe(error)}; python -m metarl.check_agent {kind} may say more"
         ) from error
@@ -212,10 +211,14 @@ def told_in_a_line(values: Mapping[str, Any]) -> Iterator[None]:
 
 def files_named(values: Mapping[str, Any]) -> list[str]:
     """Full paths of the files that the kinds of an experiment name."""
-    sections = [values.get(section) for section in ("env", "agent")]
+    return [str(UserModule(kind.rpartition(":")[0]).path) for kind in _file_kinds(values)]
+
+
+def _file_kinds(values: Mapping[str, Any]) -> list[str]:
+    """The kinds of an experiment that name a class in a file."""
+    sections = [values.get(section) for section in ("agent", "env")]
     named = [section.get("kind") for section in sections if isinstance(section, Mapping)]
-    found = [FILE_KIND.fullmatch(kind) for kind in named if isinstance(kind, str)]
-    return [str(UserModule(match["file"]).path) for match in found if match]
+    return [kind for kind in named if isinstance(kind, str) and FILE_KIND.fullmatch(kind)]
 
 
 def config_of(kind: str, group: str) -> type[Any]:
@@ -305,11 +308,12 @@ def _from_file(
     Raises:
         UserError: the file has no config class of this name, or the class lacks a method.
     """
-    found = getattr(_executed(module.source, module.content_hash), name, None)
+    executed = _executed(module.source, module.content_hash)
+    found = getattr(executed, name, None)
     if not isinstance(found, type) or not issubclass(found, Config):
         configs = [
             each.__name__
-            for each in vars(_executed(module.source, module.content_hash)).values()
+            for each in vars(executed).values()
             if isinstance(each, type) and issubclass(each, Config) and each is not Config
         ]
         raise UserError(
