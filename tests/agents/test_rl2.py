@@ -195,14 +195,15 @@ def test_advantages_of_a_trial_can_count_as_much_as_those_of_any_other() -> None
 def test_the_value_head_may_predict_signed_square_roots() -> None:
     agent = new_agent(root_values=True, normalize_values=False)
     returns = torch.tensor([-8.0, 0.0, 3.0, 99.0])
-    roots = agent._values_of(returns)
-    torch.testing.assert_close(roots, torch.tensor([-2.0, 0.0, 1.0, 9.0]))
-    torch.testing.assert_close(agent._returns_of(roots), returns)
+    roots = torch.tensor([-2.0, 0.0, 1.0, 9.0])
+    torch.testing.assert_close(agent._returns_of(roots[:, None]), returns)
+    assert agent._value_loss(roots[:, None], returns) == 0
     normalized = new_agent(root_values=True)
     normalized.return_normalizer.update(roots[:, None])  # mean 2, variance 17.5
-    expected = (roots - 2) / 17.5**0.5
-    torch.testing.assert_close(normalized._values_of(returns), expected)
-    torch.testing.assert_close(normalized._returns_of(expected), returns)
+    outputs = (roots - 2)[:, None] / 17.5**0.5
+    torch.testing.assert_close(normalized._returns_of(outputs), returns)
+    assert normalized._value_loss(outputs, returns) < 1e-10
+    assert normalized._value_loss(outputs + 1, returns).item() == pytest.approx(0.5)
 
 
 def test_normalizers_move_only_after_the_update() -> None:
