@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -39,6 +39,9 @@ from metarl.types import Rollout, TimeStep, TrialShape
 
 class RL2Config(Config):
     """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
+
+    learns_within_trials: ClassVar[bool] = True
+    """Whether `meta_update` takes part of a trial, so that `train.rollout_steps` may be given."""
 
     kind: Literal["rl2"] = "rl2"
 
@@ -145,18 +148,24 @@ class RL2Config(Config):
         """Checks that the agent can learn from trials of this shape.
 
         Raises:
-            UserError: `chunk_length` does not divide the steps of a trial.
+            UserError: `chunk_length` does not divide the steps of a trial, or those that it is
+                played in.
         """
         del num_tasks, num_classes
         trial_steps = shape.episodes * horizon
-        chunk_length = min(self.chunk_length, trial_steps)
-        if trial_steps % chunk_length:
-            fits = [n for n in range(1, trial_steps + 1) if trial_steps % n == 0]
-            best = min(fits, key=lambda n: abs(n - chunk_length))
-            raise UserError(
-                f"agent.chunk_length {chunk_length} does not divide a trial of {trial_steps} "
-                f"steps; the nearest that does is {best}"
-            )
+        part = min(shape.rollout_steps or trial_steps, trial_steps)
+        _check_divides(part, trial_steps, what="train.rollout_steps", of="a trial")
+        of = "a trial" if part == trial_steps else "train.rollout_steps"
+        _check_divides(min(self.chunk_length, part), part, what="agent.chunk_length", of=of)
+
+
+def _check_divides(length: int, steps: int, *, what: str, of: str) -> None:
+    if steps % length:
+        fits = [n for n in range(1, steps + 1) if steps % n == 0]
+        best = min(fits, key=lambda n: abs(n - length))
+        raise UserError(
+            f"{what} {length} does not divide {of} of {steps} steps; the nearest that does is {best}"
+        )
 
 
 # -- chunks of trials ------------------------------------------------------------------------------
@@ -311,13 +320,13 @@ class RL2:
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """PPO on one trial of N tasks; returns metrics to log."""
+        """PPO on one trial of N tasks, or on part of one; returns metrics to log."""
         (rollout,) = trial
         config = self.config
         chunk_length = min(config.chunk_length, rollout.reward.shape[1])
 
-        memory, value = self._replay(rollout, chunk_length)
-        advantage, returns = self._advantages(rollout, value)
+        memory, value, last_value = self._replay(rollout, chunk_length)
+        advantage, returns = self._advantages(rollout, value, last_value)
         chunks = Chunks(
             seen=rollout.seen.map(lambda x: cut(x, chunk_length)),
             memory=memory.flatten(0, 1),
@@ -365,32 +374,38 @@ class RL2:
     @torch.no_grad()
     def _replay(
         self, rollout: Rollout, chunk_length: int
-    ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"]]:
-        """The memory at the start of each of C chunks, and the value at each step, as a return."""
+    ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"], Float[Tensor, " N"]]:
+        """The memory at the start of each of C chunks, and the value at each step and after the
+        last, as returns. After a trial there is none."""
         num_slots, num_steps = rollout.reward.shape
-        state = self.begin_trial(num_slots)
+        state = self.begin_trial(num_slots) if rollout.first_state is None else rollout.first_state
         states, values = [], []
         for start in range(0, num_steps, chunk_length):
             states.append(state)
             piece = rollout.seen.map(lambda x, s=start: x[:, s : s + chunk_length])
             _, value, state = self.network(piece, state)
             values.append(value)
-        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1))
+        if rollout.following is None:
+            last_value = torch.zeros(num_slots, device=self.device)
+        else:
+            _, last, _ = self.network(rollout.following.map(lambda x: x[:, None]), state)
+            last_value = self._returns_of(last[:, 0])
+        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1)), last_value
 
     def _advantages(
-        self, rollout: Rollout, value: Float[Tensor, "N T"]
+        self, rollout: Rollout, value: Float[Tensor, "N T"], last_value: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
         """Advantages, and the returns that are the value function's targets.
 
-        Returns reach across the episodes of a trial, and do not bootstrap at its end.
+        Returns reach across the episodes of a trial, and do not bootstrap at its end; where the
+        trial goes on, they go on with the value there.
         """
         config = self.config
         reward = rollout.reward * config.reward_scale
         nothing_cut = torch.zeros_like(rollout.episode_end)
-        nothing_after = torch.zeros_like(reward[:, 0])
         if config.baseline == "linear":
             whole = discounted_returns(
-                reward, cut=nothing_cut, discount=config.discount, last_value=nothing_after
+                reward, cut=nothing_cut, discount=config.discount, last_value=last_value
             )
             time = torch.arange(reward.shape[1], device=reward.device).expand_as(reward)
             value = linear_baseline(rollout.seen.obs, time.to(reward.dtype), whole)
@@ -400,7 +415,7 @@ class RL2:
             cut=nothing_cut,
             discount=config.discount,
             gae_lambda=config.gae_lambda,
-            last_value=nothing_after,
+            last_value=last_value,
         )
         return advantage, advantage + value
 
