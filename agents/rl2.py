@@ -164,7 +164,8 @@ def _check_divides(length: int, steps: int, *, what: str, of: str) -> None:
         fits = [n for n in range(1, steps + 1) if steps % n == 0]
         best = min(fits, key=lambda n: abs(n - length))
         raise UserError(
-            f"{what} {length} does not divide {of} of {steps} steps; the nearest that does is {best}"
+            f"{what} {length} does not divide {of} of {steps} steps; "
+            f"the nearest that does is {best}"
         )
 
 

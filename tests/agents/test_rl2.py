@@ -286,7 +286,7 @@ def parts_of_a_trial(agent: RL2, steps: int | None) -> list[Rollout]:
 
 @pytest.mark.parametrize("memory", ["gru", "mixed", "transformer"])
 def test_a_trial_in_parts_is_the_trial(memory: str) -> None:
-    """Without updates in between, its parts are those of the whole, and so are values and memory."""
+    """Without updates in between, its parts equal the whole, and so do values and memory."""
     agent = new_agent(memory=memory)
     (whole,), parts = parts_of_a_trial(agent, None), parts_of_a_trial(agent, 10)
     joined = Rollout.one_after_another(parts)
@@ -317,9 +317,7 @@ def test_parts_must_divide_the_trial() -> None:
         RL2Config().check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
     shape = TrialShape(episodes=EPISODES, rollout_steps=6)
     with pytest.raises(UserError, match=r"chunk_length 4 .* train\.rollout_steps of 6 steps"):
-        RL2Config(chunk_length=4).check_training(
-            shape, horizon=HORIZON, num_tasks=1, num_classes=1
-        )
+        RL2Config(chunk_length=4).check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
 
 
 @pytest.mark.parametrize("memory", ["gru", "recurrence", "retention", "transformer"])
