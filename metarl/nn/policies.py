@@ -152,6 +152,7 @@ class RecurrentActorCritic(nn.Module):
         with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
             present = self.encoder(features).to(features.dtype)
             read, state = self.memory(present, state)
+        read = read.to(features.dtype)
         if self.reenter:
             read = torch.cat([read, present], dim=-1)
         policy = self._policy(self.policy_head(read, present))

@@ -84,7 +84,7 @@ class GatedScan(torch.autograd.Function):
 
 
 @inlined
-def _tanh(x):
+def tanh(x):
     x = min(max(x, -TANH_IS_ONE), TANH_IS_ONE)
     square = x * x
     above, below = TANH_ABOVE[0], TANH_BELOW[0]
@@ -96,8 +96,8 @@ def _tanh(x):
 
 
 @inlined
-def _sigmoid(x):
-    return HALF + HALF * _tanh(HALF * x)
+def sigmoid(x):
+    return HALF + HALF * tanh(HALF * x)
 
 
 @compiled
@@ -105,7 +105,7 @@ def _decay(gate, rate, decay, scale):
     """a = exp(-y) and √(1 - a²) for y = rate σ(gate), through tanh(y / 2), which loses no digits
     where a is close to 1."""
     for d in range(len(rate)):
-        half = _tanh(HALF * rate[d] * _sigmoid(gate[d]))
+        half = tanh(HALF * rate[d] * sigmoid(gate[d]))
         share = ONE / (ONE + half)
         decay[d] = (ONE - half) * share
         scale[d] = np.sqrt(max(FOUR * half * share * share, LEAST))
@@ -114,13 +114,13 @@ def _decay(gate, rate, decay, scale):
 @compiled
 def _step(u, gate, decay, scale, before, units):
     for d in range(len(units)):
-        units[d] = decay[d] * before[d] + scale[d] * _sigmoid(gate[d]) * u[d]
+        units[d] = decay[d] * before[d] + scale[d] * sigmoid(gate[d]) * u[d]
 
 
 @compiled
 def _read(units, branch, output):
     for d in range(len(units)):
-        output[d] = units[d] * branch[d] * _sigmoid(branch[d])
+        output[d] = units[d] * branch[d] * sigmoid(branch[d])
 
 
 @compiled
@@ -140,7 +140,7 @@ def _forward(inputs, gates, rate, first, units, output):
 def _by_branch(units, branch, of_output, of_branch, of_units):
     """Adds to the slope by the units; a slope `of_x` is that of the loss by x."""
     for d in range(len(units)):
-        gate = _sigmoid(branch[d])
+        gate = sigmoid(branch[d])
         of_branch[d] = of_output[d] * units[d] * gate * (ONE + branch[d] * (ONE - gate))
         of_units[d] += of_output[d] * branch[d] * gate
 
@@ -148,13 +148,13 @@ def _by_branch(units, branch, of_output, of_branch, of_units):
 @compiled
 def _by_input(u, gate, scale, of_units, of_u):
     for d in range(len(u)):
-        of_u[d] = of_units[d] * scale[d] * _sigmoid(gate[d])
+        of_u[d] = of_units[d] * scale[d] * sigmoid(gate[d])
 
 
 @compiled
 def _by_gate(u, gate, scale, of_units, of_gate, of_scale):
     for d in range(len(u)):
-        take = _sigmoid(gate[d])
+        take = sigmoid(gate[d])
         of_scale[d] = of_units[d] * take * u[d]
         of_gate[d] = of_scale[d] * scale[d] * (ONE - take)
 
@@ -171,7 +171,7 @@ def _by_exponent(decay, scale, before, of_units, of_scale):
 @compiled
 def _by_rate(gate, rate, of_exponent, of_gate, of_rate):
     for d in range(len(rate)):
-        remember = _sigmoid(gate[d])
+        remember = sigmoid(gate[d])
         of_rate[d] += of_exponent[d] * remember
         of_gate[d] = of_exponent[d] * rate[d] * remember * (ONE - remember)
 

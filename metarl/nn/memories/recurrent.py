@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+
+from metarl.nn.memories.compiled_gru import GRUScan
 
 
 class GRU(nn.GRU):
@@ -22,8 +25,13 @@ class GRU(nn.GRU):
         self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
     ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N S"]]:
         """Outputs at each step, and the last."""
-        output, last = super().forward(x.to(state.dtype), state[None].contiguous())
-        return output, last[0]
+        if x.device.type != "cpu" or state.dtype != torch.float32 or not torch.is_grad_enabled():
+            output, last = super().forward(x.to(state.dtype), state[None].contiguous())
+            return output, last[0]
+        inputs = functional.linear(x, self.weight_ih_l0, self.bias_ih_l0).to(state.dtype)
+        hidden = GRUScan.apply(inputs, state, self.weight_hh_l0, self.bias_hh_l0)
+        assert isinstance(hidden, Tensor)
+        return hidden, hidden[:, -1]
 
 
 class LSTM(nn.LSTM):

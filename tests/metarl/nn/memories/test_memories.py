@@ -116,6 +116,25 @@ def test_the_compiled_recurrence_equals_torch(steps: int) -> None:
         torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=2e-5)
 
 
+def test_the_compiled_gru_equals_torchs() -> None:
+    """Both passes: with gradients in single precision it is compiled, without it is torch's."""
+    memory = build_memory("gru", INPUTS, SIZE, layers=1, window=WINDOW)
+    memory.initialize()
+    x = sequence(33).float()
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        memory = memory.to(dtype)
+        memory.zero_grad()
+        inputs = x.detach().clone().to(dtype).requires_grad_()
+        state = torch.full((3, SIZE), 0.3, dtype=dtype, requires_grad=True)
+        output, last = memory(inputs, state)
+        (output.square().sum() + last.sum()).backward()
+        parameters = [p.grad.clone() for p in memory.parameters()]
+        results.append([output, last, inputs.grad, state.grad, *parameters])
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact.double(), rtol=1e-5, atol=1e-4)
+
+
 def test_retention_is_that_of_its_paper() -> None:
     """Eq. 6 of arXiv:2307.08621, S_t = γ S_(t-1) + k_t v_tᵀ and o_t = q_tᵀ S_t, step by step."""
     torch.manual_seed(0)
