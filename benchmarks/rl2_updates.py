@@ -128,8 +128,8 @@ def measure(width: int, rounds: int, memories: list[str]) -> dict[str, dict[str,
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """Markdown table with one line per contender."""
     lines = [
-        "| memory, products | parameters | seconds: median [min–max] | × as fast as the GRU | GFLOP "
-        "| floor, s | of it |",
+        "| memory, products | parameters | seconds: median [min–max] | × as fast as the GRU "
+        "| GFLOP | floor, s | of it |",
         "|---" + "|---:" * 6 + "|",
     ]
     for name, m in measured.items():

@@ -85,6 +85,7 @@ class GatedScan(torch.autograd.Function):
 
 @inlined
 def tanh(x):
+    """The hyperbolic tangent in single precision."""
     x = min(max(x, -TANH_IS_ONE), TANH_IS_ONE)
     square = x * x
     above, below = TANH_ABOVE[0], TANH_BELOW[0]
@@ -97,6 +98,7 @@ def tanh(x):
 
 @inlined
 def sigmoid(x):
+    """The logistic function in single precision."""
     return HALF + HALF * tanh(HALF * x)
 
 

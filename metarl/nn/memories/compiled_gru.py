@@ -1,8 +1,8 @@
 """The GRU's pass over time on the processor, with its derivative.
 
 Only the product of the hidden state with its weights has to wait for the step before. The inputs'
-product is taken for all steps at once by the caller, and the weights' derivative is one product over
-all steps; torch takes one for each step. The element-wise part of a step is one compiled loop.
+product is taken for all steps at once by the caller, and the weights' derivative is one product
+over all steps; torch takes one for each step. The rest of a step is one compiled loop.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -22,7 +22,7 @@ class GRUScan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,  # noqa: ANN001
+        ctx,
         inputs: Float[Tensor, "N T E"],
         first: Float[Tensor, "N H"],
         weight: Float[Tensor, "E H"],

@@ -13,6 +13,11 @@ from metarl.nn.memories.compiled_gru import GRUScan
 class GRU(nn.GRU):
     """A gated recurrent unit (Cho et al. 2014, arXiv:1406.1078)."""
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def __init__(self, input_size: int, size: int) -> None:
         super().__init__(input_size, size, batch_first=True)
         self.state_size = self.output_size = size
