@@ -60,51 +60,40 @@ PAPER = {
 250 million env steps of training."""
 
 PULLS_10 = {
+    "agent.products": "bfloat16",
+    "agent.learning_rate": 1e-3,
     "agent.discount": 1.0,
-    "agent.learning_rate_decay": 0.995,
+    "agent.gae_lambda": 1.0,
+    "agent.entropy_coef": 0.0,
+    "agent.learning_rate_decay": 0.996,
     "train.meta_batch_size": 1000,
-    "train.env_steps": 3_000_000,
+    "train.env_steps": 6_000_000,
 }
 PULLS_100 = {
-    "agent.discount": 0.98,
-    "agent.gae_lambda": 0.95,
-    "agent.learning_rate": 3e-3,
-    "agent.learning_rate_decay": 0.9925,
-    "agent.entropy_coef": 5e-3,
-    "agent.epochs": 3,
-    "train.env_steps": 6_000_000,
+    "agent.products": "bfloat16",
+    "agent.learning_rate": 1e-3,
+    "agent.discount": 0.99,
+    "agent.learning_rate_decay": 0.998,
+    "train.meta_batch_size": 100,
+    "train.env_steps": 10_000_000,
 }
 PULLS_500 = {
     **PULLS_100,
-    "agent.learning_rate_decay": 0.991,
-    "train.meta_batch_size": 20,
-    "train.env_steps": 2_500_000,
+    "agent.discount": 0.995,
+    "train.rollout_steps": 100,
+    "train.env_steps": 10_000_000,
 }
 # Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "bandit_5x10": {
-        **PULLS_10,
-        "agent.learning_rate_decay": 0.99,
-        "train.env_steps": 2_500_000,
-    },
+    "bandit_5x10": PULLS_10,
     "bandit_10x10": PULLS_10,
     "bandit_50x10": PULLS_10,
     "bandit_5x100": PULLS_100,
-    "bandit_10x100": {
-        **PULLS_100,
-        "agent.hidden_size": 128,
-        "agent.entropy_coef": 0.01,
-        "agent.learning_rate_decay": 0.998,
-        "train.env_steps": 24_000_000,
-    },
-    "bandit_50x100": {
-        **PULLS_100,
-        "agent.learning_rate_decay": 0.985,
-        "train.env_steps": 3_000_000,
-    },
+    "bandit_10x100": PULLS_100,
+    "bandit_50x100": {**PULLS_100, "agent.hidden_size": 128, "agent.learning_rate": 7e-4},
     "bandit_5x500": PULLS_500,
     "bandit_10x500": PULLS_500,
-    "bandit_50x500": PULLS_500,
+    "bandit_50x500": {**PULLS_500, "agent.hidden_size": 128, "agent.learning_rate": 7e-4},
     "tabular_10": {},
     "tabular_25": {},
     "tabular_50": {},
