@@ -81,7 +81,7 @@ def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int
     loop = agent.inner_loop
     meta = loop.policies.meta_parameters()
     batches = TaskBatch.of([support, query], loop.batch_size(support))
-    _, gradient, acted = agent._surrogate_and_gradient(meta, batches)
+    _, gradient, acted, _ = agent._surrogate_and_gradient(meta, batches)
     strided = [batch.every(stride) for batch in batches]
     curvature = KLCurvature(loop, meta, strided, damping=CONFIG.cg_damping)
     step = conjugate_gradient(curvature.product, gradient, iterations=CONFIG.cg_iterations)
