@@ -18,6 +18,7 @@ import os
 import re
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from metarl.protocols import Agent, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recorder, Recordings
 from metarl.rollout.task_set import play
-from metarl.rollout.trial import run_trial
+from metarl.rollout.trial import trial_in_parts
 from metarl.system.command_line import one_line_errors
 from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
@@ -49,7 +50,7 @@ from metarl.training.experiment import (
     load_run,
     told_in_a_line,
 )
-from metarl.training.iteration import episode_metrics, update_metrics
+from metarl.training.iteration import episode_metrics, means, update_metrics, whole
 from metarl.training.progress import RETURN_AND_SUCCESS
 from metarl.training.run import Run
 from metarl.training.session import Budget, training_session
@@ -62,8 +63,8 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     """Meta-reinforcement learning until the budget is spent, from the folder's newest checkpoint.
 
-    Each iteration plays a trial on a meta-batch of training tasks and takes one meta-update. The
-    session logs and saves, and handles signals and failures.
+    Each iteration plays a trial on a meta-batch of training tasks and takes one meta-update, or
+    several within the trial. The session logs and saves, and handles signals and failures.
     """
     plan = experiment.train
     distribution = experiment.env.build()
@@ -89,15 +90,16 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
         while session.goes_on():
             with session.iteration() as step:
                 tasks = distribution.train.sample(plan.meta_batch_size, step.task_rng)
-                with step.timed("rollout"):
-                    trial = run_trial(
-                        agent, env, tasks,
-                        shape=shape, seed=step.env_seed, generator=step.generator,
-                    )  # fmt: skip
-                with step.timed("update"):
-                    learned = agent.meta_update(trial, generator=step.generator)
-                step.log(episode_metrics(trial, tasks, shape, by_class=by_class))
-                step.log(learned, group="update")
+                parts = trial_in_parts(
+                    agent, env, tasks, shape=shape, seed=step.env_seed, generator=step.generator
+                )
+                trial, learned = [], []
+                for part in step.each_timed("rollout", parts):
+                    with step.timed("update"):
+                        learned.append(agent.meta_update(part, generator=step.generator))
+                    trial.append(part)
+                step.log(episode_metrics(whole(trial), tasks, shape, by_class=by_class))
+                step.log(means(learned), group="update")
             if plan.video_every and session.run.iteration % plan.video_every == 0:
                 with session.failure_is_noted():
                     show_video(session.run, agent, distribution, experiment)
@@ -171,6 +173,13 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
     """
     plan = experiment.train
     shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
+    if plan.rollout_steps is not None:
+        if not getattr(experiment.agent, "learns_within_trials", False):
+            raise UserError(
+                f"agent.kind {experiment.agent.kind} learns from whole trials; leave out "
+                "train.rollout_steps"
+            )
+        shape = replace(shape, rollout_steps=plan.rollout_steps)
     check_trial_fits(shape, num_tasks=plan.meta_batch_size, horizon=distribution.horizon)
     experiment.agent.check_training(
         shape,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -29,21 +29,39 @@ from metarl.config import Config, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import discounted_returns, gae, linear_baseline
+from metarl.learning.two_hot import NUM_BINS, two_hot_loss, two_hot_mean
+from metarl.nn.heads import HeadKind
+from metarl.nn.memories import MemoryKind
 from metarl.nn.policies import RecurrentActorCritic, RunningNormalizer
+from metarl.system.hardware import has_fast_bfloat16
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
 class RL2Config(Config):
     """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
+    learns_within_trials: ClassVar[bool] = True
+    """Whether `meta_update` takes part of a trial, so that `train.rollout_steps` may be given."""
+
     kind: Literal["rl2"] = "rl2"
 
-    memory: Literal["gru", "lstm"] = "gru"
-    """Recurrent layer that carries experience through a trial."""
+    memory: MemoryKind = "gru"
+    """Carries experience through a trial: `gru`, `lstm`, or residual blocks of a gated linear
+    `recurrence`, of `retention`, of both by turns (`mixed`), or of a causal `transformer`."""
+    layers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Blocks of the memory; `gru` and `lstm` have one layer."""
+    window: Size = 128
+    """Steps that a transformer looks back, its own included."""
     hidden_size: Width = 128
     """Units of the memory."""
     encoder_sizes: Widths = (128,)
     """Units of each tanh layer between the inputs and the memory; may be empty."""
+    reenter: bool = False
+    """Let the heads read the encoded present input beside the memory (Beck et al. 2023,
+    arXiv:2309.14970)."""
+    head: HeadKind = "linear"
+    """What reads the memory: a `linear` layer, an `mlp` of two layers, or a `hypernetwork` that
+    generates the weights of a policy on the encoded present input."""
     normalize_inputs: bool = True
     """Scale all inputs of the policy by their running mean and standard deviation."""
     normalize_obs: bool = True
@@ -94,6 +112,12 @@ class RL2Config(Config):
     """Weight of the entropy bonus."""
     value_coef: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the value loss."""
+    value_loss: Literal["squared", "two_hot"] = "squared"
+    """Loss of the value head: the squared error, or the cross-entropy of a distribution over
+    returns of all sizes (DreamerV3), which needs neither `normalize_values` nor `root_values`."""
+    products: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the inputs of the large products of matrices in an update. With `bfloat16`,
+    processors that have instructions for it take a third of the time; others use float32."""
     max_kl: Positive | None = None
     """KL from the policy that acted (nats) above which the passes of an update stop."""
 
@@ -124,18 +148,25 @@ class RL2Config(Config):
         """Checks that the agent can learn from trials of this shape.
 
         Raises:
-            UserError: `chunk_length` does not divide the steps of a trial.
+            UserError: `chunk_length` does not divide the steps of a trial, or those that it is
+                played in.
         """
         del num_tasks, num_classes
         trial_steps = shape.episodes * horizon
-        chunk_length = min(self.chunk_length, trial_steps)
-        if trial_steps % chunk_length:
-            fits = [n for n in range(1, trial_steps + 1) if trial_steps % n == 0]
-            best = min(fits, key=lambda n: abs(n - chunk_length))
-            raise UserError(
-                f"agent.chunk_length {chunk_length} does not divide a trial of {trial_steps} "
-                f"steps; the nearest that does is {best}"
-            )
+        part = min(shape.rollout_steps or trial_steps, trial_steps)
+        _check_divides(part, trial_steps, what="train.rollout_steps", of="a trial")
+        of = "a trial" if part == trial_steps else "train.rollout_steps"
+        _check_divides(min(self.chunk_length, part), part, what="agent.chunk_length", of=of)
+
+
+def _check_divides(length: int, steps: int, *, what: str, of: str) -> None:
+    if steps % length:
+        fits = [n for n in range(1, steps + 1) if steps % n == 0]
+        best = min(fits, key=lambda n: abs(n - length))
+        raise UserError(
+            f"{what} {length} does not divide {of} of {steps} steps; "
+            f"the nearest that does is {best}"
+        )
 
 
 # -- chunks of trials ------------------------------------------------------------------------------
@@ -188,7 +219,9 @@ def clipped_surrogate(
     return torch.minimum(ratio * advantage, clipped * advantage).mean()
 
 
-def value_error(value: Float[Tensor, "M L"], target: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
+def value_error(
+    value: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"]
+) -> Float[Tensor, ""]:
     """Half the squared error of the value head, a mean over steps (L^VF in eq. 9 of PPO)."""
     return 0.5 * (value - target).square().mean()
 
@@ -233,14 +266,20 @@ class RL2:
     ) -> None:
         self.config = config
         self.device = device
+        self.bfloat16 = config.products == "bfloat16" and has_fast_bfloat16(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = RecurrentActorCritic(
                 observation_space,
                 action_space,
                 memory=config.memory,
+                layers=config.layers,
+                window=config.window,
                 hidden_size=config.hidden_size,
                 encoder_sizes=config.encoder_sizes,
+                reenter=config.reenter,
+                head=config.head,
+                value_outputs=NUM_BINS if config.value_loss == "two_hot" else 1,
                 initial_std=config.initial_std,
                 min_std=config.min_std,
                 learn_std=config.learn_std,
@@ -282,13 +321,13 @@ class RL2:
     # -- learning ----------------------------------------------------------------------------------
 
     def meta_update(self, trial: list[Rollout], *, generator: torch.Generator) -> dict[str, float]:
-        """PPO on one trial of N tasks; returns metrics to log."""
+        """PPO on one trial of N tasks, or on part of one; returns metrics to log."""
         (rollout,) = trial
         config = self.config
         chunk_length = min(config.chunk_length, rollout.reward.shape[1])
 
-        memory, value = self._replay(rollout, chunk_length)
-        advantage, returns = self._advantages(rollout, value)
+        memory, value, last_value = self._replay(rollout, chunk_length)
+        advantage, returns = self._advantages(rollout, value, last_value)
         chunks = Chunks(
             seen=rollout.seen.map(lambda x: cut(x, chunk_length)),
             memory=memory.flatten(0, 1),
@@ -336,32 +375,38 @@ class RL2:
     @torch.no_grad()
     def _replay(
         self, rollout: Rollout, chunk_length: int
-    ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"]]:
-        """The memory at the start of each of C chunks, and the value at each step, as a return."""
+    ) -> tuple[Float[Tensor, "N C S"], Float[Tensor, "N T"], Float[Tensor, " N"]]:
+        """The memory at the start of each of C chunks, and the value at each step and after the
+        last, as returns. After a trial there is none."""
         num_slots, num_steps = rollout.reward.shape
-        state = self.begin_trial(num_slots)
+        state = self.begin_trial(num_slots) if rollout.first_state is None else rollout.first_state
         states, values = [], []
         for start in range(0, num_steps, chunk_length):
             states.append(state)
             piece = rollout.seen.map(lambda x, s=start: x[:, s : s + chunk_length])
             _, value, state = self.network(piece, state)
             values.append(value)
-        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1))
+        if rollout.following is None:
+            last_value = torch.zeros(num_slots, device=self.device)
+        else:
+            _, last, _ = self.network(rollout.following.map(lambda x: x[:, None]), state)
+            last_value = self._returns_of(last[:, 0])
+        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1)), last_value
 
     def _advantages(
-        self, rollout: Rollout, value: Float[Tensor, "N T"]
+        self, rollout: Rollout, value: Float[Tensor, "N T"], last_value: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
         """Advantages, and the returns that are the value function's targets.
 
-        Returns reach across the episodes of a trial, and do not bootstrap at its end.
+        Returns reach across the episodes of a trial, and do not bootstrap at its end; where the
+        trial goes on, they go on with the value there.
         """
         config = self.config
         reward = rollout.reward * config.reward_scale
         nothing_cut = torch.zeros_like(rollout.episode_end)
-        nothing_after = torch.zeros_like(reward[:, 0])
         if config.baseline == "linear":
             whole = discounted_returns(
-                reward, cut=nothing_cut, discount=config.discount, last_value=nothing_after
+                reward, cut=nothing_cut, discount=config.discount, last_value=last_value
             )
             time = torch.arange(reward.shape[1], device=reward.device).expand_as(reward)
             value = linear_baseline(rollout.seen.obs, time.to(reward.dtype), whole)
@@ -371,24 +416,29 @@ class RL2:
             cut=nothing_cut,
             discount=config.discount,
             gae_lambda=config.gae_lambda,
-            last_value=nothing_after,
+            last_value=last_value,
         )
         return advantage, advantage + value
 
-    def _values_of(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """The outputs of the value head that stand for these returns."""
-        value = self._rooted(returns)
+    def _value_loss(
+        self, output: Float[Tensor, "*batch V"], returns: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, ""]:
+        """Loss of the value head's outputs, a mean over steps."""
+        if self.config.value_loss == "two_hot":
+            return two_hot_loss(output, returns)
+        target = self._rooted(returns)
         if self.config.normalize_values:
-            value = self.return_normalizer(value[..., None]).squeeze(-1)
-        return value
+            target = self.return_normalizer(target[..., None]).squeeze(-1)
+        return value_error(output.squeeze(-1), target)
 
-    def _returns_of(self, value: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    def _returns_of(self, output: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
         """The returns that the value head's outputs stand for."""
+        if self.config.value_loss == "two_hot":
+            return two_hot_mean(output)
         if self.config.normalize_values:
-            value = self.return_normalizer.inverse(value[..., None]).squeeze(-1)
-        if self.config.root_values:
-            value = signed_square(value)
-        return value
+            output = self.return_normalizer.inverse(output)
+        value = output.squeeze(-1)
+        return signed_square(value) if self.config.root_values else value
 
     def _rooted(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Signed square roots of returns if `root_values`, else the returns."""
@@ -397,7 +447,7 @@ class RL2:
     def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
         """PPO's loss (eq. 9): clipped surrogate, entropy bonus and value error; and metrics."""
         config = self.config
-        policy, value, _ = self.network(chunks.seen, chunks.memory)
+        policy, value, _ = self.network(chunks.seen, chunks.memory, bfloat16=self.bfloat16)
         log_ratio = policy.log_prob(chunks.action) - chunks.log_prob
         ratio = log_ratio.exp()
         policy_loss = -clipped_surrogate(ratio, chunks.advantage, clip=config.clip)
@@ -405,7 +455,7 @@ class RL2:
         loss = policy_loss - config.entropy_coef * entropy
         metrics = {"policy_loss": policy_loss, "entropy": entropy}
         if config.baseline == "value":
-            value_loss = value_error(value, self._values_of(chunks.returns))
+            value_loss = self._value_loss(value, chunks.returns)
             loss = loss + config.value_coef * value_loss
             metrics["value_loss"] = value_loss
         metrics["kl"] = kl_from_acting(log_ratio.detach())

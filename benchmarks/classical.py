@@ -2,15 +2,15 @@
 
 python -m benchmarks.classical                                            every setting
 python -m benchmarks.classical --settings bandit_5x10 bandit_5x100        two of them
+python -m benchmarks.classical --settings tabular_25 --seeds 2 3          further seeds of RL²
 
 A setting is a distribution and a number of episodes: `bandit_5x100` has 5 arms and 100 pulls,
-`tabular_25` random MDPs and 25 episodes. RL² is trained in runs/classical/<setting>/seed1; a
-finished run is reused and a stopped one is resumed. On MDPs it is trained with 10 episodes and
-evaluated also with more.
+`tabular_25` random MDPs and 25 episodes. RL² is trained in runs/classical/<setting>/seed<seed>; a
+finished run is reused and a stopped one is resumed.
 
 Every learner plays one trial on each of the first 1,000 held-out tasks. Constants of classical
 learners are tuned on training tasks, in trials of the same length. `classical.json` also keeps the
-settings of earlier calls, and `classical.md` is made from it.
+settings and seeds of earlier calls, and `classical.md` is made from it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks import command_line
 from benchmarks.bandit_learners import classical_learners
-from benchmarks.training import train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, train_to_the_end, training_seconds
 from envs.bandit import BanditConfig
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
 from evaluate import EvaluationConfig
@@ -48,8 +48,16 @@ from metarl.training.run import load_agent
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_TASKS = 1_000  # held-out tasks that every learner plays
 NUM_TUNING_TASKS = 1_000  # training tasks on which classical learners are tuned
-RL2 = "RL² (ours)"
 NO_LEARNERS = ("random", "knows the MDP")
+PAPER = {
+    "bandit_5x10": 6.7, "bandit_10x10": 6.7, "bandit_50x10": 6.8,
+    "bandit_5x100": 78.7, "bandit_10x100": 83.5, "bandit_50x100": 84.9,
+    "bandit_5x500": 401.6, "bandit_10x500": 432.5, "bandit_50x500": 438.9,
+    "tabular_10": 156.2, "tabular_25": 445.7, "tabular_50": 936.1, "tabular_75": 1428.8,
+    "tabular_100": 1913.7,
+}  # fmt: skip
+"""Total reward of the paper's RL² (Duan et al. 2016, arXiv:1611.02779, tables 1 and 2), after up to
+250 million env steps of training."""
 
 PULLS_10 = {
     "agent.discount": 1.0,
@@ -103,15 +111,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tabular_75": {},
     "tabular_100": {},
 }
-TRAINED_AS = {f"tabular_{episodes}": "tabular_10" for episodes in (25, 50, 75, 100)}
-"""Settings for which RL² is not trained, with the shorter setting whose agent plays them."""
 
 
-def trained_for(setting: str) -> Experiment:
+def trained_for(setting: str, seed: int) -> Experiment:
     """The experiment that trains RL² for a setting."""
-    name = TRAINED_AS.get(setting, setting)
-    kind, _, size = name.partition("_")
-    options = {"name": name, **SETTINGS[name], "train.episodes_per_trial": num_episodes(name)}
+    kind, _, size = setting.partition("_")
+    options = {
+        "name": setting,
+        "seed": seed,
+        "train.episodes_per_trial": num_episodes(setting),
+        **SETTINGS[setting],
+    }
     if kind == "bandit":
         options["env.num_arms"] = int(size.partition("x")[0])
     return load_experiment(CONFIGS / f"rl2_{kind}.yaml", options)
@@ -125,11 +135,10 @@ def num_episodes(setting: str) -> int:
 # -- playing ---------------------------------------------------------------------------------------
 
 
-def measure(setting: str, runs: Path) -> dict[str, Any]:
-    """Total rewards of all learners on each held-out task of a setting, with their sources."""
-    experiment, episodes = trained_for(setting), num_episodes(setting)
-    folder = runs / experiment.name / f"seed{experiment.seed}"
-    train_to_the_end(experiment, folder)
+def measure(setting: str) -> dict[str, Any]:
+    """Total rewards of classical learners on each held-out task of a setting, with their
+    sources."""
+    experiment, episodes = trained_for(setting, 1), num_episodes(setting)
     distribution = experiment.env.build()
     tasks = TaskSet(distribution.test[:NUM_TASKS])
     if isinstance(experiment.env, BanditConfig):
@@ -142,22 +151,40 @@ def measure(setting: str, runs: Path) -> dict[str, Any]:
     else:
         rewards = tabular_returns(tasks, episodes=episodes, horizon=distribution.horizon)
         tuned = {}
-    checkpoint, returns = rl2_returns(experiment, folder, tasks, episodes=episodes)
     return {
         "distribution": distribution.name,
         "episodes": episodes,
         "tasks": len(tasks),
         "split_hash": tasks.content_hash,
+        "tuned": tuned,
+        "totals": {name: totals_of(values) for name, values in rewards.items()},
+        "rl2": {},
+        "environment": environment(),
+    }
+
+
+def measure_rl2(setting: str, seed: int, runs: Path) -> dict[str, Any]:
+    """Total rewards of RL² on the same tasks, after its training with a seed."""
+    experiment = trained_for(setting, seed)
+    folder = runs / setting / f"seed{seed}"
+    train_to_the_end(experiment, folder)
+    tasks = TaskSet(experiment.env.build().test[:NUM_TASKS])
+    checkpoint, returns = rl2_returns(
+        experiment, folder, tasks, episodes=num_episodes(setting), seed=seed
+    )
+    return {
         "experiment": experiment.model_dump(mode="json"),
         "env_steps": int(checkpoint.name),
         "training_s": training_seconds(folder),
-        "tuned": tuned,
-        "totals": {
-            name: np.round(values.sum(axis=1), 3).tolist()
-            for name, values in {**rewards, RL2: returns}.items()
-        },
+        "curve": learning_curve(folder, points=40),
+        "totals": totals_of(returns),
         "environment": environment(),
     }
+
+
+def totals_of(rewards: np.ndarray) -> list[float]:
+    """Total rewards of each task."""
+    return np.round(rewards.sum(axis=1), 3).tolist()
 
 
 def stream(learner: str) -> np.random.Generator:
@@ -166,7 +193,7 @@ def stream(learner: str) -> np.random.Generator:
 
 
 def rl2_returns(
-    experiment: Experiment, folder: Path, tasks: TaskSet, *, episodes: int
+    experiment: Experiment, folder: Path, tasks: TaskSet, *, episodes: int, seed: int
 ) -> tuple[Path, np.ndarray]:
     """The newest checkpoint, and its returns, tasks x episodes, with sampled actions."""
     config = EvaluationConfig(tasks_at_once=len(tasks), episodes=episodes)
@@ -174,7 +201,7 @@ def rl2_returns(
     agent = build_agent(experiment, env)
     checkpoint = find_checkpoint(folder, config)
     load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=find_shape(experiment, None, config), seed=config.seed)
+    curve = play(agent, env, tasks, shape=find_shape(experiment, None, config), seed=seed)
     return checkpoint, curve.scores["return"].numpy()
 
 
@@ -215,21 +242,34 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
             continue
         learners = list(measured[chosen[0]]["totals"])
         lines = [
-            f"| | {' | '.join(learners)} | {RL2} / best classical | training |",
-            "|---" + "|---:" * (len(learners) + 2) + "|",
+            f"| | {' | '.join(learners)} | RL² of the paper | RL² here | / paper "
+            "| / best classical | training of a seed |",
+            "|---" + "|---:" * (len(learners) + 5) + "|",
         ]
         for name in chosen:
             m = measured[name]
             totals = {learner: np.asarray(values) for learner, values in m["totals"].items()}
-            rivals = [learner for learner in totals if learner not in (RL2, *NO_LEARNERS)]
+            rivals = [learner for learner in totals if learner not in NO_LEARNERS]
             best = max(rivals, key=lambda learner, totals=totals: totals[learner].mean())
             cells = [mean_cell(totals[learner], bold=learner == best) for learner in learners]
-            share = share_with_interval(totals[RL2], totals[best])
-            training = f"{m['env_steps'] / 1e6:.1f} M steps, {m['training_s'] / 60:.1f} min"
-            training = f"as {TRAINED_AS[name]}" if name in TRAINED_AS else training
-            lines.append(f"| {name} | {' | '.join(cells)} | {share} | {training} |")
+            lines.append(f"| {name} | {' | '.join(cells)} | {rl2_cells(name, m, totals[best])} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def rl2_cells(setting: str, m: dict[str, Any], best: np.ndarray) -> str:
+    """The paper's RL², ours with each seed, its shares, and its training."""
+    if not m["rl2"]:
+        return f"{PAPER[setting]} | – | – | – | –"
+    runs = [m["rl2"][seed] for seed in sorted(m["rl2"], key=int)]
+    ours = np.asarray([run["totals"] for run in runs])
+    each = ", ".join(f"{mean:.2f}" for mean in ours.mean(axis=1))
+    seconds = np.mean([run["training_s"] for run in runs])
+    return (
+        f"{PAPER[setting]} | {ours.mean():.2f} ({each}) | {ours.mean() / PAPER[setting]:.1%} | "
+        f"{share_with_interval(ours.mean(axis=0), best)} | "
+        f"{runs[0]['env_steps'] / 1e6:.1f} M steps, {seconds / 60:.1f} min"
+    )
 
 
 def mean_cell(totals: np.ndarray, *, bold: bool) -> str:
@@ -259,16 +299,25 @@ def report(measured: dict[str, dict[str, Any]]) -> str:
         f"{table(measured)}\n\nMean total reward of a trial, with 95 % intervals (Student's t; of "
         f"ratios, bootstrap) over {newest['tasks']:,} held-out tasks, the same for everybody; "
         "bold: the best classical learner there. Greedy play and UCB1 are tuned on training tasks "
-        "for every setting; RL² is trained with one seed, and plays sampled actions. Training "
-        f"times are those of rollouts and updates on {about['cpu']}, "
-        f"torch {about['versions']['torch']}."
+        "for every setting. RL² plays sampled actions; in brackets each seed. The paper's figures "
+        "are of other tasks of the same distributions, after up to 250 M steps. Training times are "
+        f"those of rollouts and updates on {about['cpu']}, torch {about['versions']['torch']}."
     )
+
+
+def store(measured: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Writes the raw numbers, one line per setting as it holds thousands, and the tables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{json.dumps(n)}: {json.dumps(m)}" for n, m in measured.items()]
+    (folder / "classical.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    (folder / "classical.md").write_text(report(measured) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str]) -> None:
     """Trains, plays, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default="runs/classical", help="where RL² is trained")
     parser.add_argument("--output", type=Path, default="results/classical", help="for the table")
     options = parser.parse_args(arguments)
@@ -279,12 +328,11 @@ def main(arguments: list[str]) -> None:
     stored = options.output / "classical.json"
     measured = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     for setting in options.settings:
-        measured[setting] = measure(setting, options.runs)
-        options.output.mkdir(parents=True, exist_ok=True)
-        # one line per setting, as it holds thousands of numbers
-        lines = [f"{json.dumps(n)}: {json.dumps(m)}" for n, m in measured.items()]
-        stored.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-        (options.output / "classical.md").write_text(report(measured) + "\n", encoding="utf-8")
+        for seed in options.seeds:
+            if setting not in measured:
+                measured[setting] = measure(setting)
+            measured[setting]["rl2"][str(seed)] = measure_rl2(setting, seed, options.runs)
+            store(measured, options.output)
     print(f"{report(measured)}\n\nStored in {options.output}")
 
 

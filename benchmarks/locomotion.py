@@ -26,7 +26,7 @@ from matplotlib import pyplot as plt
 
 from agents.rl2 import RL2Config
 from benchmarks import command_line
-from benchmarks.training import train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
 from metarl.evaluation.statistics import REAL, estimate
 from metarl.evaluation.trials import find_shape
@@ -38,7 +38,7 @@ from metarl.tasks import TaskSet
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, build_agent, load_experiment
 from metarl.training.provenance import environment
-from metarl.training.run import METRICS, load_agent
+from metarl.training.run import load_agent
 from metarl.types import TimeStep
 
 mpl.use("Agg")
@@ -112,21 +112,9 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
         "env_steps": int(saved[-1].name),
         "training_s": training_seconds(folder),
         "returns": {name: np.round(values, 2).tolist() for name, values in played.items()},
-        "curve": learning_curve(folder),
+        "curve": learning_curve(folder, points=CURVE_POINTS),
         "environment": environment(),
     }
-
-
-def learning_curve(folder: Path) -> list[dict[str, float]]:
-    """Returns of the first and the last episode of a trial, averaged over stretches of training."""
-    lines = [
-        json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    ]
-    keys = ("env_steps", "return/first_episode", "return/last_episode")
-    return [
-        {key: round(float(np.mean([lines[i][key] for i in part])), 2) for key in keys}
-        for part in np.array_split(np.arange(len(lines)), min(CURVE_POINTS, len(lines)))
-    ]
 
 
 def mean_cell(values: np.ndarray) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from metarl.errors import UserError
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, load_experiment
@@ -26,6 +28,18 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
     done = [] if new else checkpoints(folder / "checkpoints")
     if not done or int(done[-1].name) < experiment.train.env_steps:
         train(experiment, folder, new=new)
+
+
+def learning_curve(folder: Path, *, points: int) -> list[dict[str, float]]:
+    """Mean returns of all, the first and the last episode of a trial over stretches of training."""
+    lines = [
+        json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    ]
+    keys = ("env_steps", "train/return", "return/first_episode", "return/last_episode")
+    return [
+        {key: round(float(np.mean([lines[i][key] for i in part])), 3) for key in keys}
+        for part in np.array_split(np.arange(len(lines)), min(points, len(lines)))
+    ]
 
 
 def training_seconds(folder: Path) -> float:

@@ -165,6 +165,7 @@ class BanditEnv(SlotEnv[BanditTask]):
         )
         self._slots = np.arange(self.num_envs)
         self._means = np.zeros((self.num_envs, len(tasks[0].arm_means)))
+        self._best = np.zeros(self.num_envs)
         self._drawn = np.zeros((self.num_envs, self._BLOCK))
         self._pulls = np.zeros(self.num_envs, dtype=np.int64)
 
@@ -181,6 +182,7 @@ class BanditEnv(SlotEnv[BanditTask]):
             raise ValueError(f"bandits of one class at a time, not {', '.join(sorted(arms))}")
         (self._arms,) = arms
         self._means[slots] = [tasks[slot].arm_means for slot in slots]
+        self._best = self._means.max(axis=1)
         self._pulls[slots] = 0
         return np.zeros((self.num_envs, 1))
 
@@ -200,7 +202,7 @@ class BanditEnv(SlotEnv[BanditTask]):
             reward = (drawn < mean).astype(np.float64)
         info = {
             "final_obs": np.zeros((self.num_envs, 1)),
-            "success": mean == self._means.max(axis=1),
+            "success": mean == self._best,
         }
         return np.zeros((self.num_envs, 1)), reward, np.ones(self.num_envs, dtype=bool), info
 

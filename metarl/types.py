@@ -74,6 +74,10 @@ class Rollout:
     success: Bool[Tensor, "N T"]
     final_obs: Float[Tensor, "N O"]
     """The observation after the last step, before any reset."""
+    first_state: Any = None
+    """The agent's state before the first step, if the rollout begins within a trial."""
+    following: TimeStep | None = None
+    """The time step after the last (`N …`), if the trial goes on."""
 
     def __post_init__(self) -> None:
         shapes = {self.seen.obs.shape[:2], self.action.shape[:2], self.log_prob.shape}
@@ -84,13 +88,22 @@ class Rollout:
     @staticmethod
     def side_by_side(rollouts: list[Rollout]) -> Rollout:
         """Rollouts of equal length as one: the slots of the first, then those of the second, …"""
+        final_obs = torch.cat([rollout.final_obs for rollout in rollouts])
+        return Rollout(**_joined(rollouts, axis=0), final_obs=final_obs)
 
-        def join(parts: list[Any]) -> dict[str, Tensor]:
-            names = [field.name for field in fields(parts[0]) if field.name != "seen"]
-            return {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    @staticmethod
+    def one_after_another(rollouts: list[Rollout]) -> Rollout:
+        """Successive rollouts of the same slots as one."""
+        return Rollout(**_joined(rollouts, axis=1), final_obs=rollouts[-1].final_obs)
 
-        seen = TimeStep(**join([rollout.seen for rollout in rollouts]))
-        return Rollout(seen=seen, **join(rollouts))
+
+def _joined(rollouts: list[Rollout], *, axis: int) -> dict[str, Any]:
+    """All that rollouts have at every step, joined along slots (0) or steps (1)."""
+    seen = [rollout.seen for rollout in rollouts]
+    inputs = {f.name: torch.cat([getattr(s, f.name) for s in seen], axis) for f in fields(TimeStep)}
+    names = ("action", "log_prob", "reward", "episode_end", "success")
+    outputs = {name: torch.cat([getattr(r, name) for r in rollouts], axis) for name in names}
+    return {"seen": TimeStep(**inputs), **outputs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +116,9 @@ class TrialShape:
     """Consecutive episodes of each slot in a rollout."""
     rollouts: int = 1
     """Rollouts of a trial; the agent adapts after each but the last."""
+    rollout_steps: int | None = None
+    """Steps after which training learns from a rollout, before the rollout goes on; None if it is
+    played whole."""
 
     @property
     def total_episodes(self) -> int:

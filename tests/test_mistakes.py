@@ -41,6 +41,11 @@ RUN = Path("runs/tiny/seed1")
         (["tiny.yaml", "--agent.hiden_size", "3"], "Did you mean hidden_size"),
         (["tiny.yaml", "--agent.clip", "-1"], "'agent.clip' should be greater than 0"),
         (["tiny.yaml", "--agent.chunk_length", "3"], "chunk_length 3 does not divide"),
+        (["tiny.yaml", "--train.rollout_steps", "4"], "rollout_steps 4 does not divide a trial"),
+        (
+            ["tiny.yaml", "--agent", "{kind: promp}", "--train.rollout_steps", "5"],
+            "agent.kind promp learns from whole trials; leave out train.rollout_steps",
+        ),
         (["tiny.yaml", "--env", "{kind: metaworld, benchmark: ML1-reech-v3}"], "ML1-reach-v3"),
         (
             ["tiny.yaml", "--env",

@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tiny: Path) -> N
     assert metrics(Path("a")) == metrics(Path("b")) != metrics(Path("c"))
 
 
-@pytest.mark.parametrize("where", ["run_trial", "finish_iteration"])
+@pytest.mark.parametrize("where", ["trial_in_parts", "finish_iteration"])
 def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
     tiny: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,7 +57,7 @@ def test_an_interrupt_saves_and_the_run_goes_on_bit_for_bit(
         return call
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        owner = train if where == "run_trial" else Run
+        owner = train if where == "trial_in_parts" else Run
         patch.setattr(owner, where, interrupting(getattr(owner, where)))
         train.main([str(tiny), "--run-dir", "parts"])
     assert stopped.value.code == 130
@@ -151,6 +151,8 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
 def test_every_agent_goes_on_bit_for_bit(tiny: Path, agent: str) -> None:
     lines = tiny.read_text().splitlines()
     lines[2] = f"agent: {agent}"
+    if "mixed" in agent:  # also one that learns within trials
+        lines[3] = lines[3].replace("train: {", "train: {rollout_steps: 5, ")
     tiny.write_text("\n".join(lines))
     train.main([str(tiny), "--run-dir", "whole"])
     train.main([str(tiny), "--run-dir", "parts", "--train.env-steps", "200"])

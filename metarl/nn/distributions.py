@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from metarl.errors import NotFiniteError
-from metarl.system.finite import is_finite
+FEW_ACTIONS = 16
+"""Number of actions below which log-probabilities are computed across the batch: torch's softmax
+along rows that are shorter than a processor's vector takes several times as long."""
 
 
 def action_size(action_space: spaces.Box | spaces.Discrete) -> int:
@@ -91,16 +93,26 @@ class Categorical:
 
     logits: Float[Tensor, "*batch A"]
 
-    def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
-        """Draws an action.
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "*batch A"]:
+        """Log-probability of every action; computed once, as most methods need it."""
+        # The first caller may not want gradients, but a later one does.
+        with torch.enable_grad():
+            if self.logits.shape[-1] >= FEW_ACTIONS:
+                return self.logits.log_softmax(-1)
+            return self.logits.movedim(-1, 0).log_softmax(0).movedim(0, -1)
 
-        Raises:
-            NotFiniteError: a probability is NaN, which would end the process on a GPU.
-        """
-        flat = self.logits.softmax(-1).flatten(0, -2)
-        if not is_finite(flat):
-            raise NotFiniteError("a probability of the policy's actions")
-        return torch.multinomial(flat, 1, generator=generator).view(self.logits.shape[:-1])
+    def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
+        """Draws an action: the first whose cumulative probability exceeds a uniform number."""
+        flat = self.log_probs.detach().flatten(0, -2)
+        cumulative = flat.T.double().exp().cumsum(0)
+        total = cumulative[-1]
+        # A number below 1 times the total is below the total also when rounded, so an action is
+        # always found, and none that has no probability.
+        uniform = torch.rand(
+            total.shape, generator=generator, device=total.device, dtype=total.dtype
+        )
+        return (cumulative <= uniform * total).sum(0).view(self.logits.shape[:-1])
 
     def mode(self) -> Int[Tensor, "*batch"]:
         """The most likely action."""
@@ -108,12 +120,11 @@ class Categorical:
 
     def log_prob(self, action: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Log-probability of an action."""
-        return self.logits.log_softmax(-1).gather(-1, action[..., None]).squeeze(-1)
+        return self.log_probs.gather(-1, action[..., None]).squeeze(-1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         """Entropy in nats."""
-        log_prob = self.logits.log_softmax(-1)
-        return -(log_prob.exp() * log_prob).sum(-1)
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
     def detach(self) -> Categorical:
         """Copy of the distribution, detached from the graph."""
@@ -134,6 +145,5 @@ def kl_divergence(old: ActionDistribution, new: ActionDistribution) -> Float[Ten
         shift = (old.mean - new.mean) * torch.exp(-new.log_std)
         return (new.log_std - old.log_std + 0.5 * (variances + shift**2 - 1)).sum(-1)
     if isinstance(old, Categorical) and isinstance(new, Categorical):
-        old_log_prob, new_log_prob = old.logits.log_softmax(-1), new.logits.log_softmax(-1)
-        return (old_log_prob.exp() * (old_log_prob - new_log_prob)).sum(-1)
+        return (old.log_probs.exp() * (old.log_probs - new.log_probs)).sum(-1)
     raise TypeError(f"no KL from {type(old).__name__} to {type(new).__name__}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from gymnasium import spaces
@@ -12,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian, action_size
+from metarl.nn.heads import HeadKind, build_head
+from metarl.nn.memories import MemoryKind, build_memory
 from metarl.types import TimeStep
 
 
@@ -74,9 +75,14 @@ class RecurrentActorCritic(nn.Module):
         observation_space: spaces.Box,
         action_space: spaces.Box | spaces.Discrete,
         *,
-        memory: Literal["gru", "lstm"],
+        memory: MemoryKind,
+        layers: int,
+        window: int,
         hidden_size: int,
         encoder_sizes: tuple[int, ...],
+        reenter: bool,
+        head: HeadKind,
+        value_outputs: int,
         initial_std: float,
         min_std: float,
         learn_std: bool,
@@ -91,17 +97,19 @@ class RecurrentActorCritic(nn.Module):
         self.normalizer = (
             RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
         )
-        layers: list[nn.Module] = []
+        encoder: list[nn.Module] = []
         for size in encoder_sizes:
-            layers += [nn.Linear(input_size, size), nn.Tanh()]
+            encoder += [nn.Linear(input_size, size), nn.Tanh()]
             input_size = size
-        self.encoder = nn.Sequential(*layers)
-        self.memory = {"gru": nn.GRU, "lstm": nn.LSTM}[memory](
-            input_size, hidden_size, batch_first=True
+        self.encoder = nn.Sequential(*encoder)
+        self.memory = build_memory(memory, input_size, hidden_size, layers=layers, window=window)
+        self.state_size = self.memory.state_size
+        self.reenter = reenter
+        read_size = hidden_size + (input_size if reenter else 0)
+        self.policy_head = build_head(head, read_size, input_size, num_actions)
+        self.value_head = build_head(
+            "linear" if head == "hypernetwork" else head, read_size, input_size, value_outputs
         )
-        self.state_size = hidden_size * (2 if memory == "lstm" else 1)
-        self.policy_head = nn.Linear(hidden_size, num_actions)
-        self.value_head = nn.Linear(hidden_size, 1)
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.min_log_std = float(torch.tensor(min_std).log())
         self.log_std = nn.Parameter(
@@ -112,18 +120,13 @@ class RecurrentActorCritic(nn.Module):
     def _initialize(self) -> None:
         """Sets orthogonal weights; those of the policy head are so small that the initial policy
         is nearly the same everywhere (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
-        for module in self.modules():
+        for module in self.encoder:
             if isinstance(module, nn.Linear):
                 nn.init.orthogonal_(module.weight, gain=2**0.5)
                 nn.init.zeros_(module.bias)
-        for name, parameter in self.memory.named_parameters():
-            if "weight" in name:
-                for gate in parameter.data.chunk(4 if isinstance(self.memory, nn.LSTM) else 3):
-                    nn.init.orthogonal_(gate)
-            else:
-                nn.init.zeros_(parameter)
-        nn.init.orthogonal_(self.policy_head.weight, gain=0.01)
-        nn.init.orthogonal_(self.value_head.weight, gain=1.0)
+        self.memory.initialize()
+        self.policy_head.initialize(gain=0.01)
+        self.value_head.initialize(gain=1.0)
 
     @staticmethod
     def features(step: TimeStep) -> Float[Tensor, "*batch F"]:
@@ -137,25 +140,25 @@ class RecurrentActorCritic(nn.Module):
             self.normalizer.update(self.features(step)[..., self.first_normalized :])
 
     def forward(
-        self, step: TimeStep, state: Float[Tensor, "N S"]
-    ) -> tuple[ActionDistribution, Float[Tensor, "N T"], Float[Tensor, "N S"]]:
-        """Policy and value at each of T steps (`step` is `N T …`), and the last memory state."""
+        self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
+    ) -> tuple[ActionDistribution, Float[Tensor, "N T V"], Float[Tensor, "N S"]]:
+        """Policy and outputs of the value head at each of T steps (`step` is `N T …`), and the last
+        memory state. With `bfloat16` the products before the heads take rounded inputs."""
         features = self.features(step)
         if self.normalizer is not None:
             raw = features[..., : self.first_normalized]
             scaled = self.normalizer(features[..., self.first_normalized :])
             features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
-        state = state[None].contiguous()
-        if isinstance(self.memory, nn.LSTM):
-            halves = tuple(half.contiguous() for half in state.chunk(2, dim=-1))
-            output, halves = self.memory(self.encoder(features), halves)
-            state = torch.cat(halves, dim=-1)
-        else:
-            output, state = self.memory(self.encoder(features), state)
-        return self._policy(output), self.value_head(output).squeeze(-1), state[0]
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
+            present = self.encoder(features).to(features.dtype)
+            read, state = self.memory(present, state)
+        read = read.to(features.dtype)
+        if self.reenter:
+            read = torch.cat([read, present], dim=-1)
+        policy = self._policy(self.policy_head(read, present))
+        return policy, self.value_head(read, present), state
 
-    def _policy(self, output: Float[Tensor, "N T H"]) -> ActionDistribution:
-        head = self.policy_head(output)
+    def _policy(self, head: Float[Tensor, "N T A"]) -> ActionDistribution:
         if self.discrete:
             return Categorical(head)
         log_std = self.log_std.clamp(min=self.min_log_std)

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
 from metarl.errors import NotFiniteError, UserError
-from metarl.system.seeding import slot_generator
+from metarl.system.seeding import slot_generator, slot_generators
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         """The tasks being played; empty before the first `reset` and after one that failed."""
         self._started = False
         self._seeds = [0] * self.num_envs
-        self._rngs = [slot_generator(0, k) for k in range(self.num_envs)] if random else []
+        self._rngs = slot_generators(0, range(self.num_envs)) if random else []
 
     def set_tasks(self, tasks: Sequence[T]) -> None:
         """Gives each slot its task; takes effect at the next `reset` of the slot.
@@ -182,12 +182,20 @@ class SlotEnv(VectorEnv, Generic[T]):
 
     def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
         """Restarts the random streams of some slots, from one seed or from one per slot."""
-        for slot in slots.tolist():
-            seed, stream = (seeds, slot) if isinstance(seeds, int) else (seeds[slot], 0)
-            if seed is not None:
-                self._seeds[slot] = seed
-                if self._rngs:
-                    self._rngs[slot] = slot_generator(seed, stream)
+        if isinstance(seeds, int):
+            given = dict.fromkeys(slots.tolist(), seeds)
+        else:
+            given = {slot: seed for slot in slots.tolist() if (seed := seeds[slot]) is not None}
+        for slot, seed in given.items():
+            self._seeds[slot] = seed
+        if not self._rngs:
+            return
+        if isinstance(seeds, int):
+            rngs = slot_generators(seeds, list(given))
+        else:
+            rngs = [slot_generator(seed, 0) for seed in given.values()]
+        for slot, rng in zip(given, rngs, strict=True):
+            self._rngs[slot] = rng
 
     def _why_together(self) -> str:
         """The reason why slots cannot be reset one by one; '' where they can."""

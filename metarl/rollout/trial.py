@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -48,24 +49,55 @@ def run_trial(
         NotFiniteError: an observation, a reward or an action's log-probability is NaN or infinite;
             names the task, slot and step.
     """
+    parts = trial_in_parts(agent, env, tasks, shape=shape, seed=seed, generator=generator)
+    return [rollout for part in parts for rollout in part]
+
+
+def trial_in_parts(
+    agent: Agent[Any],
+    env: TaskVectorEnv,
+    tasks: Sequence[Task],
+    *,
+    shape: TrialShape,
+    seed: int,
+    generator: torch.Generator | None,
+) -> Iterator[list[Rollout]]:
+    """Plays one trial as `run_trial` does, in parts that the agent can learn from in between.
+
+    A part is the whole trial, or the next `shape.rollout_steps` steps of it. Then the agent's state
+    is carried on, as are the environments, and a rollout tells where it begins and goes on.
+    """
     of_slots = [task for task in tasks for _ in range(shape.slots_per_task)]
     env.set_tasks(of_slots)
     obs, _ = env.reset(seed=seed)
     state = agent.begin_trial(env.num_envs)
     step = first_step(obs, env.single_action_space, agent.device)
-    rollouts: list[Rollout] = []
-    for _ in range(shape.rollouts):
-        if rollouts:
-            state = agent.adapt(state, rollouts[-1])
+    num_steps = shape.episodes * env.horizon
+
+    def play(num_steps: int) -> Rollout:
+        nonlocal state, step
         try:
             rollout, state, step = collect(
-                agent, env, state, step, num_steps=shape.episodes * env.horizon, generator=generator
+                agent, env, state, step, num_steps=num_steps, generator=generator
             )
         except SlotNotFiniteError as error:
             task = error.slot // shape.slots_per_task
             raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None
-        rollouts.append(rollout)
-    return rollouts
+        return rollout
+
+    if shape.rollout_steps is not None:
+        for start in range(0, num_steps, shape.rollout_steps):
+            before = state if start else None
+            rollout = play(min(shape.rollout_steps, num_steps - start))
+            goes_on = start + shape.rollout_steps < num_steps
+            yield [replace(rollout, first_state=before, following=step if goes_on else None)]
+        return
+    rollouts: list[Rollout] = []
+    for _ in range(shape.rollouts):
+        if rollouts:
+            state = agent.adapt(state, rollouts[-1])
+        rollouts.append(play(num_steps))
+    yield rollouts
 
 
 class SlotNotFiniteError(NotFiniteError):
@@ -115,8 +147,9 @@ def collect(
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Context in which torch uses one thread: acting on a few slots is too little work to split,
-    and the physics needs the other cores."""
+    """Context in which torch uses one thread: the physics needs the other cores, and acting is too
+    little work to split. Even for 1,000 slots an operation takes well under a millisecond; where
+    other processes want the cores, threads would wait for each other longer than that."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -71,3 +71,13 @@ def num_processors() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """True if products in bfloat16 are faster than in float32: on GPUs since Ampere, and on
+    processors with instructions for them (AVX512-BF16 or AMX)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from metarl.rollout.curve import adaptation_curve
 from metarl.system.seeding import derive_seed, torch_generator
 from metarl.tasks import Task
 from metarl.types import Rollout, TrialShape
+
+T = TypeVar("T")
 
 
 class Iteration:
@@ -45,9 +48,31 @@ class Iteration:
         metric = f"timing/{name}_s"
         self.metrics[metric] = self.metrics.get(metric, 0.0) + time.perf_counter() - started
 
+    def each_timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; the time that each takes to come is added to `timing/<name>_s`."""
+        found = iter(items)
+        while True:
+            with self.timed(name):
+                item = next(found, None)
+            if item is None:
+                return
+            yield item
+
     def log(self, metrics: Mapping[str, float], *, group: str | None = None) -> None:
         """Adds metrics; `group` becomes the part of their names before the slash."""
         self.metrics |= {f"{group}/{k}" if group else k: value for k, value in metrics.items()}
+
+
+def whole(parts: Sequence[list[Rollout]]) -> list[Rollout]:
+    """The rollouts of a trial that was played in parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return [Rollout.one_after_another([rollout for part in parts for rollout in part])]
+
+
+def means(learned: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of metrics over several updates."""
+    return {name: sum(each[name] for each in learned) / len(learned) for name in learned[0]}
 
 
 def episode_metrics(
@@ -83,7 +108,6 @@ def update_metrics(learned: Sequence[Mapping[str, float]]) -> dict[str, float]:
     learner becomes `update/...`.
     """
     return {
-        f"{'train' if name in MEASURES else 'update'}/{name}": sum(each[name] for each in learned)
-        / len(learned)
-        for name in learned[0]
+        f"{'train' if name in MEASURES else 'update'}/{name}": value
+        for name, value in means(learned).items()
     }

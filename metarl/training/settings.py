@@ -35,6 +35,9 @@ class TrainConfig(Config):
     """Tasks played side by side in an iteration (the meta-batch)."""
     episodes_per_trial: Size = 2
     """Episodes of a trial, over which the agent adapts to its task."""
+    rollout_steps: Count | None = None
+    """Steps of a trial after which the agent (RL²) learns before the trial goes on. If not given,
+    it learns once, from whole trials."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints. The first and the last state are always saved."""
     video_every: Annotated[int, Field(ge=0, le=10**12)] = 0

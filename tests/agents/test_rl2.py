@@ -20,13 +20,14 @@ from agents.rl2 import (
 )
 from envs.navigation import PointConfig
 from metarl.errors import UserError
-from metarl.rollout.trial import run_trial
+from metarl.rollout.trial import run_trial, trial_in_parts
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
 
 CPU = torch.device("cpu")
 SLOTS, EPISODES, HORIZON = 6, 3, 8
 STEPS = EPISODES * HORIZON
+NOTHING = torch.zeros(SLOTS)
 
 
 def new_agent(**changes: Any) -> RL2:
@@ -61,7 +62,7 @@ def test_memory_is_carried_through_the_trial_and_starts_empty(memory: str) -> No
     first, second = play(agent), play(agent)
     # The same trial again: nothing is left from the first one.
     assert torch.equal(first.action, second.action)
-    states, _ = agent._replay(first, HORIZON)
+    states, _, _ = agent._replay(first, HORIZON)
     assert not states[:, 0].any()
     # At the start of an episode the memory is that of the previous episode, not empty.
     _, _, carried = agent.network(
@@ -77,7 +78,7 @@ def test_chunks_see_what_the_acting_policy_saw(memory: str, chunk_length: int) -
     """With stored memory, log-probabilities equal those of acting, so all ratios are 1."""
     agent = new_agent(memory=memory)
     rollout = play(agent)
-    states, _ = agent._replay(rollout, chunk_length)
+    states, _, _ = agent._replay(rollout, chunk_length)
     policy, _, _ = agent.network(
         rollout.seen.map(lambda x: cut(x, chunk_length)), states.flatten(0, 1)
     )
@@ -95,7 +96,7 @@ def test_advantages_reach_across_episodes_and_end_with_the_trial() -> None:
     agent = new_agent(discount=0.9, gae_lambda=1.0, normalize_values=False)
     rollout = play(agent)
     value = torch.zeros_like(rollout.reward)
-    advantage, returns = agent._advantages(rollout, value)
+    advantage, returns = agent._advantages(rollout, value, NOTHING)
     # With λ = 1 and no value, an advantage is the discounted sum of rewards to the end of the
     # trial.
     powers = 0.9 ** torch.arange(STEPS)
@@ -109,13 +110,13 @@ def test_advantages_reach_across_episodes_and_end_with_the_trial() -> None:
 def test_rewards_are_scaled_before_returns() -> None:
     rollout = play(new_agent())
     value = torch.zeros_like(rollout.reward)
-    plain = new_agent(reward_scale=1.0)._advantages(rollout, value)[1]
-    scaled = new_agent(reward_scale=0.25)._advantages(rollout, value)[1]
+    plain = new_agent(reward_scale=1.0)._advantages(rollout, value, NOTHING)[1]
+    scaled = new_agent(reward_scale=0.25)._advantages(rollout, value, NOTHING)[1]
     torch.testing.assert_close(scaled, plain / 4)
 
 
 def chunks_of(agent: RL2, rollout: Rollout, advantage: torch.Tensor, length: int) -> Chunks:
-    states, _ = agent._replay(rollout, length)
+    states, _, _ = agent._replay(rollout, length)
     return Chunks(
         seen=rollout.seen.map(lambda x: cut(x, length)),
         memory=states.flatten(0, 1),
@@ -176,7 +177,7 @@ def test_advantages_are_divided_by_the_standard_deviation() -> None:
     given: list[torch.Tensor] = []
     loss = agent._loss
     agent._loss = lambda chunks: (given.append(chunks.advantage), loss(chunks))[1]
-    raw, _ = agent._advantages(rollout, agent._replay(rollout, HORIZON)[1])
+    raw, _ = agent._advantages(rollout, *agent._replay(rollout, HORIZON)[1:])
     agent.meta_update([rollout], generator=torch_generator(0, CPU))
     assert given[0].std().item() == pytest.approx(1, abs=1e-4)
     assert raw.std().item() != pytest.approx(1, abs=0.01)
@@ -195,14 +196,15 @@ def test_advantages_of_a_trial_can_count_as_much_as_those_of_any_other() -> None
 def test_the_value_head_may_predict_signed_square_roots() -> None:
     agent = new_agent(root_values=True, normalize_values=False)
     returns = torch.tensor([-8.0, 0.0, 3.0, 99.0])
-    roots = agent._values_of(returns)
-    torch.testing.assert_close(roots, torch.tensor([-2.0, 0.0, 1.0, 9.0]))
-    torch.testing.assert_close(agent._returns_of(roots), returns)
+    roots = torch.tensor([-2.0, 0.0, 1.0, 9.0])
+    torch.testing.assert_close(agent._returns_of(roots[:, None]), returns)
+    assert agent._value_loss(roots[:, None], returns) == 0
     normalized = new_agent(root_values=True)
     normalized.return_normalizer.update(roots[:, None])  # mean 2, variance 17.5
-    expected = (roots - 2) / 17.5**0.5
-    torch.testing.assert_close(normalized._values_of(returns), expected)
-    torch.testing.assert_close(normalized._returns_of(expected), returns)
+    outputs = (roots - 2)[:, None] / 17.5**0.5
+    torch.testing.assert_close(normalized._returns_of(outputs), returns)
+    assert normalized._value_loss(outputs, returns) < 1e-10
+    assert normalized._value_loss(outputs + 1, returns).item() == pytest.approx(0.5)
 
 
 def test_normalizers_move_only_after_the_update() -> None:
@@ -251,7 +253,7 @@ def test_every_variant_learns_something_finite(changes: dict) -> None:
 def test_linear_baseline_takes_the_place_of_the_value_head() -> None:
     agent = new_agent(baseline="linear", gae_lambda=1.0, discount=1.0)
     rollout = play(agent)
-    advantage, returns = agent._advantages(rollout, torch.full_like(rollout.reward, 1e6))
+    advantage, returns = agent._advantages(rollout, torch.full_like(rollout.reward, 1e6), NOTHING)
     whole = rollout.reward.flip(1).cumsum(1).flip(1)
     torch.testing.assert_close(returns, whole, rtol=1e-4, atol=1e-4)
     # Residuals of a fit per trial have mean 0 and less spread than the returns.
@@ -269,6 +271,71 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert ours["optimizer.learning_rate"] == pytest.approx(5e-4 * 0.81)
+
+
+def parts_of_a_trial(agent: RL2, steps: int | None) -> list[Rollout]:
+    distribution = PointConfig(horizon=HORIZON, num_train_tasks=50).build()
+    tasks = distribution.train.sample(SLOTS, np.random.default_rng(0))
+    shape = TrialShape(episodes=EPISODES, rollout_steps=steps)
+    parts = trial_in_parts(
+        agent, distribution.make_env(SLOTS), tasks, shape=shape, seed=0,
+        generator=torch_generator(0, CPU),
+    )  # fmt: skip
+    return [rollout for part in parts for rollout in part]
+
+
+@pytest.mark.parametrize("memory", ["gru", "mixed", "transformer"])
+def test_a_trial_in_parts_is_the_trial(memory: str) -> None:
+    """Without updates in between, its parts equal the whole, and so do values and memory."""
+    agent = new_agent(memory=memory)
+    (whole,), parts = parts_of_a_trial(agent, None), parts_of_a_trial(agent, 10)
+    joined = Rollout.one_after_another(parts)
+    assert [rollout.reward.shape[1] for rollout in parts] == [10, 10, 4]
+    for name in ("action", "log_prob", "reward", "episode_end", "success", "final_obs"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+    assert torch.equal(joined.seen.obs, whole.seen.obs)
+    _, value, nothing = agent._replay(whole, STEPS)
+    _, value_there, following = agent._replay(parts[1], 10)
+    assert torch.equal(nothing, NOTHING)
+    torch.testing.assert_close(value_there, value[:, 10:20])
+    torch.testing.assert_close(following, value[:, 20])
+    assert parts[0].first_state is None
+    assert parts[2].following is None
+
+
+def test_returns_go_on_with_the_value_where_a_trial_is_cut() -> None:
+    agent = new_agent(gae_lambda=1.0, discount=0.5)
+    first = parts_of_a_trial(agent, 10)[0]
+    ends_with = torch.arange(SLOTS, dtype=torch.float32)
+    _, returns = agent._advantages(first, torch.randn(SLOTS, 10), ends_with)
+    torch.testing.assert_close(returns[:, -1], first.reward[:, -1] + 0.5 * ends_with)
+
+
+def test_parts_must_divide_the_trial() -> None:
+    shape = TrialShape(episodes=EPISODES, rollout_steps=7)
+    with pytest.raises(UserError, match=r"rollout_steps 7 .* trial of 24 steps; .* is 6"):
+        RL2Config().check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
+    shape = TrialShape(episodes=EPISODES, rollout_steps=6)
+    with pytest.raises(UserError, match=r"chunk_length 4 .* train\.rollout_steps of 6 steps"):
+        RL2Config(chunk_length=4).check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
+
+
+@pytest.mark.parametrize("memory", ["gru", "recurrence", "retention", "transformer"])
+def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: str) -> None:
+    agent = new_agent(memory=memory)
+    rollout = play(agent)
+    chunks = chunks_of(agent, rollout, torch.randn(SLOTS, STEPS), STEPS)
+    gradients = []
+    for agent.bfloat16 in (False, True):
+        agent.network.zero_grad()
+        loss, _ = agent._loss(chunks)
+        loss.backward()
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in agent.network.parameters() if p.grad is not None])
+        )
+        assert all(p.dtype == torch.float32 for p in agent.network.parameters())
+    exact, rounded = gradients
+    assert 0 < (rounded - exact).norm() < 0.03 * exact.norm()
 
 
 def test_chunks_must_divide_the_trial() -> None:

@@ -14,7 +14,7 @@ from envs.gymnasium_tasks import GymnasiumConfig, GymnasiumTasks
 from metarl.errors import EnvironmentFailedError, UserError
 from metarl.rollout.recording import Recorder
 from metarl.rollout.scene import DRAWN_STATE
-from metarl.system.seeding import slot_generators
+from metarl.system.seeding import slot_generator
 from tests.envs.user_modules import HOPPER, WALK, write
 
 HORIZON, SEED = 30, 5
@@ -37,7 +37,7 @@ def alone(make_env: Callable[[], Any], actions: np.ndarray, *, slot: int, slots:
     """Positions (2, S, nq) of two episodes in one environment without the toolkit; a fallen robot
     stays where it falls."""
     env = make_env()
-    episodes, seed = [], int(slot_generators(SEED, slots)[slot].integers(2**31))
+    episodes, seed = [], int(slot_generator(SEED, slot).integers(2**31))
     for episode in range(2):
         env.reset(seed=None if episode else seed)
         places, fallen = [env.unwrapped.data.qpos.copy()], False

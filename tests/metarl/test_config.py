@@ -93,7 +93,10 @@ def test_numbers_without_a_point_are_numbers() -> None:
         ),
         ({"env.num_arms": 1}, r"'env.num_arms' should be greater than or equal to 2, but is 1"),
         ({"agent.clip": "x"}, r"'agent.clip' should be a valid number.* but is 'x'"),
-        ({"agent.memory": "rnn"}, r"'agent.memory' should be 'gru' or 'lstm', but is 'rnn'"),
+        (
+            {"agent.memory": "rnn"},
+            r"'agent.memory' should be 'gru', 'lstm', 'recurrence', .* but is 'rnn'",
+        ),
         ({"train.env_steps": 0}, r"'train.env_steps' should be greater than or equal to 1"),
         ({"agent": {}}, r"'agent.kind' is missing; add it"),
         ({"agent": {"kind": ["rl2"]}}, r"'agent.kind' should be .* but is"),

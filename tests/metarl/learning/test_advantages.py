@@ -1,6 +1,7 @@
 """Returns and advantages against Stable-Baselines3, sums by hand, and least squares."""
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -14,6 +15,16 @@ def test_returns_by_hand() -> None:
     returns = discounted_returns(reward, cut=cut, discount=0.5, last_value=torch.tensor([8.0, 0.0]))
     # 4 + .5·8 = 8, 2 + .5·8 = 6, 1 + .5·6 = 4; the second slot is cut after 20.
     assert returns.tolist() == [[4.0, 6.0, 8.0], [20.0, 20.0, 40.0]]
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (2, 3)])
+def test_returns_leave_their_inputs_as_they_are(shape: tuple[int, int]) -> None:
+    """Also where a transpose needs no copy."""
+    reward, last_value = torch.ones(shape), torch.ones(shape[0])
+    cut = torch.zeros(shape, dtype=torch.bool)
+    returns = discounted_returns(reward, cut=cut, discount=0.5, last_value=last_value)
+    assert (returns[:, -1] == 1.5).all() and returns.is_contiguous()
+    assert (reward == 1).all() and (last_value == 1).all()
 
 
 def test_gae_and_returns_equal_stable_baselines3() -> None:

@@ -1,20 +1,31 @@
 """Normalization equals the statistics of all inputs; memory is per slot and exact."""
 
-from typing import Literal
+from typing import get_args
 
 import pytest
 import torch
 from gymnasium import spaces
 
+from metarl.nn.heads import HeadKind
+from metarl.nn.memories import MemoryKind
 from metarl.nn.policies import RecurrentActorCritic, RunningNormalizer
 from metarl.types import TimeStep
 
+KINDS = get_args(MemoryKind)
 
-def network(memory: Literal["gru", "lstm"], *, normalize_obs: bool = True) -> RecurrentActorCritic:
+
+def network(
+    memory: MemoryKind = "gru",
+    *,
+    normalize_obs: bool = True,
+    reenter: bool = False,
+    head: HeadKind = "linear",
+) -> RecurrentActorCritic:
     torch.manual_seed(0)
     return RecurrentActorCritic(
-        spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory, hidden_size=8,
-        encoder_sizes=(6,), initial_std=0.5, min_std=0.1, learn_std=True, normalize_inputs=True,
+        spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory, layers=1, window=5,
+        hidden_size=8, encoder_sizes=(6,), reenter=reenter, head=head, value_outputs=1,
+        initial_std=0.5, min_std=0.1, learn_std=True, normalize_inputs=True,
         normalize_obs=normalize_obs,
     )  # fmt: skip
 
@@ -59,9 +70,14 @@ def test_observations_can_be_left_as_they_are_and_the_rest_is_scaled() -> None:
     torch.testing.assert_close(rest.var(0, correction=0), torch.ones(4))
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm"])
-def test_a_sequence_at_once_equals_step_by_step(memory: Literal["gru", "lstm"]) -> None:
-    net, sequence = network(memory), steps(slots=4, length=9)
+@pytest.mark.parametrize("memory", KINDS)
+@pytest.mark.parametrize(
+    ("reenter", "head"), [(False, "linear"), (True, "mlp"), (True, "hypernetwork")]
+)
+def test_a_sequence_at_once_equals_step_by_step(
+    memory: MemoryKind, reenter: bool, head: HeadKind
+) -> None:
+    net, sequence = network(memory, reenter=reenter, head=head), steps(slots=4, length=9)
     state = torch.zeros(4, net.state_size)
     policy, value, final = net(sequence, state)
     for t in range(9):
@@ -72,8 +88,8 @@ def test_a_sequence_at_once_equals_step_by_step(memory: Literal["gru", "lstm"]) 
     torch.testing.assert_close(state, final)
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm"])
-def test_slots_do_not_see_each_other(memory: Literal["gru", "lstm"]) -> None:
+@pytest.mark.parametrize("memory", KINDS)
+def test_slots_do_not_see_each_other(memory: MemoryKind) -> None:
     net, sequence = network(memory), steps(slots=4, length=9)
     changed = sequence.map(torch.clone)
     changed.obs[0] += 1

@@ -1,0 +1,136 @@
+"""Memories: what carries experience through a trial.
+
+A memory maps inputs `N T D` and a state `N S` to outputs `N T H` and the state after them. One pass
+over many steps equals as many passes over one step; an empty memory is all zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metarl.errors import UserError
+from metarl.nn.memories.attention import HEADS as ATTENTION_HEADS
+from metarl.nn.memories.attention import Attention
+from metarl.nn.memories.recurrence import Recurrence
+from metarl.nn.memories.recurrent import GRU, LSTM
+from metarl.nn.memories.retention import HALF_LIVES, Retention
+
+MemoryKind = Literal["gru", "lstm", "recurrence", "retention", "mixed", "transformer"]
+
+
+MULTIPLES = {
+    "recurrence": 1,
+    "retention": len(HALF_LIVES),
+    "mixed": len(HALF_LIVES),
+    "transformer": 2 * ATTENTION_HEADS,
+}
+"""What the number of units must be divisible by: heads, and pairs that rotary positions turn."""
+
+
+class Memory(Protocol):
+    """A memory: an `nn.Module` with these sizes."""
+
+    state_size: int
+    """S, numbers of a slot's state."""
+    output_size: int
+    """H, numbers of an output."""
+
+    def initialize(self) -> None:
+        """Draws the initial weights."""
+        ...
+
+    def __call__(
+        self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
+    ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N S"]]:
+        """Outputs at each step, and the state after the last."""
+        ...
+
+
+class Stack(nn.Module):
+    """Pre-norm residual blocks, each a memory and a two-layer perceptron."""
+
+    def __init__(
+        self, input_size: int, size: int, mixers: Sequence[Recurrence | Retention | Attention]
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(input_size, size)
+        blocks = [Block(mixer, size) for mixer in mixers]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(size)
+        self.sizes = [mixer.state_size for mixer in mixers]
+        self.state_size, self.output_size = sum(self.sizes), size
+        self.writers = [w for block in blocks for w in (block.mixer.output, block.narrow)]
+
+    def initialize(self) -> None:
+        """Sets orthogonal weights. Those that write to the residual stream are smaller, so that its
+        variance does not grow with the number of blocks (Radford et al. 2019, section 2.3)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in self.writers:
+            layer.weight.data /= math.sqrt(len(self.writers))
+
+    def forward(
+        self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
+    ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N S"]]:
+        """Outputs at each step, and the states of all blocks after the last."""
+        x = self.embed(x).to(state.dtype)
+        states = []
+        for block, own in zip(self.blocks, state.split(self.sizes, dim=-1), strict=True):
+            x, own = block(x, own)
+            states.append(own)
+        return self.norm(x), torch.cat(states, dim=-1)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + perceptron(norm(x))."""
+
+    def __init__(self, mixer: Recurrence | Retention | Attention, size: int) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
+        self.widen, self.narrow = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
+
+    def forward(
+        self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
+    ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N S"]]:
+        """Outputs at each step, and the mixer's state after the last."""
+        mixed, state = self.mixer(self.norms[0](x), state)
+        x = x + mixed
+        return x + self.narrow(functional.gelu(self.widen(self.norms[1](x)))), state
+
+
+def build_memory(
+    kind: MemoryKind, input_size: int, size: int, *, layers: int, window: int
+) -> GRU | LSTM | Stack:
+    """A memory of this kind.
+
+    Raises:
+        UserError: `layers` or `size` do not fit the kind.
+    """
+    if kind in ("gru", "lstm"):
+        if layers > 1:
+            raise UserError(
+                f"agent.memory {kind} has one layer, not {layers}; leave out agent.layers"
+            )
+        return (GRU if kind == "gru" else LSTM)(input_size, size)
+    needed = MULTIPLES[kind]
+    if size % needed:
+        raise UserError(f"agent.hidden_size {size} must be a multiple of {needed} for {kind}")
+    mixers: list[Recurrence | Retention | Attention] = []
+    for number in range(layers):
+        if kind == "recurrence" or (kind == "mixed" and number % 2):
+            mixers.append(Recurrence(size))
+        elif kind == "transformer":
+            mixers.append(Attention(size, window=window))
+        else:
+            mixers.append(Retention(size))
+    return Stack(input_size, size, mixers)
