@@ -290,7 +290,7 @@ class MAMLTRPO:
         self.inner_loop = InnerLoop(
             policies=self.policies, loss=inner_loss, first_order=config.first_order
         )
-        short = config.products == "bfloat16" and device.type == "cpu" and has_fast_bfloat16()
+        short = config.products == "bfloat16" and device.type == "cpu" and has_fast_bfloat16(device)
         self._products = torch.bfloat16 if short else None
 
     # -- acting and adapting -----------------------------------------------------------------------

@@ -9,7 +9,6 @@ import os
 import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,6 @@ from metarl.errors import UserError
 INSTALL = "pip install --no-deps -r requirements-gpu.txt"
 NEEDED = ("mujoco-warp", "warp-lang")
 NEEDED_ON_CUDA = ("numba-cuda",)
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def missing_packages(device: torch.device) -> list[str]:
@@ -44,18 +42,6 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-@cache
-def has_fast_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 matrices, with which they
-    are two to four times as fast as those of float32. False where the system does not tell."""
-    try:
-        text = CPU_INFO.read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _is_installed(name: str) -> bool:

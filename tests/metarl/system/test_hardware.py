@@ -1,9 +1,7 @@
-"""Without the packages for rollouts on a GPU, all else works; they are named where needed. The
-processor's instructions are those that torch finds."""
+"""Without the packages for rollouts on a GPU, all else works; they are named where needed."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ from envs.metaworld import MetaWorld
 from metarl.doctor import Verdict, gpu_rollouts
 from metarl.errors import UserError
 from metarl.system import hardware as gpu_packages
-from metarl.system.hardware import INSTALL, has_fast_bfloat16, missing_packages
+from metarl.system.hardware import INSTALL, missing_packages
 
 
 @pytest.fixture
@@ -55,14 +53,3 @@ print([name for name in ("warp", "mujoco_warp", "numba_cuda") if name in sys.mod
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
-def test_instructions_for_bfloat16_are_found_where_torch_finds_them():
-    found = torch.cpu.get_capabilities()
-    assert has_fast_bfloat16() == (found.get("avx512_bf16") or found.get("amx_bf16") or False)
-
-
-def test_without_the_systems_word_there_are_no_instructions_for_bfloat16(monkeypatch):
-    monkeypatch.setattr(gpu_packages, "CPU_INFO", Path("/nowhere"))
-    assert not has_fast_bfloat16.__wrapped__()
