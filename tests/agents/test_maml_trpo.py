@@ -279,8 +279,10 @@ def test_16_bit_products_give_the_same_update_but_for_rounding(
     stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def move(products: str, *, instructions: bool) -> tuple[torch.Tensor, dict[str, float]]:
-        monkeypatch.setattr(maml_trpo, "has_fast_bfloat16", lambda: instructions)
-        agent = new_agent(products=products, curvature_stride=stride, hidden_sizes=(32, 32))
+        monkeypatch.setattr(maml_trpo, "has_fast_bfloat16", lambda _: instructions)
+        agent = new_agent(
+            products=products, curvature_stride=stride, hidden_sizes=(32, 32), initial_std=1.0
+        )
         start = agent.policies.meta_parameters()
         metrics = agent.meta_update(play(agent), generator=torch_generator(0, CPU))
         return agent.policies.meta_parameters() - start, metrics
