@@ -8,7 +8,8 @@ All contenders run in one process and are measured in turn, round after round, o
 experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
 inner step, ten conjugate-gradient steps on the Hessian of the KL after adaptation, and one step of
 the line search; their results are compared. Memory is the peak of a process that runs one contender
-alone, for two conjugate-gradient steps, including imports and data. The rollouts are those of one update.
+alone, with two conjugate-gradient steps, including imports and data. The rollouts are those of one
+update.
 """
 
 import json
@@ -283,8 +284,8 @@ def peak_memory(name: str, tasks: int, hidden: int) -> float:
 
 
 def update_alone(name: str, tasks: int, hidden: int) -> float:
-    """Computes one update, with two conjugate-gradient steps; returns the peak memory of this process (MB)."""
-    # All that is kept is there in the first product with a vector.
+    """Computes an update; returns the peak memory of this process (MB)."""
+    # All that the ten conjugate-gradient steps keep is there in two.
     agent = new_agent(sized(hidden).model_copy(update={"cg_iterations": 2}))
     CONTENDERS[name](agent, random_experience(tasks, 0), random_experience(tasks, 1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -116,7 +116,7 @@ class _TanhNetwork:
         self._rates: list[Float[Tensor, "M _"]] = []
         """Derivatives of each hidden layer's tanh: 1 − h²."""
         self._slopes: list[Float[Tensor, "M _"]] = []
-        """Gradients along the result of each layer's product: δ. None if the loss has none."""
+        """Gradients along the result of each layer's product: δ. Empty if the loss has none."""
         self._bends: list[Float[Tensor, "M _"]] = []
         """Rate of change of δ with the activation of each hidden layer: −2 h e."""
         for weight, (_, bias) in zip(self._weights[:-1], layers[:-1], strict=True):
