@@ -61,8 +61,8 @@ class MAMLTRPOConfig(AdaptationConfig):
     products: Literal["float32", "bfloat16"] = "float32"
     """Inputs of the large matrix products in second derivatives: those of the KL, and those of
     adaptation in the gradient. With `bfloat16` updates of large networks take a third of the time.
-    Gradient steps, losses, sums, and surrogate and KL, which decide whether a step is accepted, are
-    in float32. Without effect on a GPU, and on processors without instructions for it."""
+    Gradient steps, losses, and surrogate and KL, which decide whether a step is accepted, are in
+    float32. Without effect on a GPU, and on processors without instructions for it."""
     line_search_steps: Size = 15
     """Maximum number of step lengths that the line search tries."""
     line_search_shrink: Annotated[float, Field(gt=0, lt=1)] = 0.8
