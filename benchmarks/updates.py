@@ -2,12 +2,14 @@
 
 python -m benchmarks.updates                        at the sizes of ML1: 20 tasks x 10 x 500 steps
 python -m benchmarks.updates --tasks 10 --rounds 3
+python -m benchmarks.updates --hidden 512 --without loop rollouts
 
 All contenders run in one process and are measured in turn, round after round, on the same
 experience; ratios are medians of ratios within a round. Each computes the meta-gradient through one
 inner step, ten conjugate-gradient steps on the Hessian of the KL after adaptation, and one step of
 the line search; their results are compared. Memory is the peak of a process that runs one contender
-alone, including imports and data. The rollouts are those of one update.
+alone, with two conjugate-gradient steps, including imports and data. The rollouts are those of one
+update.
 """
 
 import json
@@ -48,16 +50,21 @@ from metarl.training.provenance import environment
 from metarl.types import TrialShape
 
 EPISODES = 10
-CONFIG = MAMLTRPOConfig(hidden_sizes=(128, 128), episodes_per_step=EPISODES)
+CONFIG = MAMLTRPOConfig(episodes_per_step=EPISODES)
 CPU = torch.device("cpu")
 
 Contender = Callable[[MAMLTRPO, Experience, Experience], Tensor]
 """Function from agent, support and query to the natural gradient."""
 
 
-def new_agent() -> MAMLTRPO:
+def new_agent(config: MAMLTRPOConfig) -> MAMLTRPO:
     """An untrained agent, always the same."""
-    return CONFIG.build(observation_space(), ACTION_SPACE, seed=0, device=CPU)
+    return config.build(observation_space(), ACTION_SPACE, seed=0, device=CPU)
+
+
+def sized(hidden: int) -> MAMLTRPOConfig:
+    """The config of an agent with two hidden layers of this size."""
+    return CONFIG.model_copy(update={"hidden_sizes": (hidden, hidden)})
 
 
 def random_experience(tasks: int, seed: int) -> Experience:
@@ -76,15 +83,28 @@ def random_experience(tasks: int, seed: int) -> Experience:
 # -- contenders ------------------------------------------------------------------------------------
 
 
-def ours(agent: MAMLTRPO, support: Experience, query: Experience, *, stride: int = 1) -> Tensor:
+def ours(
+    agent: MAMLTRPO,
+    support: Experience,
+    query: Experience,
+    *,
+    stride: int = 1,
+    products: str = "float32",
+) -> Tensor:
     """The computation of `meta_update`."""
+    changes = {"curvature_stride": stride, "products": products}
+    agent = new_agent(agent.config.model_copy(update=changes))
     loop = agent.inner_loop
     meta = loop.policies.meta_parameters()
     batches = TaskBatch.of([support, query], loop.batch_size(support))
-    _, gradient, acted = agent._surrogate_and_gradient(meta, batches)
-    strided = [batch.every(stride) for batch in batches]
-    curvature = KLCurvature(loop, meta, strided, damping=CONFIG.cg_damping)
-    step = conjugate_gradient(curvature.product, gradient, iterations=CONFIG.cg_iterations)
+    _, gradient, acted, unrolled = agent._surrogate_and_gradient(meta, batches)
+    curvature = KLCurvature(
+        loop, meta, [batch.every(stride) for batch in batches],
+        damping=CONFIG.cg_damping, products=agent._products, unrolled=unrolled,
+    )  # fmt: skip
+    del unrolled
+    step = conjugate_gradient(curvature.product, gradient, iterations=agent.config.cg_iterations)
+    del curvature  # frees the graphs
     agent._surrogate_and_kl(meta + 1e-3 * step, batches, acted)
     return step
 
@@ -150,7 +170,7 @@ def loop_with_graphs_kept(agent: MAMLTRPO, support: Experience, query: Experienc
             total = total + flat(moved) / len(tasks)
         return total
 
-    step = conjugate_gradient(product, gradient / len(tasks), iterations=CONFIG.cg_iterations)
+    step = conjugate_gradient(product, gradient / len(tasks), iterations=agent.config.cg_iterations)
     for one, judged in tasks:
         objectives(agent, adapted_outputs(agent, parameters, one, judged), judged)
     return step
@@ -180,7 +200,7 @@ def loop_with_higher(agent: MAMLTRPO, support: Experience, query: Experience) ->
     for one, judged in tasks:
         gained, _ = after_adaptation(one, judged)
         gradient = gradient + flat(torch.autograd.grad(gained, leaves)) / len(tasks)
-    step = conjugate_gradient(product, gradient, iterations=CONFIG.cg_iterations)
+    step = conjugate_gradient(product, gradient, iterations=agent.config.cg_iterations)
     for one, judged in tasks:
         after_adaptation(one, judged)
     return step
@@ -190,6 +210,7 @@ OURS = "ours"
 CONTENDERS: dict[str, Contender] = {
     OURS: ours,
     "ours, curvature of every 5th step": partial(ours, stride=5),
+    "ours, bfloat16 second derivatives": partial(ours, products="bfloat16"),
     "loop, plain autograd, graphs kept": loop_with_graphs_kept,
     "loop, higher": loop_with_higher,
 }
@@ -199,39 +220,40 @@ ROLLOUTS = "the rollouts, native engine"
 # -- measuring -------------------------------------------------------------------------------------
 
 
-def rollouts(tasks: int) -> Callable[[], object]:
+def rollouts(agent: MAMLTRPO, tasks: int) -> Callable[[], object]:
     """Function that plays the two rollouts of an iteration on ML1-reach."""
     benchmark = MetaWorld("ML1-reach-v3")
     env = benchmark.make_env(tasks * EPISODES)
     chosen = benchmark.train.sample(tasks, np.random.default_rng(0))
     shape = TrialShape(slots_per_task=EPISODES, rollouts=2)
-    agent = new_agent()
     return lambda: run_trial(
         agent, env, chosen, shape=shape, seed=0, generator=torch_generator(0, CPU)
     )
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Time of a call (s)."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def measure(tasks: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds, ratios and peak memory of all contenders."""
-    agent, support, query = new_agent(), random_experience(tasks, 0), random_experience(tasks, 1)
-    memory = {name: peak_memory(name, tasks) for name in CONTENDERS}
-    steps = {name: contender(agent, support, query) for name, contender in CONTENDERS.items()}
-    runs: dict[str, Callable[[], object]] = {
-        name: partial(contender, agent, support, query) for name, contender in CONTENDERS.items()
+def measure(
+    names: Sequence[str], *, tasks: int, hidden: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Seconds, ratios and peak memory of the contenders and the rollouts that are named."""
+    agent = new_agent(sized(hidden))
+    support, query = random_experience(tasks, 0), random_experience(tasks, 1)
+    contenders = {name: CONTENDERS[name] for name in names if name in CONTENDERS}
+    memory = {name: peak_memory(name, tasks, hidden) for name in contenders}
+    runs: dict[str, Callable[[], Any]] = {
+        name: partial(contender, agent, support, query) for name, contender in contenders.items()
     }
-    runs[ROLLOUTS] = rollouts(tasks)
-    runs[ROLLOUTS]()
+    if ROLLOUTS in names:
+        runs[ROLLOUTS] = rollouts(agent, tasks)
+        runs[ROLLOUTS]()
     taken: dict[str, list[float]] = {name: [] for name in runs}
+    results: dict[str, Any] = {}
     for _ in range(rounds):
         for name, run in runs.items():
-            taken[name].append(seconds(run))
+            start = time.perf_counter()
+            results[name] = run()
+            taken[name].append(time.perf_counter() - start)
+            print(f"{taken[name][-1]:6.1f} s  {name}", file=sys.stderr, flush=True)
+    steps = {name: results[name] for name in contenders}
     return {
         name: {
             "seconds": taken[name],
@@ -239,6 +261,7 @@ def measure(tasks: int, rounds: int) -> dict[str, dict[str, Any]]:
             "times_ours": float(np.median(np.divide(taken[name], taken[OURS]))),
             "memory_mb": memory.get(name),
             "difference": relative_difference(steps[name], steps[OURS]) if name in steps else None,
+            "cosine": cosine(steps[name], steps[OURS]) if name in steps else None,
         }
         for name in runs
     }
@@ -249,15 +272,22 @@ def relative_difference(step: Tensor, other: Tensor) -> float:
     return float((step - other).norm() / other.norm())
 
 
-def peak_memory(name: str, tasks: int) -> float:
-    """Peak memory of a process that computes one update (MB)."""
+def cosine(step: Tensor, other: Tensor) -> float:
+    """Cosine of the angle between two natural gradients."""
+    return float(torch.cosine_similarity(step, other, dim=0))
+
+
+def peak_memory(name: str, tasks: int, hidden: int) -> float:
+    """Peak memory of a process that computes an update (MB)."""
     with get_context("spawn").Pool(1) as pool:
-        return pool.apply(update_alone, (name, tasks))
+        return pool.apply(update_alone, (name, tasks, hidden))
 
 
-def update_alone(name: str, tasks: int) -> float:
-    """Computes one update; returns the peak memory of this process (MB)."""
-    CONTENDERS[name](new_agent(), random_experience(tasks, 0), random_experience(tasks, 1))
+def update_alone(name: str, tasks: int, hidden: int) -> float:
+    """Computes an update; returns the peak memory of this process (MB)."""
+    # All that the ten conjugate-gradient steps keep is there in two.
+    agent = new_agent(sized(hidden).model_copy(update={"cg_iterations": 2}))
+    CONTENDERS[name](agent, random_experience(tasks, 0), random_experience(tasks, 1))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -279,22 +309,38 @@ def main(arguments: list[str]) -> None:
     """Measures, prints and stores the results."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
-    parser.add_argument("--output", type=Path, default="results/updates", help="for updates.json")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.tasks < 1:
-        command_line.fail("--rounds and --tasks must be at least 1")
-    about = environment()
-    measured = measure(options.tasks, options.rounds)
-    text = (
-        f"{table(measured)}\n\n{about['cpu']}, {about['cpus']} processors, torch "
-        f"{about['versions']['torch']}, {options.tasks} tasks x {EPISODES} episodes x {HORIZON} "
-        f"steps before and after the inner step, policy 128 x 2; {options.rounds} rounds"
+    parser.add_argument("--hidden", type=int, default=128, help="units of each of two layers")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="PART", help="parts of names to leave out"
     )
-    stored = {"options": vars(options), "environment": about, "contenders": measured}
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each contender")
+    parser.add_argument("--output", type=Path, default="results/updates")
+    options = parser.parse_args(arguments)
+    if min(options.rounds, options.tasks, options.hidden) < 1:
+        command_line.fail("--rounds, --tasks and --hidden must be at least 1")
+    names = [
+        name
+        for name in [*CONTENDERS, ROLLOUTS]
+        if name == OURS or not any(part in name for part in options.without)
+    ]
+    about = environment()
+    measured = measure(names, tasks=options.tasks, hidden=options.hidden, rounds=options.rounds)
+    threads = torch.get_num_threads()
+    text = (
+        f"{table(measured)}\n\n{about['cpu']}, {about['cpus']} processors, threads: {threads}, "
+        f"torch {about['versions']['torch']}, {options.tasks} tasks x {EPISODES} episodes x "
+        f"{HORIZON} steps before and after the inner step, policy {options.hidden} x 2; "
+        f"{options.rounds} rounds"
+    )
+    stored = {
+        "options": vars(options),
+        "threads": threads,
+        "environment": about,
+        "contenders": measured,
+    }
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "updates.md").write_text(text + "\n", encoding="utf-8")
-    (options.output / "updates.json").write_text(
+    (options.output / f"updates_{options.hidden}.md").write_text(text + "\n", encoding="utf-8")
+    (options.output / f"updates_{options.hidden}.json").write_text(
         json.dumps(stored, indent=2, default=str) + "\n", encoding="utf-8"
     )
     print(f"{text}\n\nStored in {options.output}")

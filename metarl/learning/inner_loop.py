@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metarl.learning.hessians import LossHessian
 from metarl.learning.task_batch import Experience, TaskBatch, check_finite
 from metarl.nn.distributions import ActionDistribution
 from metarl.nn.task_policies import TaskPolicies
@@ -30,6 +31,8 @@ busy. Large tasks are thus processed one at a time, small ones many at once."""
 
 TaskLosses = Callable[[Float[Tensor, "G P"]], Float[Tensor, " G"]]
 """The loss of each task as a function of its own parameters only."""
+HessianProduct = Callable[[Float[Tensor, "G P"]], Float[Tensor, "G P"]]
+"""The product of the Hessian of each task's loss, at one point, and a vector."""
 InnerLoss = Callable[[ActionDistribution, Experience], Float[Tensor, " G"]]
 """The loss of each task as a function of its policy at the steps of its experience."""
 
@@ -49,7 +52,9 @@ class Unrolled:
     starts: list[Float[Tensor, "G P"]]
     """The parameters before each step."""
     gradients: list[Float[Tensor, "G P"]]
-    """The gradients of the inner loss at `starts`, with their graphs."""
+    """The gradients of the inner loss at `starts`."""
+    hessians: list[HessianProduct]
+    """Products with the Hessians of the inner loss at `starts`."""
     step_size: Float[Tensor, " P"]
     learned_step_size: bool
     first_order: bool
@@ -58,9 +63,9 @@ class Unrolled:
         """Change of each task's adapted parameters along a change of the meta-parameters: J v."""
         size = self.adapted.shape[1]
         move = direction[:size].expand_as(self.adapted)
-        for start, gradient in zip(self.starts, self.gradients, strict=True):
+        for hessian, gradient in zip(self.hessians, self.gradients, strict=True):
             if not self.first_order:
-                move = move - self.step_size * hessian_product(gradient, start, move)
+                move = move - self.step_size * hessian(move)
             if self.learned_step_size:
                 move = move - direction[size:] * gradient.detach()
         return move
@@ -79,10 +84,9 @@ class Unrolled:
         """
         step_size_slope = torch.zeros_like(self.step_size)
         for n in reversed(range(len(self.starts))):
-            start, gradient = self.starts[n], self.gradients[n]
-            step_size_slope = step_size_slope - (gradient.detach() * slopes).sum(0)
+            step_size_slope = step_size_slope - (self.gradients[n].detach() * slopes).sum(0)
             if not self.first_order:
-                slopes = slopes - hessian_product(gradient, start, self.step_size * slopes)
+                slopes = slopes - self.hessians[n](self.step_size * slopes)
             if at_starts is not None:
                 slopes = slopes + at_starts[n]
         start_slope = slopes.sum(0)
@@ -99,6 +103,7 @@ def unroll(
     step_size: Float[Tensor, " P"] | None,
     first_order: bool = False,
     differentiable: bool = True,
+    hessians: Sequence[Callable[[Float[Tensor, "G P"]], HessianProduct]] | None = None,
 ) -> Unrolled:
     """Takes one gradient step on each of `losses` in turn, from the starting point.
 
@@ -108,22 +113,30 @@ def unroll(
         num_tasks: G.
         step_size: step size of each parameter; None if step sizes are learned and in `meta`.
         first_order: treat gradients as constants (FOMAML).
-        differentiable: keep the graphs that `push` and `pull` need.
+        differentiable: keep what `push` and `pull` need.
+        hessians: functions from the point to products with the Hessian of each loss; None if
+            autograd differentiates the gradients.
     """
     learned = step_size is None
     size = len(meta) // 2 if learned else len(meta)
     step_size = meta[size:] if learned else step_size
     parameters = meta[:size].repeat(num_tasks, 1)
-    starts, gradients = [], []
-    for loss in losses:
+    starts, gradients, products = [], [], []
+    curved = differentiable and not first_order
+    for n, loss in enumerate(losses):
         starts.append(parameters.requires_grad_())
-        create_graph = differentiable and not first_order
+        create_graph = curved and hessians is None
         gradients.append(task_gradients(loss, parameters, create_graph=create_graph))
+        if hessians and curved:
+            products.append(hessians[n](parameters))
+        else:
+            products.append(partial(hessian_product, gradients[-1], parameters))
         parameters = (parameters - step_size * gradients[-1]).detach()
     return Unrolled(
         adapted=parameters,
         starts=starts,
         gradients=gradients,
+        hessians=products,
         step_size=step_size,
         learned_step_size=learned,
         first_order=first_order,
@@ -179,9 +192,21 @@ class InnerLoop:
         return adapted
 
     def unroll(
-        self, meta: Float[Tensor, " D"], batch: TaskBatch, *, differentiable: bool = True
+        self,
+        meta: Float[Tensor, " D"],
+        batch: TaskBatch,
+        *,
+        differentiable: bool = True,
+        products: torch.dtype | None = None,
     ) -> Unrolled:
         """Takes the gradient steps of a batch's tasks on their support, from the starting point.
+
+        Args:
+            meta: the meta-parameters.
+            batch: the tasks.
+            differentiable: keep what derivatives through the steps need.
+            products: precision of the matrix products in these derivatives, by the explicit
+                formulas of `LossHessian`; None if autograd computes them.
 
         Raises:
             NotFiniteError: a task's adapted parameters are not finite; names the task.
@@ -193,6 +218,7 @@ class InnerLoop:
             step_size=None if self.policies.learn_step_size else self.policies.step_size,
             first_order=self.first_order,
             differentiable=differentiable,
+            hessians=products and [self._hessian(part, products) for part in batch.support],
         )
         check_finite("the inner gradient", unrolled.adapted, first_task=batch.first_task)
         return unrolled
@@ -209,3 +235,19 @@ class InnerLoop:
         self, parameters: Float[Tensor, "G P"], *, experience: Experience
     ) -> Float[Tensor, " G"]:
         return self.loss(self.policies.distribution(parameters, experience.obs), experience)
+
+    def _hessian(
+        self, experience: Experience, dtype: torch.dtype
+    ) -> Callable[[Float[Tensor, "G P"]], HessianProduct]:
+        """Function from the point to products with the Hessian of the loss on the experience."""
+
+        def at(parameters: Float[Tensor, "G P"]) -> HessianProduct:
+            return LossHessian(
+                self.policies,
+                parameters,
+                experience.obs,
+                lambda policy: self.loss(policy, experience),
+                dtype=dtype,
+            ).product
+
+        return at

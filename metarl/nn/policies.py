@@ -203,11 +203,23 @@ class MLPPolicy(nn.Module):
 
     def forward(self, obs: Float[Tensor, "*batch O"]) -> tuple[Tensor, ...]:
         """Logits, or mean and log standard deviation, `*batch A` each."""
-        head = self.layers(obs)
-        if self.discrete:
-            return (head,)
-        return head, self.log_std.clamp(min=self.min_log_std).expand_as(head)
+        return self._tensors(self.layers(obs), None if self.discrete else self.log_std)
 
     def distribution(self, *tensors: Float[Tensor, "*batch A"]) -> ActionDistribution:
         """The action distribution with the tensors that `forward` returned."""
         return Categorical(*tensors) if self.discrete else DiagonalGaussian(*tensors)
+
+    def distribution_at(
+        self, head: Float[Tensor, "*batch A"], log_std: Float[Tensor, ...] | None = None
+    ) -> ActionDistribution:
+        """The action distribution for outputs of `layers` and a parameter `log_std`, by default the
+        policy's own."""
+        own = None if self.discrete else self.log_std
+        return self.distribution(*self._tensors(head, own if log_std is None else log_std))
+
+    def _tensors(
+        self, head: Float[Tensor, "*batch A"], log_std: Float[Tensor, ...] | None
+    ) -> tuple[Tensor, ...]:
+        if log_std is None:
+            return (head,)
+        return head, log_std.clamp(min=self.min_log_std).expand_as(head)

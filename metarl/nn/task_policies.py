@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Shaped
@@ -12,6 +14,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from metarl.nn.distributions import ActionDistribution
 from metarl.nn.policies import MLPPolicy, RunningNormalizer
 from metarl.system.memory import check_memory
+
+Layer = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]
+"""Weight and bias of a layer."""
 
 
 class TaskPolicies(nn.Module):
@@ -94,6 +99,22 @@ class TaskPolicies(nn.Module):
         parts = gradient.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
+
+    # -- the parameters of one task ----------------------------------------------------------------
+
+    def parts(self, row: Float[Tensor, " P"]) -> tuple[list[Layer], Float[Tensor, " A"] | None]:
+        """The layers of the network, and the log standard deviation if it is adapted, as views."""
+        named = self._named(row)
+        log_std = named.pop("log_std", None)
+        views = list(named.values())
+        return list(zip(views[::2], views[1::2], strict=True)), log_std
+
+    def row(
+        self, layers: Sequence[Layer], log_std: Float[Tensor, " A"] | None
+    ) -> Float[Tensor, " P"]:
+        """The inverse of `parts`."""
+        first = [] if log_std is None else [log_std]
+        return torch.cat([*first, *(part.flatten() for layer in layers for part in layer)])
 
     # -- acting ------------------------------------------------------------------------------------
 

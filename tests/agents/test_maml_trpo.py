@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from sb3_contrib.common.utils import conjugate_gradient_solver
 
+from agents import maml_trpo
 from agents.maml_trpo import (
     MAMLTRPO,
     KLCurvature,
@@ -133,17 +134,23 @@ def test_line_search_takes_the_first_that_is_accepted_and_otherwise_stays() -> N
 @pytest.mark.parametrize(
     "changes", [{}, {"first_order": True}, {"learn_inner_learning_rate": True}]
 )
+@pytest.mark.parametrize("products", [None, torch.float64])
 def test_the_curvature_is_the_explicit_hessian_of_the_kl(
-    space: spaces.Space, inner_steps: int, changes: dict, double_precision: None
+    space: spaces.Space,
+    inner_steps: int,
+    changes: dict,
+    products: torch.dtype | None,
+    double_precision: None,
 ) -> None:
-    """All second derivatives through the gradient steps, by plain autograd, task by task."""
+    """Derivatives by autograd and by explicit formulas against all second derivatives
+    through the gradient steps, by plain autograd, task by task."""
     agent = new_agent(space, hidden_sizes=(3,), initial_std=1.0, **changes)
     loop, policies = agent.inner_loop, agent.policies
     noise = torch.randn(len(policies.meta_parameters()), generator=torch.Generator().manual_seed(1))
     policies.set_meta_parameters(policies.meta_parameters() + 0.3 * noise)
     batch = random_chunk(inner_steps=inner_steps, discrete=isinstance(space, spaces.Discrete))
     meta = policies.meta_parameters()
-    curvature = KLCurvature(loop, meta, [batch], damping=0.0)
+    curvature = KLCurvature(loop, meta, [batch], damping=0.0, products=products)
     ours = torch.stack([curvature.product(direction) for direction in torch.eye(len(meta))])
     hessian = torch.autograd.functional.hessian(lambda m: mean_kl(loop, m, meta, batch), meta)
     torch.testing.assert_close(ours, hessian, rtol=0, atol=1e-10)
@@ -267,6 +274,30 @@ def test_a_stride_of_the_curvature_leaves_the_gradient_as_it_is() -> None:
     assert all(m["accepted"] for m in metrics)
 
 
+@pytest.mark.parametrize("stride", [1, 3])
+def test_16_bit_products_give_the_same_update_but_for_rounding(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move(products: str, *, instructions: bool) -> tuple[torch.Tensor, dict[str, float]]:
+        monkeypatch.setattr(maml_trpo, "has_fast_bfloat16", lambda _: instructions)
+        agent = new_agent(
+            products=products, curvature_stride=stride, hidden_sizes=(32, 32), initial_std=1.0
+        )
+        start = agent.policies.meta_parameters()
+        metrics = agent.meta_update(play(agent), generator=torch_generator(0, CPU))
+        return agent.policies.meta_parameters() - start, metrics
+
+    full, metrics = move("float32", instructions=True)
+    short, of_short = move("bfloat16", instructions=True)
+    assert metrics["accepted"] and not torch.equal(short, full)
+    assert torch.cosine_similarity(short, full, dim=0) > 0.99
+    # The policies that acted, and all that decides, are the same.
+    assert of_short["surrogate_before"] == metrics["surrogate_before"]
+    for name in ("gradient_norm", "kl", "surrogate_after"):
+        assert of_short[name] == pytest.approx(metrics[name], rel=0.05), name
+    assert torch.equal(move("bfloat16", instructions=False)[0], full)
+
+
 def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
     """vmap over tasks against a loop over them, through three gradient steps."""
     agent = new_agent()
@@ -276,7 +307,7 @@ def test_all_tasks_at_once_are_each_task_alone(double_precision: None) -> None:
     results = []
     for size in (TASKS, 4, 1):
         batches = TaskBatch.of(experiences, size)
-        surrogate, gradient, acted = agent._surrogate_and_gradient(meta, batches)
+        surrogate, gradient, acted, _ = agent._surrogate_and_gradient(meta, batches)
         curvature = KLCurvature(agent.inner_loop, meta, batches, damping=0.0)
         elsewhere = agent._surrogate_and_kl(meta + 1e-3 * direction, batches, acted)
         results.append(
