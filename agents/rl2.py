@@ -50,7 +50,7 @@ class RL2Config(Config):
     `recurrence`, of `retention`, of both by turns (`mixed`), or of a causal `transformer`."""
     layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Blocks of the memory; `gru` and `lstm` have one layer."""
-    window: Size = 128
+    window: Annotated[int, Field(ge=2, le=4096)] = 128
     """Steps that a transformer looks back, its own included."""
     hidden_size: Width = 128
     """Units of the memory."""
@@ -149,14 +149,25 @@ class RL2Config(Config):
 
         Raises:
             UserError: `chunk_length` does not divide the steps of a trial, or those that it is
-                played in.
+                played in, or an update could not normalize advantages.
         """
-        del num_tasks, num_classes
+        del num_classes
         trial_steps = shape.episodes * horizon
-        part = min(shape.rollout_steps or trial_steps, trial_steps)
+        part = shape.rollout_steps or trial_steps
+        if part > trial_steps:
+            raise UserError(
+                f"train.rollout_steps {part} is more than a trial of {trial_steps} steps"
+            )
         _check_divides(part, trial_steps, what="train.rollout_steps", of="a trial")
         of = "a trial" if part == trial_steps else "train.rollout_steps"
         _check_divides(min(self.chunk_length, part), part, what="agent.chunk_length", of=of)
+        if shape.rollout_steps and self.baseline == "linear":
+            raise UserError("train.rollout_steps needs agent.baseline value, to go on with a value")
+        if part * (1 if self.normalize_advantages == "trial" else num_tasks) == 1:
+            raise UserError(
+                "one step has no deviation to normalize its advantage by; give more "
+                "train.rollout_steps, or trials of more steps"
+            )
 
 
 def _check_divides(length: int, steps: int, *, what: str, of: str) -> None:

@@ -59,41 +59,67 @@ PAPER = {
 """Total reward of the paper's RL² (Duan et al. 2016, arXiv:1611.02779, tables 1 and 2), after up to
 250 million env steps of training."""
 
-PULLS_10 = {
-    "agent.products": "bfloat16",
-    "agent.learning_rate": 1e-3,
-    "agent.discount": 1.0,
+GRU = {
+    "agent.memory": "gru",
+    "agent.learning_rate": 2e-3,
+    "agent.discount": 0.97,
     "agent.gae_lambda": 1.0,
     "agent.entropy_coef": 0.0,
-    "agent.learning_rate_decay": 0.996,
+    "agent.epochs": 4,
+    "train.meta_batch_size": 200,
+}
+PULLS_10 = {
+    **GRU,
+    "agent.discount": 1.0,
+    "agent.learning_rate_decay": 0.995,
     "train.meta_batch_size": 1000,
-    "train.env_steps": 6_000_000,
+    "train.env_steps": 3_000_000,
 }
 PULLS_100 = {
-    "agent.products": "bfloat16",
-    "agent.learning_rate": 1e-3,
-    "agent.discount": 0.99,
-    "agent.learning_rate_decay": 0.998,
-    "train.meta_batch_size": 100,
-    "train.env_steps": 10_000_000,
+    **GRU,
+    "agent.discount": 0.98,
+    "agent.gae_lambda": 0.95,
+    "agent.learning_rate": 3e-3,
+    "agent.learning_rate_decay": 0.9925,
+    "agent.entropy_coef": 5e-3,
+    "agent.epochs": 3,
+    "train.env_steps": 6_000_000,
 }
 PULLS_500 = {
     **PULLS_100,
-    "agent.discount": 0.995,
-    "train.rollout_steps": 100,
-    "train.env_steps": 10_000_000,
+    "agent.learning_rate_decay": 0.991,
+    "train.meta_batch_size": 20,
+    "train.env_steps": 2_500_000,
 }
 # Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "bandit_5x10": PULLS_10,
+    "bandit_5x10": {
+        **PULLS_10,
+        "agent.learning_rate_decay": 0.99,
+        "train.env_steps": 2_500_000,
+    },
     "bandit_10x10": PULLS_10,
     "bandit_50x10": PULLS_10,
     "bandit_5x100": PULLS_100,
-    "bandit_10x100": PULLS_100,
-    "bandit_50x100": {**PULLS_100, "agent.hidden_size": 128, "agent.learning_rate": 7e-4},
+    "bandit_10x100": {
+        **PULLS_100,
+        "agent.hidden_size": 128,
+        "agent.entropy_coef": 0.01,
+        "agent.learning_rate_decay": 0.998,
+        "train.env_steps": 24_000_000,
+    },
+    "bandit_50x100": {
+        "agent.hidden_size": 128,
+        "agent.products": "bfloat16",
+        "agent.learning_rate": 7e-4,
+        "agent.learning_rate_decay": 0.998,
+        "agent.discount": 0.99,
+        "train.meta_batch_size": 100,
+        "train.env_steps": 6_000_000,
+    },
     "bandit_5x500": PULLS_500,
     "bandit_10x500": PULLS_500,
-    "bandit_50x500": {**PULLS_500, "agent.hidden_size": 128, "agent.learning_rate": 7e-4},
+    "bandit_50x500": PULLS_500,
     "tabular_10": {},
     "tabular_25": {},
     "tabular_50": {},
@@ -254,10 +280,12 @@ def rl2_cells(setting: str, m: dict[str, Any], best: np.ndarray) -> str:
     ours = np.asarray([run["totals"] for run in runs])
     each = ", ".join(f"{mean:.2f}" for mean in ours.mean(axis=1))
     seconds = np.mean([run["training_s"] for run in runs])
+    trained_as = runs[0]["experiment"]["name"]
+    also = "" if trained_as == setting else f", as {trained_as}"
     return (
         f"{PAPER[setting]} | {ours.mean():.2f} ({each}) | {ours.mean() / PAPER[setting]:.1%} | "
         f"{share_with_interval(ours.mean(axis=0), best)} | "
-        f"{runs[0]['env_steps'] / 1e6:.1f} M steps, {seconds / 60:.1f} min"
+        f"{runs[0]['env_steps'] / 1e6:.1f} M steps, {seconds / 60:.1f} min{also}"
     )
 
 
@@ -316,6 +344,8 @@ def main(arguments: list[str]) -> None:
             command_line.fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
     stored = options.output / "classical.json"
     measured = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    if any("rl2" not in m for m in measured.values()):
+        command_line.fail(f"{stored} is of an earlier version; move it away")
     for setting in options.settings:
         for seed in options.seeds:
             if setting not in measured:

@@ -16,7 +16,7 @@ train: {env_steps: %d, meta_batch_size: 10, episodes_per_trial: 10, checkpoint_e
 ITERATION_STEPS = 100
 AGENTS = {
     "rl2": "{kind: rl2, hidden_size: 8, encoder_sizes: [], epochs: 2, num_minibatches: 2}",
-    "rl2_mixed": "{kind: rl2, memory: mixed, layers: 2, hidden_size: 8, encoder_sizes: [], "
+    "rl2_mixed": "{kind: rl2, memory: mixed, layers: 2, hidden_size: 16, encoder_sizes: [], "
     "epochs: 2, num_minibatches: 2, head: mlp, value_loss: two_hot, products: bfloat16}",
     "maml_trpo": "{kind: maml_trpo, hidden_sizes: [8], episodes_per_step: 5}",
     "promp": "{kind: promp, hidden_sizes: [8], episodes_per_step: 5}",

@@ -22,7 +22,7 @@ CLASSES = "[reach-v3, push-v3]"
 RUNS = {
     "rl2_bandit": (
         "RL²",
-        "--agent.hidden-size 4 --train.meta-batch-size 2 --train.episodes-per-trial 8 "
+        "--agent.hidden-size 16 --train.meta-batch-size 2 --train.episodes-per-trial 8 "
         "--agent.num-minibatches 1 --train.env-steps 32",
     ),
     "rl2_ml1_reach": (

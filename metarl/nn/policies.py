@@ -104,7 +104,7 @@ class RecurrentActorCritic(nn.Module):
         self.encoder = nn.Sequential(*encoder)
         self.memory = build_memory(memory, input_size, hidden_size, layers=layers, window=window)
         self.state_size = self.memory.state_size
-        self.reenter = reenter
+        self.reenter, self.value_outputs = reenter, value_outputs
         read_size = hidden_size + (input_size if reenter else 0)
         self.policy_head = build_head(head, read_size, input_size, num_actions)
         self.value_head = build_head(
@@ -126,7 +126,9 @@ class RecurrentActorCritic(nn.Module):
                 nn.init.zeros_(module.bias)
         self.memory.initialize()
         self.policy_head.initialize(gain=0.01)
-        self.value_head.initialize(gain=1.0)
+        # A distribution over bins starts uniform: the outermost bins, which no return is near, then
+        # always weigh the same on both sides, and their huge values cancel.
+        self.value_head.initialize(gain=1.0 if self.value_outputs == 1 else 0.0)
 
     @staticmethod
     def features(step: TimeStep) -> Float[Tensor, "*batch F"]:

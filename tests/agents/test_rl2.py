@@ -32,6 +32,7 @@ NOTHING = torch.zeros(SLOTS)
 
 def new_agent(**changes: Any) -> RL2:
     values = {"hidden_size": 16, "encoder_sizes": (8,), "chunk_length": 8, **changes}
+    values |= {"layers": 2} if values.get("memory") == "mixed" else {}
     config = RL2Config(**values)
     return config.build(
         spaces.Box(-np.inf, np.inf, (2,), np.float64),
@@ -320,7 +321,35 @@ def test_parts_must_divide_the_trial() -> None:
         RL2Config(chunk_length=4).check_training(shape, horizon=HORIZON, num_tasks=1, num_classes=1)
 
 
-@pytest.mark.parametrize("memory", ["gru", "recurrence", "retention", "transformer"])
+def test_parts_need_a_value_that_learns_and_more_than_one_step() -> None:
+    def check(config: RL2Config, steps: int) -> None:
+        shape = TrialShape(episodes=EPISODES, rollout_steps=steps)
+        config.check_training(shape, horizon=HORIZON, num_tasks=2, num_classes=1)
+
+    with pytest.raises(UserError, match=r"rollout_steps 48 is more than a trial of 24 steps"):
+        check(RL2Config(), 48)
+    with pytest.raises(UserError, match=r"needs agent\.baseline value"):
+        check(RL2Config(baseline="linear"), 6)
+    with pytest.raises(UserError, match="one step has no deviation"):
+        check(RL2Config(normalize_advantages="trial"), 1)
+    check(RL2Config(), 1)
+
+
+@pytest.mark.parametrize("memory", ["gru", "mixed", "transformer"])
+def test_two_hot_values_start_at_zero_and_learn(memory: str) -> None:
+    """Uniform over bins of up to three millions, whose probabilities cancel in pairs."""
+    agent = new_agent(memory=memory, value_loss="two_hot", learning_rate=3e-3)
+    rollout = play(agent)
+    _, value, _ = agent._replay(rollout, STEPS)
+    assert value.abs().max() < 1e-3
+    for _ in range(30):
+        metrics = agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
+    _, value, _ = agent._replay(play(agent), STEPS)
+    assert value.abs().max() < 50
+    assert metrics["explained_variance"] > 0.1
+
+
+@pytest.mark.parametrize("memory", ["gru", "lstm", "recurrence", "retention", "transformer"])
 def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: str) -> None:
     agent = new_agent(memory=memory)
     rollout = play(agent)

@@ -25,13 +25,16 @@ from metarl.nn.memories.retention import HALF_LIVES, Retention
 MemoryKind = Literal["gru", "lstm", "recurrence", "retention", "mixed", "transformer"]
 
 
-MULTIPLES = {
-    "recurrence": 1,
-    "retention": len(HALF_LIVES),
-    "mixed": len(HALF_LIVES),
-    "transformer": 2 * ATTENTION_HEADS,
+SIZES = {
+    "gru": (1, 1),
+    "lstm": (1, 1),
+    "recurrence": (1, 2),
+    "retention": (len(HALF_LIVES), 4 * len(HALF_LIVES)),
+    "mixed": (len(HALF_LIVES), 4 * len(HALF_LIVES)),
+    "transformer": (2 * ATTENTION_HEADS, 2 * ATTENTION_HEADS),
 }
-"""What the number of units must be divisible by: heads, and pairs that rotary positions turn."""
+"""What the number of units must be divisible by, and its least: heads share the units, and a
+normalized head of one or two units would hold nothing."""
 
 
 class Memory(Protocol):
@@ -116,15 +119,9 @@ def build_memory(
     Raises:
         UserError: `layers` or `size` do not fit the kind.
     """
+    check_memory_size(kind, size, layers=layers)
     if kind in ("gru", "lstm"):
-        if layers > 1:
-            raise UserError(
-                f"agent.memory {kind} has one layer, not {layers}; leave out agent.layers"
-            )
         return (GRU if kind == "gru" else LSTM)(input_size, size)
-    needed = MULTIPLES[kind]
-    if size % needed:
-        raise UserError(f"agent.hidden_size {size} must be a multiple of {needed} for {kind}")
     mixers: list[Recurrence | Retention | Attention] = []
     for number in range(layers):
         if kind == "recurrence" or (kind == "mixed" and number % 2):
@@ -134,3 +131,23 @@ def build_memory(
         else:
             mixers.append(Retention(size))
     return Stack(input_size, size, mixers)
+
+
+def check_memory_size(kind: MemoryKind, size: int, *, layers: int) -> None:
+    """Checks that a memory of this kind can have that many units and blocks.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if kind in ("gru", "lstm") and layers > 1:
+        raise UserError(f"agent.memory {kind} has one layer; leave out agent.layers {layers}")
+    if kind == "mixed" and layers == 1:
+        raise UserError(
+            "agent.memory mixed is retention and recurrence; give agent.layers 2 or more"
+        )
+    multiple, least = SIZES[kind]
+    if size % multiple or size < least:
+        raise UserError(
+            f"agent.memory {kind} needs an agent.hidden_size of at least {least}, a multiple of "
+            f"{multiple}, not {size}"
+        )

@@ -1,4 +1,4 @@
-"""The gated linear recurrence on the processor: one pass over memory, and one for its derivative.
+"""Passes over time on the processor, with their derivatives: the linear recurrence, and the GRU.
 
 Torch would write and read a dozen tensors in between. Here a time step is computed while it is in
 the cache; loops are short and touch few arrays, so that LLVM vectorises them. The formulas are in
@@ -34,15 +34,21 @@ TANH_BELOW = tuple(
     )
 )  # fmt: skip
 """Coefficients of Eigen's rational approximation of tanh, exact to a few last digits."""
-ONE, HALF, FOUR = float32(1), float32(0.5), float32(4)
-LEAST = float32(1e-6)
+LEAST = 1e-6
 """Least 1 - a² that inputs are scaled by: below, its root has no useful slope."""
+ONE, HALF, FOUR = float32(1), float32(0.5), float32(4)
+LEAST_SQUARE = float32(LEAST)
 
 
 def compiled(function: Callable) -> Callable:
-    """A loop in machine code, kept on disk. Values are finite, or the agent's checks would stop."""
-    options = {"nogil": True, "cache": True, "error_model": "numpy"}
-    return njit(fastmath={"contract", "nnan", "ninf", "nsz"}, **options)(inspect.unwrap(function))
+    """A loop in machine code, kept on disk. All that it is made of is in this file, whose change
+    compiles it anew."""
+    function = inspect.unwrap(function)
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # there is no folder to keep it in
+        return njit(**options)(function)
 
 
 def inlined(function: Callable) -> Callable:
@@ -110,7 +116,7 @@ def _decay(gate, rate, decay, scale):
         half = tanh(HALF * rate[d] * sigmoid(gate[d]))
         share = ONE / (ONE + half)
         decay[d] = (ONE - half) * share
-        scale[d] = np.sqrt(max(FOUR * half * share * share, LEAST))
+        scale[d] = np.sqrt(max(FOUR * half * share * share, LEAST_SQUARE))
 
 
 @compiled
@@ -165,7 +171,7 @@ def _by_gate(u, gate, scale, of_units, of_gate, of_scale):
 def _by_exponent(decay, scale, before, of_units, of_scale):
     """Turns `of_scale` into the slope by y, with a = exp(-y)."""
     for d in range(len(decay)):
-        constant = scale[d] * scale[d] <= LEAST
+        constant = scale[d] * scale[d] <= LEAST_SQUARE
         by_scale = float32(0) if constant else of_scale[d] * decay[d] * decay[d] / scale[d]
         of_scale[d] = by_scale - decay[d] * of_units[d] * before[d]
 
@@ -198,3 +204,112 @@ def _backward(inputs, gates, rate, first, units, of_output, of_inputs, of_gates,
             _by_rate(forget, rate, kept, of_gates[n, t, :size], of_rate)
             for d in range(size):
                 carried[d] *= decay[d]
+
+
+# -- the GRU ---------------------------------------------------------------------------------------
+
+
+class GRUScan(torch.autograd.Function):
+    """Hidden states of a GRU (r, z, n as in torch's documentation) from its inputs' product."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        inputs: Float[Tensor, "N T E"],
+        first: Float[Tensor, "N H"],
+        weight: Float[Tensor, "E H"],
+        bias: Float[Tensor, " E"],
+    ) -> Float[Tensor, "N T H"]:
+        """Hidden states at each step.
+
+        Args:
+            inputs: W_i x + b_i for the gates r, z and n (E = 3H).
+            first: hidden states before the first step.
+            weight: W_h of the gates.
+            bias: b_h of the gates.
+        """
+        inputs, before = inputs.contiguous(), first.clone(memory_format=torch.contiguous_format)
+        slots, steps, _ = inputs.shape
+        hidden = torch.empty(slots, steps, weight.shape[1])
+        gates = torch.empty(slots, steps, 4 * weight.shape[1])
+        product, transposed = torch.empty(slots, weight.shape[0]), weight.T.contiguous()
+        arrays = [x.numpy() for x in (inputs, product, bias, before, gates, hidden)]
+        for t in range(steps):
+            torch.mm(before, transposed, out=product)
+            _gru_step(t, *arrays)
+        ctx.save_for_backward(first, weight, gates, hidden)
+        ctx.rounded = torch.is_autocast_enabled("cpu")
+        return hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, of_hidden: Float[Tensor, "N T H"]
+    ) -> tuple[Tensor, ...]:
+        """Slopes by inputs, first states, weights and biases."""
+        first, weight, gates, hidden = ctx.saved_tensors
+        slots, steps, size = hidden.shape
+        of_inputs, of_products = (torch.empty(slots, steps, 3 * size) for _ in range(2))
+        now, carried = torch.empty(slots, 3 * size), torch.zeros(slots, size)
+        before = torch.cat([first[:, None], hidden[:, :-1]], dim=1)
+        given = (gates, before, of_hidden.contiguous(), carried, now, of_inputs, of_products)
+        arrays = [x.numpy() for x in given]
+        for t in reversed(range(steps)):
+            _gru_back(t, *arrays)
+            torch.addmm(carried, now, weight, out=carried)
+        slopes, states = of_products.flatten(0, 1), before.flatten(0, 1)
+        if ctx.rounded:
+            of_weight = (slopes.bfloat16().T @ states.bfloat16()).float()
+        else:
+            of_weight = slopes.T @ states
+        return of_inputs, carried, of_weight, slopes.sum(0)
+
+
+@compiled
+def _gru_cell(x, product, bias, before, gates, hidden):
+    """One slot's step; keeps r, z, the candidate's product and n for the derivative."""
+    size = len(before)
+    for d in range(size):
+        gates[d] = sigmoid(x[d] + product[d] + bias[d])
+    for d in range(size):
+        gates[size + d] = sigmoid(x[size + d] + product[size + d] + bias[size + d])
+    for d in range(size):
+        gates[2 * size + d] = product[2 * size + d] + bias[2 * size + d]
+    for d in range(size):
+        candidate = tanh(x[2 * size + d] + gates[d] * gates[2 * size + d])
+        gates[3 * size + d] = candidate
+        hidden[d] = candidate + gates[size + d] * (before[d] - candidate)
+
+
+@compiled
+def _gru_step(t, inputs, product, bias, before, gates, hidden):
+    for n in range(len(before)):
+        _gru_cell(inputs[n, t], product[n], bias, before[n], gates[n, t], hidden[n, t])
+        before[n, :] = hidden[n, t]
+
+
+@compiled
+def _gru_cell_back(gates, before, of_hidden, carried, of_candidate, now):
+    size = len(before)
+    for d in range(size):
+        slope = of_hidden[d] + carried[d]
+        keep, candidate = gates[size + d], gates[3 * size + d]
+        of_candidate[d] = slope * (ONE - keep) * (ONE - candidate * candidate)
+        now[size + d] = slope * (before[d] - candidate) * keep * (ONE - keep)
+        carried[d] = slope * keep
+    for d in range(size):
+        reset = gates[d]
+        now[d] = of_candidate[d] * gates[2 * size + d] * reset * (ONE - reset)
+        now[2 * size + d] = of_candidate[d] * reset
+
+
+@compiled
+def _gru_back(t, gates, before, of_hidden, carried, now, of_inputs, of_products):
+    size = carried.shape[1]
+    for n in range(len(carried)):
+        by_inputs = of_inputs[n, t]
+        _gru_cell_back(
+            gates[n, t], before[n, t], of_hidden[n, t], carried[n], by_inputs[2 * size :], now[n]
+        )
+        by_inputs[: 2 * size] = now[n, : 2 * size]
+        of_products[n, t, :] = now[n]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.nn.memories.compiled import GatedScan
+from metarl.nn.memories.compiled import LEAST, GatedScan
 from metarl.nn.memories.scan import linear_scan
 
 SHARPNESS = 8.0
@@ -24,6 +24,7 @@ class Recurrence(nn.Module):
         r_t = σ(W_r u_t)    i_t = σ(W_i u_t)    a_t = a^(c r_t), a = σ(Λ)
         h_t = a_t h_(t-1) + √(1 - a_t²) (i_t u_t)
 
+    1 - a² is at least 1e-6, so that its root has a slope.
     Units are multiplied by another branch through a SiLU (the paper: GELU) and projected back.
     """
 
@@ -69,6 +70,6 @@ def gated_scan(
     u, branch = inputs.chunk(2, dim=-1)
     remember, take = gates.sigmoid().chunk(2, dim=-1)
     exponent = rate * remember
-    added = (-torch.expm1(-2 * exponent)).sqrt() * (take * u)
+    added = (-torch.expm1(-2 * exponent)).clamp(min=LEAST).sqrt() * (take * u)
     units = linear_scan((-exponent).exp(), added, first)
     return units * functional.silu(branch), units[:, -1]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metarl.nn.memories.compiled_gru import GRUScan
+from metarl.nn.memories.compiled import GRUScan
 
 
 class GRU(nn.GRU):
@@ -31,7 +31,8 @@ class GRU(nn.GRU):
     ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N S"]]:
         """Outputs at each step, and the last."""
         if x.device.type != "cpu" or state.dtype != torch.float32 or not torch.is_grad_enabled():
-            output, last = super().forward(x.to(state.dtype), state[None].contiguous())
+            with torch.autocast(x.device.type, enabled=False):
+                output, last = super().forward(x.to(state.dtype), state[None].contiguous())
             return output, last[0]
         inputs = functional.linear(x, self.weight_ih_l0, self.bias_ih_l0).to(state.dtype)
         hidden = GRUScan.apply(inputs, state, self.weight_hh_l0, self.bias_hh_l0)
@@ -55,7 +56,8 @@ class LSTM(nn.LSTM):
     ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N S"]]:
         """Outputs at each step; and output and cell after the last."""
         hidden, cell = (half.contiguous() for half in state[None].chunk(2, dim=-1))
-        output, (hidden, cell) = super().forward(x.to(state.dtype), (hidden, cell))
+        with torch.autocast(x.device.type, enabled=False):
+            output, (hidden, cell) = super().forward(x.to(state.dtype), (hidden, cell))
         return output, torch.cat([hidden, cell], dim=-1)[0]
 
 
