@@ -38,7 +38,7 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "omniglot": {"num_train_classes": 8, "ways": 2, "queries": 1, "test_queries": 1},
     },
     "agent": {
-        "rl2": {"hidden_size": 8, "encoder_sizes": [], "epochs": 1, "num_minibatches": 1},
+        "rl2": {"hidden_size": 16, "encoder_sizes": [], "epochs": 1, "num_minibatches": 1},
         "maml_trpo": {"hidden_sizes": [8], "episodes_per_step": 2},
         "promp": {"hidden_sizes": [8], "episodes_per_step": 2},
         "maml": {"steps": 1, "evaluation_steps": 1},
