@@ -41,7 +41,7 @@ class RL2Config(Config):
     """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
     learns_within_trials: ClassVar[bool] = True
-    """Whether `meta_update` takes part of a trial, so that `train.rollout_steps` may be given."""
+    """`meta_update` also takes a part of a trial, so that `train.rollout_steps` may be given."""
 
     kind: Literal["rl2"] = "rl2"
 
@@ -116,8 +116,8 @@ class RL2Config(Config):
     """Loss of the value head: the squared error, or the cross-entropy of a distribution over
     returns of all sizes (DreamerV3), which needs neither `normalize_values` nor `root_values`."""
     products: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the inputs of the large products of matrices in an update. With `bfloat16`,
-    processors that have instructions for it take a third of the time; others use float32."""
+    """Precision of the large products of matrices in an update, before the heads. `bfloat16` is
+    faster on processors and GPUs with instructions for it; others use float32."""
     max_kl: Positive | None = None
     """KL from the policy that acted (nats) above which the passes of an update stop."""
 

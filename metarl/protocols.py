@@ -126,7 +126,8 @@ class AgentConfig(Protocol):
     """The `agent` section of an experiment: a `metarl.config.Config` with these methods.
 
     If it has a class method `small()`, which returns a config whose agent learns within moments,
-    `train.py --check` tries a user's tasks with this agent too.
+    `train.py --check` tries a user's tasks with this agent too. If it has `learns_within_trials`,
+    True, its agent also learns from a part of a trial (`train.rollout_steps`).
     """
 
     @property

@@ -1,8 +1,8 @@
 """Passes over time on the processor, with their derivatives: the linear recurrence, and the GRU.
 
 Torch would write and read a dozen tensors in between. Here a time step is computed while it is in
-the cache; loops are short and touch few arrays, so that LLVM vectorises them. The formulas are in
-`metarl.nn.memories.recurrence`.
+the cache; loops are short and touch few arrays, so that LLVM vectorises them. The recurrence's
+formulas are in `metarl.nn.memories.recurrence`.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
@@ -210,7 +210,11 @@ def _backward(inputs, gates, rate, first, units, of_output, of_inputs, of_gates,
 
 
 class GRUScan(torch.autograd.Function):
-    """Hidden states of a GRU (r, z, n as in torch's documentation) from its inputs' product."""
+    """Hidden states of a GRU (r, z, n as in torch's documentation) from its inputs' product.
+
+    Only the product of the hidden state with its weights has to wait for the step before. The
+    derivative by the weights is one product over all steps, where torch takes one for each.
+    """
 
     @staticmethod
     def forward(
