@@ -57,15 +57,41 @@ class Setting(NamedTuple):
 
 SETTINGS = {
     "bandit_50x100": Setting(
-        "rl2_bandit", {"env.num_arms": 50, "train.env_steps": 6_000_000}, 100, "total"
+        "rl2_bandit",
+        {
+            "env.num_arms": 50,
+            "agent.learning_rate": 1e-3,
+            "agent.learning_rate_decay": 0.996,
+            "agent.discount": 0.99,
+            "train.env_steps": 3_000_000,
+        },
+        100,
+        "total",
     ),
     "tabular_25": Setting(
         "rl2_tabular",
-        {"train.env_steps": 6_000_000, "train.episodes_per_trial": 25},
+        {
+            "agent.hidden_size": 64,
+            "agent.learning_rate": 1e-3,
+            "agent.learning_rate_decay": 0.99,
+            "agent.discount": 0.95,
+            "agent.gae_lambda": 0.9,
+            "agent.num_minibatches": 4,
+            "agent.chunk_length": 250,
+            "agent.entropy_coef": 0.01,
+            "train.env_steps": 3_000_000,
+            "train.meta_batch_size": 50,
+            "train.episodes_per_trial": 25,
+        },
         25,
         "total",
     ),
-    "cheetah_vel": Setting("rl2_cheetah_vel", {"train.env_steps": 2_000_000}, 3, "total"),
+    "cheetah_vel": Setting(
+        "rl2_cheetah_vel",
+        {"train.env_steps": 1_500_000, "train.meta_batch_size": 20},
+        3,
+        "total",
+    ),
     "ml1_push": Setting("rl2_ml1_push", {"train.env_steps": 1_500_000}, 3, "success"),
 }
 
