@@ -15,7 +15,6 @@ chunks, and each chunk starts from the memory that the policy had there.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -23,21 +22,21 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from metarl.config import Config, Fraction, Positive, Size, Width, Widths
+from metarl.config import Size, Width, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import discounted_returns, gae, linear_baseline
-from metarl.learning.two_hot import NUM_BINS, two_hot_loss, two_hot_mean
+from metarl.learning.ppo import PPOConfig, normalized, ppo_loss, ppo_passes
 from metarl.nn.heads import HeadKind
 from metarl.nn.memories import MemoryKind
-from metarl.nn.policies import RecurrentActorCritic, RunningNormalizer
+from metarl.nn.policies import RecurrentActorCritic
 from metarl.system.hardware import has_fast_bfloat16
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
-class RL2Config(Config):
+class RL2Config(PPOConfig):
     """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
     learns_within_trials: ClassVar[bool] = True
@@ -68,58 +67,14 @@ class RL2Config(Config):
     """Include observations in this scaling. Scaling enlarges features that vary little but differ
     between tasks; the agent may then memorise the training tasks."""
 
-    learn_std: bool = True
-    """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`."""
-    initial_std: Positive = 1.0
-    """Initial standard deviation of continuous actions."""
-    min_std: Positive = 1e-6
-    """Lower bound of the standard deviation."""
-
-    discount: Fraction = 0.99
-    """Discount per step, over the whole trial: returns reach across episode boundaries."""
-    gae_lambda: Fraction = 0.95
-    """λ of generalised advantage estimation."""
-    normalize_advantages: Literal["batch", "trial"] = "batch"
-    """Normalize advantages to mean 0 and standard deviation 1 over the whole batch, or within each
-    trial, which gives tasks with small rewards the same weight as those with large rewards."""
     baseline: Literal["value", "linear"] = "value"
     """Baseline of advantages: a value head on the memory, or a linear fit on each trial's
     observations and time."""
-    reward_scale: Positive = 1.0
-    """Factor on rewards before returns are computed."""
-    normalize_values: bool = True
-    """Let the value head predict returns in units of their running mean and standard deviation."""
-    root_values: bool = False
-    """Let the value head predict signed square roots of returns, before any normalization; this
-    reduces its error on tasks with small rewards (Pohlen et al. 2018, arXiv:1805.11593, section
-    3.2, without the linear term)."""
-
-    learning_rate: Positive = 5e-4
-    """Step size of Adam."""
-    learning_rate_decay: Fraction = 1.0
-    """Factor on the step size after each update."""
-    max_grad_norm: Positive = 1.0
-    """Norm that longer gradients are clipped to."""
-    clip: Positive = 0.2
-    """Clip of the probability ratio, to 1 ± this (PPO's ε)."""
-    epochs: Size = 10
-    """Passes over all chunks in one update."""
-    num_minibatches: Size = 4
-    """Gradient steps per pass, each on its share of the chunks."""
     chunk_length: Size = 100
     """Steps of back-propagation through time; must divide the steps of a trial."""
-    entropy_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the entropy bonus."""
-    value_coef: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the value loss."""
-    value_loss: Literal["squared", "two_hot"] = "squared"
-    """Loss of the value head: the squared error, or the cross-entropy of a distribution over
-    returns of all sizes (DreamerV3), which needs neither `normalize_values` nor `root_values`."""
     products: Literal["float32", "bfloat16"] = "float32"
     """Precision of the large products of matrices in an update, before the heads. `bfloat16` is
     faster on processors and GPUs with instructions for it; others use float32."""
-    max_kl: Positive | None = None
-    """KL from the policy that acted (nats) above which the passes of an update stop."""
 
     @classmethod
     def small(cls) -> RL2Config:
@@ -215,51 +170,6 @@ def cut(values: Shaped[Tensor, "N T *F"], length: int) -> Shaped[Tensor, "M L *F
     return values.unflatten(1, (-1, length)).flatten(0, 1)
 
 
-# -- losses ----------------------------------------------------------------------------------------
-
-
-def clipped_surrogate(
-    ratio: Float[Tensor, "M L"], advantage: Float[Tensor, "M L"], *, clip: float
-) -> Float[Tensor, ""]:
-    """PPO's clipped surrogate, a mean over steps (Schulman et al. 2017, eq. 7).
-
-    Args:
-        ratio: π(a|s) / π_acted(a|s).
-    """
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    return torch.minimum(ratio * advantage, clipped * advantage).mean()
-
-
-def value_error(
-    value: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"]
-) -> Float[Tensor, ""]:
-    """Half the squared error of the value head, a mean over steps (L^VF in eq. 9 of PPO)."""
-    return 0.5 * (value - target).square().mean()
-
-
-def kl_from_acting(log_ratio: Float[Tensor, "M L"]) -> Float[Tensor, ""]:
-    """Estimate of KL(π_acted ‖ π) in nats: the mean of r − 1 − log r, with r = π / π_acted, over
-    actions sampled from π_acted. It is unbiased and, unlike that of −log r, never negative."""
-    return (log_ratio.exp() - 1 - log_ratio).mean()
-
-
-def normalized(advantage: Float[Tensor, "N T"], *, each_trial: bool) -> Float[Tensor, "N T"]:
-    """Advantages with mean 0 and standard deviation 1, over all trials or within each trial."""
-    over = 1 if each_trial else (0, 1)
-    mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
-    return (advantage - mean) / (std + 1e-8)
-
-
-def signed_root(returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Signed root sign(x) (√(|x| + 1) − 1) (Pohlen et al. 2018, section 3.2, no linear term)."""
-    return returns.sign() * ((returns.abs() + 1).sqrt() - 1)
-
-
-def signed_square(root: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The inverse of `signed_root`."""
-    return root.sign() * ((root.abs() + 1).square() - 1)
-
-
 # -- the agent -------------------------------------------------------------------------------------
 
 
@@ -278,6 +188,7 @@ class RL2:
         self.config = config
         self.device = device
         self.bfloat16 = config.products == "bfloat16" and has_fast_bfloat16(device)
+        self.values = config.value_targets(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = RecurrentActorCritic(
@@ -290,14 +201,13 @@ class RL2:
                 encoder_sizes=config.encoder_sizes,
                 reenter=config.reenter,
                 head=config.head,
-                value_outputs=NUM_BINS if config.value_loss == "two_hot" else 1,
+                value_outputs=self.values.num_outputs,
                 initial_std=config.initial_std,
                 min_std=config.min_std,
                 learn_std=config.learn_std,
                 normalize_inputs=config.normalize_inputs,
                 normalize_obs=config.normalize_obs,
             ).to(device)
-        self.return_normalizer = RunningNormalizer(1, clip=float("inf")).to(device)
         self.optimizer = torch.optim.Adam(
             [p for p in self.network.parameters() if p.requires_grad],
             lr=config.learning_rate,
@@ -351,37 +261,22 @@ class RL2:
             returns=cut(returns, chunk_length),
         )
 
-        history: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range(config.epochs):
-            order = torch.randperm(len(chunks), generator=generator, device=self.device)
-            for chosen in order.chunk(config.num_minibatches):
-                loss, metrics = self._loss(chunks.take(chosen))
-                self.optimizer.zero_grad()
-                loss.backward()
-                metrics["gradient_norm"] = nn.utils.clip_grad_norm_(
-                    self.network.parameters(), config.max_grad_norm
-                )
-                self.optimizer.step()
-                for name, metric in metrics.items():
-                    history[name].append(metric)
-            if config.max_kl is not None and self._kl(history) > config.max_kl:
-                break
-        metrics = {name: float(torch.stack(values).mean()) for name, values in history.items()}
-        metrics["kl"] = self._kl(history)
-        metrics["epochs"] = len(history["kl"]) / config.num_minibatches
+        metrics = ppo_passes(
+            lambda chosen: self._loss(chunks.take(chosen)),
+            self.optimizer,
+            num_rows=len(chunks),
+            config=config,
+            generator=generator,
+        )
         metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
         metrics["std"] = float(self.network.log_std.detach().exp().mean())
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
 
         # The normalizers change last: until here the policy had to be the one that acted.
-        self.return_normalizer.update(self._rooted(returns)[..., None])
+        self.values.update(returns)
         self.network.update_normalizer(rollout.seen)
         self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
         return metrics
-
-    def _kl(self, history: dict[str, list[Tensor]]) -> float:
-        """KL from the policy that acted to the current one, a mean over the last pass, in nats."""
-        return float(torch.stack(history["kl"][-self.config.num_minibatches :]).mean())
 
     @torch.no_grad()
     def _replay(
@@ -401,8 +296,12 @@ class RL2:
             last_value = torch.zeros(num_slots, device=self.device)
         else:
             _, last, _ = self.network(rollout.following.map(lambda x: x[:, None]), state)
-            last_value = self._returns_of(last[:, 0])
-        return torch.stack(states, dim=1), self._returns_of(torch.cat(values, dim=1)), last_value
+            last_value = self.values.returns_of(last[:, 0])
+        return (
+            torch.stack(states, dim=1),
+            self.values.returns_of(torch.cat(values, dim=1)),
+            last_value,
+        )
 
     def _advantages(
         self, rollout: Rollout, value: Float[Tensor, "N T"], last_value: Float[Tensor, " N"]
@@ -431,47 +330,18 @@ class RL2:
         )
         return advantage, advantage + value
 
-    def _value_loss(
-        self, output: Float[Tensor, "*batch V"], returns: Float[Tensor, "*batch"]
-    ) -> Float[Tensor, ""]:
-        """Loss of the value head's outputs, a mean over steps."""
-        if self.config.value_loss == "two_hot":
-            return two_hot_loss(output, returns)
-        target = self._rooted(returns)
-        if self.config.normalize_values:
-            target = self.return_normalizer(target[..., None]).squeeze(-1)
-        return value_error(output.squeeze(-1), target)
-
-    def _returns_of(self, output: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-        """The returns that the value head's outputs stand for."""
-        if self.config.value_loss == "two_hot":
-            return two_hot_mean(output)
-        if self.config.normalize_values:
-            output = self.return_normalizer.inverse(output)
-        value = output.squeeze(-1)
-        return signed_square(value) if self.config.root_values else value
-
-    def _rooted(self, returns: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """Signed square roots of returns if `root_values`, else the returns."""
-        return signed_root(returns) if self.config.root_values else returns
-
-    def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, " "], dict[str, Tensor]]:
-        """PPO's loss (eq. 9): clipped surrogate, entropy bonus and value error; and metrics."""
-        config = self.config
+    def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         policy, value, _ = self.network(chunks.seen, chunks.memory, bfloat16=self.bfloat16)
-        log_ratio = policy.log_prob(chunks.action) - chunks.log_prob
-        ratio = log_ratio.exp()
-        policy_loss = -clipped_surrogate(ratio, chunks.advantage, clip=config.clip)
-        entropy = policy.entropy().mean()
-        loss = policy_loss - config.entropy_coef * entropy
-        metrics = {"policy_loss": policy_loss, "entropy": entropy}
-        if config.baseline == "value":
-            value_loss = self._value_loss(value, chunks.returns)
-            loss = loss + config.value_coef * value_loss
-            metrics["value_loss"] = value_loss
-        metrics["kl"] = kl_from_acting(log_ratio.detach())
-        metrics["clipped"] = ((ratio - 1).abs() > config.clip).float().mean()
-        return loss, {name: metric.detach() for name, metric in metrics.items()}
+        return ppo_loss(
+            policy,
+            value if self.config.baseline == "value" else None,
+            action=chunks.action,
+            log_prob=chunks.log_prob,
+            advantage=chunks.advantage,
+            returns=chunks.returns,
+            targets=self.values,
+            config=self.config,
+        )
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -479,12 +349,12 @@ class RL2:
         """Parameters, normalizers and optimizer: all that a bit-exact resume needs."""
         return {
             **{f"network.{name}": tensor for name, tensor in self.network.state_dict().items()},
-            **{f"returns.{name}": t for name, t in self.return_normalizer.state_dict().items()},
+            **self.values.state_dict(),
             **optim.state_dict(self.optimizer, self.network),
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Loads what `state_dict` returned."""
         self.network.load_state_dict(optim.section(tensors, "network."))
-        self.return_normalizer.load_state_dict(optim.section(tensors, "returns."))
+        self.values.load_state_dict(tensors)
         optim.load_state_dict(self.optimizer, self.network, tensors)

@@ -8,18 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.rl2 import (
-    RL2,
-    Chunks,
-    RL2Config,
-    clipped_surrogate,
-    cut,
-    kl_from_acting,
-    normalized,
-    value_error,
-)
+from agents.rl2 import RL2, Chunks, RL2Config, cut
 from envs.navigation import PointConfig
 from metarl.errors import UserError
+from metarl.learning.ppo import clipped_surrogate, kl_from_acting, normalized
+from metarl.learning.values import value_error
 from metarl.rollout.trial import run_trial, trial_in_parts
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
@@ -198,14 +191,14 @@ def test_the_value_head_may_predict_signed_square_roots() -> None:
     agent = new_agent(root_values=True, normalize_values=False)
     returns = torch.tensor([-8.0, 0.0, 3.0, 99.0])
     roots = torch.tensor([-2.0, 0.0, 1.0, 9.0])
-    torch.testing.assert_close(agent._returns_of(roots[:, None]), returns)
-    assert agent._value_loss(roots[:, None], returns) == 0
+    torch.testing.assert_close(agent.values.returns_of(roots[:, None]), returns)
+    assert agent.values.loss(roots[:, None], returns) == 0
     normalized = new_agent(root_values=True)
-    normalized.return_normalizer.update(roots[:, None])  # mean 2, variance 17.5
+    normalized.values.update(returns)  # mean 2, variance 17.5
     outputs = (roots - 2)[:, None] / 17.5**0.5
-    torch.testing.assert_close(normalized._returns_of(outputs), returns)
-    assert normalized._value_loss(outputs, returns) < 1e-10
-    assert normalized._value_loss(outputs + 1, returns).item() == pytest.approx(0.5)
+    torch.testing.assert_close(normalized.values.returns_of(outputs), returns)
+    assert normalized.values.loss(outputs, returns) < 1e-10
+    assert normalized.values.loss(outputs + 1, returns).item() == pytest.approx(0.5)
 
 
 def test_normalizers_move_only_after_the_update() -> None:
