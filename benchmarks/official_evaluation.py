@@ -146,7 +146,7 @@ class OfficialAgent:
             reward=reward,
             episode_end=episode_end,
             success=torch.zeros_like(episode_end),
-            final_obs=seen.obs[:, -1],
+            final_obs=seen.obs[:, -1:],
         )
 
 

@@ -69,7 +69,7 @@ def random_experience(agent: RL2) -> Rollout:
     return Rollout(
         seen=seen, action=action, log_prob=policy.log_prob(action),
         reward=torch.rand(shape, generator=generator), episode_end=ends,
-        success=torch.zeros(shape, dtype=torch.bool), final_obs=torch.zeros(TRIALS, 39),
+        success=torch.zeros(shape, dtype=torch.bool), final_obs=torch.zeros(TRIALS, 0, 39),
     )  # fmt: skip
 
 

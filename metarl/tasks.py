@@ -32,6 +32,11 @@ def fingerprint(task: Task) -> bytes:
     return hashlib.sha256(task.env_name.encode() + b"\0" + parameters.tobytes()).digest()
 
 
+def number_of(task: Task) -> int:
+    """A number for the task, from its content: 63 bits of its fingerprint."""
+    return int.from_bytes(fingerprint(task)[:8], "little") >> 1
+
+
 def goals_of(tasks: Iterable[Task]) -> list[list[float]] | None:
     """The `goal` of each task, the position that the agent should reach; None if a task has no
     goal."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from metarl.errors import UserError
@@ -72,8 +72,11 @@ class Rollout:
     episode_end: Bool[Tensor, "N T"]
     """True at the last step of each episode."""
     success: Bool[Tensor, "N T"]
-    final_obs: Float[Tensor, "N O"]
-    """The observation after the last step, before any reset."""
+    final_obs: Float[Tensor, "N E O"]
+    """The observation after the last step of each of the E episodes that end in the rollout, before
+    any reset."""
+    task: Int[Tensor, " N"] | None = None
+    """A number for the task of each slot; equal for equal tasks, whenever they are played."""
     first_state: Any = None
     """The agent's state before the first step, if the rollout begins within a trial."""
     following: TimeStep | None = None
@@ -88,20 +91,19 @@ class Rollout:
     @staticmethod
     def side_by_side(rollouts: list[Rollout]) -> Rollout:
         """Rollouts of equal length as one: the slots of the first, then those of the second, …"""
-        final_obs = torch.cat([rollout.final_obs for rollout in rollouts])
-        return Rollout(**_joined(rollouts, axis=0), final_obs=final_obs)
+        return Rollout(**_joined(rollouts, axis=0))
 
     @staticmethod
     def one_after_another(rollouts: list[Rollout]) -> Rollout:
         """Successive rollouts of the same slots as one."""
-        return Rollout(**_joined(rollouts, axis=1), final_obs=rollouts[-1].final_obs)
+        return Rollout(**_joined(rollouts, axis=1), task=rollouts[0].task)
 
 
 def _joined(rollouts: list[Rollout], *, axis: int) -> dict[str, Any]:
-    """All that rollouts have at every step, joined along slots (0) or steps (1)."""
+    """The tensors of rollouts, joined along slots (0) or steps (1)."""
     seen = [rollout.seen for rollout in rollouts]
     inputs = {f.name: torch.cat([getattr(s, f.name) for s in seen], axis) for f in fields(TimeStep)}
-    names = ("action", "log_prob", "reward", "episode_end", "success")
+    names = ("action", "log_prob", "reward", "episode_end", "success", "final_obs")
     outputs = {name: torch.cat([getattr(r, name) for r in rollouts], axis) for name in names}
     return {"seen": TimeStep(**inputs), **outputs}
 

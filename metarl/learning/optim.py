@@ -29,47 +29,55 @@ def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def state_dict(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Step size and moments of an optimizer; moments are named after their parameters."""
+def state_dict(
+    optimizer: torch.optim.Optimizer, module: nn.Module, *, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Step size and moments of an optimizer; moments are named after their parameters.
+
+    Args:
+        prefix: tells this optimizer's tensors from those of another, such as `policy.`.
+    """
+    prefix = PREFIX + prefix
     rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
-    tensors = {f"{PREFIX}learning_rate": rate}
+    tensors = {f"{prefix}learning_rate": rate}
     for name, parameter in module.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
-            tensors[f"{PREFIX}{key}.{name}"] = tensor
+            tensors[f"{prefix}{key}.{name}"] = tensor
     return tensors
 
 
 def load_state_dict(
-    optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor]
+    optimizer: torch.optim.Adam, module: nn.Module, tensors: dict[str, Tensor], *, prefix: str = ""
 ) -> None:
     """Loads what `state_dict` returned.
 
     Raises:
         UserError: a tensor does not fit this module's Adam; nothing is loaded.
     """
+    prefix = PREFIX + prefix
     parameters = dict(module.named_parameters())
-    moments = section(tensors, PREFIX)
+    moments = section(tensors, prefix)
     rate = float(moments.pop("learning_rate"))
     if rate < 0:
-        raise UserError(f"{PREFIX}learning_rate is {rate}")
+        raise UserError(f"{prefix}learning_rate is {rate}")
     state: dict[str, dict[str, Tensor]] = {}
     for key_and_name, tensor in moments.items():
         key, _, name = key_and_name.partition(".")
         if key not in MOMENTS or name not in parameters:
-            known = printable(PREFIX + key_and_name, limit=200)
+            known = printable(prefix + key_and_name, limit=200)
             raise UserError(f"it has a tensor {known}, which belongs to no parameter here")
         like = torch.zeros(()) if key == "step" else parameters[name]
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise UserError(
-                f"{PREFIX}{key_and_name} is {tuple(tensor.shape)} of {tensor.dtype}, and should be "
+                f"{prefix}{key_and_name} is {tuple(tensor.shape)} of {tensor.dtype}, and should be "
                 f"{tuple(like.shape)} of {like.dtype}"
             )
         if key != "exp_avg" and (tensor < 0).any():
-            raise UserError(f"{PREFIX}{key_and_name} is negative")
+            raise UserError(f"{prefix}{key_and_name} is negative")
         state.setdefault(name, {})[key] = tensor.clone()
     for name, found in state.items():
         if missing := set(MOMENTS) - found.keys():
-            raise UserError(f"it has no tensor {PREFIX}{min(missing)}.{name}")
+            raise UserError(f"it has no tensor {prefix}{min(missing)}.{name}")
     optimizer.param_groups[0]["lr"] = rate
     optimizer.state.clear()
     optimizer.state.update({parameters[name]: found for name, found in state.items()})

@@ -88,6 +88,31 @@ class DiagonalGaussian:
 
 
 @dataclass(frozen=True)
+class SquashedGaussian:
+    """The tanh of independent normal distributions: actions within ±1 (Haarnoja et al. 2018,
+    arXiv:1812.05905, appendix C)."""
+
+    mean: Float[Tensor, "*batch A"]
+    log_std: Float[Tensor, "*batch A"]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "*batch A"]:
+        """Draws an action, differentiable in mean and deviation."""
+        return DiagonalGaussian(self.mean, self.log_std).sample(generator).tanh()
+
+    def mode(self) -> Float[Tensor, "*batch A"]:
+        """The tanh of the mean."""
+        return self.mean.tanh()
+
+    def log_prob(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+        """Log-density, summed over the dimensions of the action."""
+        inside = 1 - torch.finfo(action.dtype).eps
+        before = action.clamp(-inside, inside).atanh()
+        # log(1 - tanh²(x)), without the loss of digits that it has where tanh is nearly ±1
+        slope = 2 * (math.log(2) - before - functional.softplus(-2 * before))
+        return DiagonalGaussian(self.mean, self.log_std).log_prob(before) - slope.sum(-1)
+
+
+@dataclass(frozen=True)
 class Categorical:
     """A choice among A actions."""
 

@@ -63,12 +63,78 @@ class RunningNormalizer(nn.Module):
         return scaled * self.std.to(scaled.dtype) + self.mean.to(scaled.dtype)
 
 
-class RecurrentActorCritic(nn.Module):
-    """Encoder, recurrent memory, and a policy head and a value head on the memory.
+class RecurrentEncoder(nn.Module):
+    """Encoder of time steps, and a memory on it.
 
     The inputs are those of RL² (Duan et al. 2016, arXiv:1611.02779, section 2.2): observation,
     previous action, previous reward and the episode-start flag.
     """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
+        *,
+        memory: MemoryKind,
+        layers: int,
+        window: int,
+        hidden_size: int,
+        encoder_sizes: tuple[int, ...],
+        normalize_inputs: bool,
+        normalize_obs: bool,
+    ) -> None:
+        super().__init__()
+        obs_size = int(observation_space.shape[0])
+        input_size = obs_size + action_size(action_space) + 2
+        self.first_normalized = 0 if normalize_obs else obs_size
+        self.normalizer = (
+            RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
+        )
+        encoder: list[nn.Module] = []
+        for size in encoder_sizes:
+            encoder += [nn.Linear(input_size, size), nn.Tanh()]
+            input_size = size
+        self.encoder = nn.Sequential(*encoder)
+        self.memory = build_memory(memory, input_size, hidden_size, layers=layers, window=window)
+        self.present_size, self.state_size = input_size, self.memory.state_size
+
+    def initialize(self) -> None:
+        """Sets orthogonal weights (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
+        for module in self.encoder:
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, gain=2**0.5)
+                nn.init.zeros_(module.bias)
+        self.memory.initialize()
+
+    @staticmethod
+    def features(step: TimeStep) -> Float[Tensor, "*batch F"]:
+        """The network's input at a time step, before normalization."""
+        reward, start = step.prev_reward[..., None], step.episode_start[..., None]
+        return torch.cat([step.obs, step.prev_action, reward, start.to(step.obs.dtype)], dim=-1)
+
+    def update_normalizer(self, step: TimeStep) -> None:
+        """Adds time steps to the running statistics, if inputs are normalized."""
+        if self.normalizer is not None:
+            self.normalizer.update(self.features(step)[..., self.first_normalized :])
+
+    def encode(
+        self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
+    ) -> tuple[Float[Tensor, "N T H"], Float[Tensor, "N T E"], Float[Tensor, "N S"]]:
+        """Outputs of the memory and the encoded inputs at each of T steps (`step` is `N T …`), and
+        the last memory state. With `bfloat16` the products take rounded inputs."""
+        features = self.features(step)
+        if self.normalizer is not None:
+            raw = features[..., : self.first_normalized]
+            scaled = self.normalizer(features[..., self.first_normalized :])
+            features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
+            present = self.encoder(features).to(features.dtype)
+            read, state = self.memory(present, state)
+        return read.to(features.dtype), present, state
+
+
+class RecurrentActorCritic(RecurrentEncoder):
+    """A recurrent encoder, and a policy head and a value head on its memory."""
 
     def __init__(
         self,
@@ -89,72 +155,45 @@ class RecurrentActorCritic(nn.Module):
         normalize_inputs: bool,
         normalize_obs: bool,
     ) -> None:
-        super().__init__()
-        num_actions = action_size(action_space)
-        obs_size = int(observation_space.shape[0])
-        input_size = obs_size + num_actions + 2
-        self.first_normalized = 0 if normalize_obs else obs_size
-        self.normalizer = (
-            RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
+        super().__init__(
+            observation_space,
+            action_space,
+            memory=memory,
+            layers=layers,
+            window=window,
+            hidden_size=hidden_size,
+            encoder_sizes=encoder_sizes,
+            normalize_inputs=normalize_inputs,
+            normalize_obs=normalize_obs,
         )
-        encoder: list[nn.Module] = []
-        for size in encoder_sizes:
-            encoder += [nn.Linear(input_size, size), nn.Tanh()]
-            input_size = size
-        self.encoder = nn.Sequential(*encoder)
-        self.memory = build_memory(memory, input_size, hidden_size, layers=layers, window=window)
-        self.state_size = self.memory.state_size
+        num_actions = action_size(action_space)
         self.reenter, self.value_outputs = reenter, value_outputs
-        read_size = hidden_size + (input_size if reenter else 0)
-        self.policy_head = build_head(head, read_size, input_size, num_actions)
+        read_size = hidden_size + (self.present_size if reenter else 0)
+        self.policy_head = build_head(head, read_size, self.present_size, num_actions)
         self.value_head = build_head(
-            "linear" if head == "hypernetwork" else head, read_size, input_size, value_outputs
+            "linear" if head == "hypernetwork" else head,
+            read_size,
+            self.present_size,
+            value_outputs,
         )
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.min_log_std = float(torch.tensor(min_std).log())
         self.log_std = nn.Parameter(
             torch.full((num_actions,), initial_std).log(), requires_grad=learn_std
         )
-        self._initialize()
-
-    def _initialize(self) -> None:
-        """Sets orthogonal weights; those of the policy head are so small that the initial policy
-        is nearly the same everywhere (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2)."""
-        for module in self.encoder:
-            if isinstance(module, nn.Linear):
-                nn.init.orthogonal_(module.weight, gain=2**0.5)
-                nn.init.zeros_(module.bias)
-        self.memory.initialize()
+        self.initialize()
+        # The initial policy is nearly the same everywhere.
         self.policy_head.initialize(gain=0.01)
         # A distribution over bins starts uniform: the outermost bins, which no return is near, then
         # always weigh the same on both sides, and their huge values cancel.
         self.value_head.initialize(gain=1.0 if self.value_outputs == 1 else 0.0)
-
-    @staticmethod
-    def features(step: TimeStep) -> Float[Tensor, "*batch F"]:
-        """The network's input at a time step, before normalization."""
-        reward, start = step.prev_reward[..., None], step.episode_start[..., None]
-        return torch.cat([step.obs, step.prev_action, reward, start.to(step.obs.dtype)], dim=-1)
-
-    def update_normalizer(self, step: TimeStep) -> None:
-        """Adds time steps to the running statistics, if inputs are normalized."""
-        if self.normalizer is not None:
-            self.normalizer.update(self.features(step)[..., self.first_normalized :])
 
     def forward(
         self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
     ) -> tuple[ActionDistribution, Float[Tensor, "N T V"], Float[Tensor, "N S"]]:
         """Policy and outputs of the value head at each of T steps (`step` is `N T …`), and the last
         memory state. With `bfloat16` the products before the heads take rounded inputs."""
-        features = self.features(step)
-        if self.normalizer is not None:
-            raw = features[..., : self.first_normalized]
-            scaled = self.normalizer(features[..., self.first_normalized :])
-            features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
-            present = self.encoder(features).to(features.dtype)
-            read, state = self.memory(present, state)
-        read = read.to(features.dtype)
+        read, present, state = self.encode(step, state, bfloat16=bfloat16)
         if self.reenter:
             read = torch.cat([read, present], dim=-1)
         policy = self._policy(self.policy_head(read, present))

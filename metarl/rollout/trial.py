@@ -17,7 +17,7 @@ from metarl.nn.distributions import action_size, execute, execute_on
 from metarl.protocols import Agent, DeviceVectorEnv, TaskVectorEnv
 from metarl.system import stopping
 from metarl.system.finite import check_weights, is_finite
-from metarl.tasks import Task
+from metarl.tasks import Task, number_of
 from metarl.types import Rollout, TimeStep, TrialShape
 
 S = TypeVar("S")
@@ -73,22 +73,23 @@ def trial_in_parts(
     state = agent.begin_trial(env.num_envs)
     step = first_step(obs, env.single_action_space, agent.device)
     num_steps = shape.episodes * env.horizon
+    numbers = torch.tensor([number_of(task) for task in of_slots], device=agent.device)
 
-    def play(num_steps: int) -> Rollout:
+    def play(num_steps: int, *, played: int = 0) -> Rollout:
         nonlocal state, step
         try:
             rollout, state, step = collect(
-                agent, env, state, step, num_steps=num_steps, generator=generator
+                agent, env, state, step, num_steps=num_steps, played=played, generator=generator
             )
         except SlotNotFiniteError as error:
             task = error.slot // shape.slots_per_task
             raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None
-        return rollout
+        return replace(rollout, task=numbers)
 
     if shape.rollout_steps is not None:
         for start in range(0, num_steps, shape.rollout_steps):
             before = state if start else None
-            rollout = play(min(shape.rollout_steps, num_steps - start))
+            rollout = play(min(shape.rollout_steps, num_steps - start), played=start)
             goes_on = start + shape.rollout_steps < num_steps
             yield [replace(rollout, first_state=before, following=step if goes_on else None)]
         return
@@ -128,9 +129,10 @@ def collect(
     step: TimeStep,
     *,
     num_steps: int,
+    played: int = 0,
     generator: torch.Generator | None,
 ) -> tuple[Rollout, S, TimeStep]:
-    """Plays `num_steps` steps in every slot.
+    """Plays `num_steps` steps in every slot, after `played` others since an episode's start.
 
     Returns:
         The rollout, and the agent's state and time step to continue from.
@@ -142,7 +144,9 @@ def collect(
             take longer than playing.
     """
     with one_torch_thread():
-        return _collect(agent, env, state, step, num_steps=num_steps, generator=generator)
+        return _collect(
+            agent, env, state, step, num_steps=num_steps, played=played, generator=generator
+        )
 
 
 @contextmanager
@@ -165,11 +169,12 @@ def _collect(
     step: TimeStep,
     *,
     num_steps: int,
+    played: int,
     generator: torch.Generator | None,
 ) -> tuple[Rollout, S, TimeStep]:
     seen, actions, log_probs = [], [], []
     rewards, episode_ends, successes = [], [], []
-    next_obs: Any = None
+    final_obs = [torch.zeros(len(step.obs), 0, *step.obs.shape[1:], device=agent.device)]
     executed_as = _executor(env, agent.device)
     look = not isinstance(env, DeviceVectorEnv)
     if look:
@@ -192,7 +197,8 @@ def _collect(
         rewards.append(_tensor(reward, agent.device))
         episode_ends.append(episode_end)
         successes.append(_tensor(info["success"], agent.device).bool())
-        next_obs = info["final_obs"]
+        if (played + number) % env.horizon == 0:
+            final_obs.append(_tensor(info["final_obs"], agent.device)[:, None].clone())
         step = TimeStep(
             obs=_tensor(obs, agent.device),
             prev_action=prev_action,
@@ -209,7 +215,7 @@ def _collect(
         reward=torch.stack(rewards, dim=1),
         episode_end=torch.stack(episode_ends, dim=1),
         success=torch.stack(successes, dim=1),
-        final_obs=_tensor(next_obs, agent.device),
+        final_obs=torch.cat(final_obs, dim=1),
     )
     if not look:
         _check_rollout(rollout)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metarl.errors import UserError, printable
-from metarl.learning.optim import PREFIX
+from metarl.learning import optim, replay
 from metarl.system.files import check_is_file, read_json, read_text
 from metarl.system.finite import first_not_finite
 from metarl.tasks import ContentHashes
@@ -32,6 +32,8 @@ FORMAT = 2
 """Newest format; format 1, which had no checksums, is still read."""
 FORMAT_KEY = "format"
 """Key of the format in the metadata of the tensors, so that removed checksums are noticed."""
+GROWING = (optim.PREFIX, replay.PREFIX)
+"""Prefixes of tensors that a new agent does not have yet."""
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -49,6 +51,8 @@ class Meta(BaseModel, frozen=True, extra="forbid"):
     """True if the checkpoint holds only what the agent acts and adapts with."""
     task_hashes: ContentHashes | None = None
     """Content hashes of the tasks trained on; format 1 has none."""
+    replay: Literal[True] | None = None
+    """True if the agent's replay is stored beside the checkpoints, and needed to go on."""
 
     @model_validator(mode="after")
     def _counts_one_thing(self) -> Meta:
@@ -173,8 +177,8 @@ def checkpoints(folder: Path) -> list[Path]:
 def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
     """Checks that loaded tensors belong to an agent that has the `expected` ones.
 
-    Optimizer moments may be missing from `expected`, as a new agent has none yet. They are compared
-    with its parameters when they are loaded; see `metarl.learning.optim`.
+    Optimizer moments and a replay may be missing from `expected`, as a new agent has none yet. They
+    are compared with its parameters when they are loaded; see `metarl.learning.optim`.
 
     Raises:
         UserError: a tensor does not fit; names the first such tensor.
@@ -195,7 +199,7 @@ def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source
                 f"checkpoint {source} does not fit: {name} is of type {loaded[name].dtype} there "
                 f"and {tensor.dtype} here"
             )
-    unknown = [n for n in loaded if n not in expected and not n.startswith(PREFIX)]
+    unknown = [n for n in loaded if n not in expected and not n.startswith(GROWING)]
     if unknown:
         raise UserError(
             f"checkpoint {source} is of another agent: it has a tensor "

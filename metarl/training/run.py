@@ -5,6 +5,7 @@
 <run>/metrics.jsonl               one line per iteration
 <run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.training.tensorboard`
 <run>/checkpoints/<env_steps>/    see `metarl.training.checkpoint`
+<run>/replay/<env_steps>/         replay of the newest checkpoint, of an agent that has one
 <run>/eval/                       written by evaluate.py
 <run>/.lock                       held while the run is being trained
 
@@ -28,6 +29,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from metarl.config import Config, write_yaml
 from metarl.errors import NotFiniteError, UserError, note, printable
 from metarl.learning import optim
+from metarl.learning.replay import PREFIX
 from metarl.protocols import Learner
 from metarl.system.files import check_is_file, set_aside, written_whole
 from metarl.system.finite import check_weights
@@ -47,6 +49,7 @@ from metarl.training.tensorboard import Board
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+REPLAY = "replay"
 LONGEST_LINE = 2**20
 """Largest size of a line of metrics (bytes); a longer line was not written by this module."""
 
@@ -162,7 +165,17 @@ class Run:
         tensors, meta = self._finished
         folder = self.folder / CHECKPOINTS / str(meta.trained_for)
         folder.parent.mkdir(exist_ok=True)
-        save_checkpoint(folder, tensors, meta)
+        replay = {name: t for name, t in tensors.items() if name.startswith(PREFIX)}
+        if replay:  # first, so that no checkpoint is ever without its replay
+            place = self.folder / REPLAY / folder.name
+            place.parent.mkdir(exist_ok=True)
+            save_checkpoint(place, replay, meta)
+        save_checkpoint(
+            folder, {name: t for name, t in tensors.items() if name not in replay}, meta
+        )
+        for outdated in checkpoints(self.folder / REPLAY):
+            if outdated.name != folder.name:
+                shutil.rmtree(outdated, ignore_errors=True)
         return folder
 
     def close(self) -> None:
@@ -181,6 +194,7 @@ class Run:
             tasks=None if plays else self.env_steps,
             skipped=self.skipped,
             task_hashes=self.task_hashes,
+            replay=any(name.startswith(PREFIX) for name in tensors) or None,
         )
         return Saved(tensors, meta)
 
@@ -188,7 +202,7 @@ class Run:
         saved = checkpoints(self.folder / CHECKPOINTS)
         if not saved:
             return
-        meta = load_agent(self.agent, saved[-1])
+        meta = load_agent(self.agent, saved[-1], replay=self.folder / REPLAY / saved[-1].name)
         if (meta.tasks is None) != (self.unit == "env_steps"):
             raise UserError(f"checkpoint {saved[-1]} does not count {self.unit}; its config is not "
                             "that of this run")  # fmt: skip
@@ -278,13 +292,25 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def load_agent(agent: Learner, folder: Path) -> Meta:
+def load_agent(agent: Learner, folder: Path, *, replay: Path | None = None) -> Meta:
     """Loads a checkpoint into an agent; returns the checkpoint's progress.
 
+    Args:
+        agent: the agent to change.
+        folder: the checkpoint.
+        replay: folder of the checkpoint's replay, if the agent is to learn on and needs one.
+
     Raises:
-        UserError: the checkpoint is damaged or does not fit the agent.
+        UserError: the checkpoint is damaged or does not fit the agent, or its replay is gone.
     """
     tensors, meta = load_checkpoint(folder)
+    if meta.replay and replay is not None:
+        if not os.path.lexists(replay):
+            raise UserError(
+                f"{replay} is gone, without which training cannot go on from {folder}; evaluate "
+                "it, or train its config anew"
+            )
+        tensors |= load_checkpoint(replay).tensors
     if meta.published:
         tensors |= optim.optimizer_tensors(agent.state_dict())
     check_fits(tensors, agent.state_dict(), source=folder)

@@ -40,7 +40,7 @@ def rollout(reward: list[list[float]], success: list[list[int]], episode_end: li
         reward=torch.tensor(reward, dtype=torch.float32),
         episode_end=torch.tensor([episode_end] * slots).bool(),
         success=torch.tensor(success).bool(),
-        final_obs=torch.zeros(slots, 1),
+        final_obs=torch.zeros(slots, 1, 1),
     )
 
 

@@ -32,7 +32,7 @@ def new_rollout(*, slots: int = TASKS * EPISODES, seed: int = 0, **changes: Any)
         "reward": torch.randn(slots, HORIZON, generator=generator) ** 3,
         "episode_end": end,
         "success": torch.zeros_like(end),
-        "final_obs": obs[:, -1],
+        "final_obs": obs[:, -1:],
         **changes,
     }
     return Rollout(**values)

@@ -46,7 +46,7 @@ def rollout(solved: set[int]) -> Rollout:
             episode_start=zeros.bool(),
         ),
         action=zeros[..., None], log_prob=zeros, reward=10.0 * slot + step // HORIZON,
-        episode_end=zeros.bool(), final_obs=zeros[:, :1],
+        episode_end=zeros.bool(), final_obs=zeros[:, None, :1],
         success=torch.tensor([[s in solved] * steps for s in range(SLOTS)]),
     )  # fmt: skip
 

@@ -94,7 +94,7 @@ def test_the_rollout_holds_what_was_seen_and_done() -> None:
     agent, (rollout,) = play()
     assert rollout.reward[0].tolist() == [1.5, 2.5, 3.5, 4.5, 11.5, 12.5, 13.5, 14.5]
     assert rollout.episode_end[0].tolist() == [False, False, False, True] * 2
-    assert rollout.final_obs[:, 0].tolist() == [14, 114, 214]
+    assert rollout.final_obs[:, :, 0].tolist() == [[4, 14], [104, 114], [204, 214]]
     assert (rollout.action == 2.0).all()
     torch.testing.assert_close(rollout.seen.obs, torch.stack([s.obs for s in agent.shown], 1))
 
