@@ -1,6 +1,7 @@
 # Two commands do everything on a machine that has Python and pip:
 #   make train    install, train the default experiment, evaluate it before and after, report on it
-#   make test     install, run the whole test suite
+#   make test     install, run the tests
+#   make test-long  the tests that train for minutes
 #   make test-gpu install MuJoCo Warp beside it, run the tests of rollouts on a GPU, or on the processor
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ VENV_GPU := .venv-gpu
 BIN_GPU := $(VENV_GPU)/bin
 RUN := runs/maml_trpo_ml1_reach/seed1
 
-.PHONY: train test test-gpu check clean
+.PHONY: train test test-long test-gpu check clean
 
 train: $(VENV)/.installed
 	@if [ -d $(RUN) ]; then $(BIN)/python train.py --resume $(RUN); else $(BIN)/python train.py; fi
@@ -21,6 +22,9 @@ train: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 test-gpu: $(VENV_GPU)/.installed-dev
 	$(BIN_GPU)/python -m pytest -n 2 tests/warp

@@ -33,6 +33,7 @@ def trained(tmp_path: Path, config: str, *flags: str):
     return learner, distribution
 
 
+@pytest.mark.long
 def test_sinusoids_are_fitted_from_ten_points(tmp_path: Path) -> None:
     """MAML and Reptile after gradient steps on ten points, compared with a network that was trained
     equally long on points of all sinusoids and takes the same steps."""
@@ -63,9 +64,7 @@ def test_sinusoids_are_fitted_from_ten_points(tmp_path: Path) -> None:
 def test_glyphs_that_were_held_out_are_told_apart(tmp_path: Path) -> None:
     """After a short training, better than pixels by five standard errors of the paired
     difference."""
-    learner, distribution = trained(
-        tmp_path, "prototypical_glyphs", "--train.tasks", "2400"
-    )  # fmt: skip
+    learner, distribution = trained(tmp_path, "prototypical_glyphs", "--train.tasks", "1400")
     learned = few_shot_curve(learner, distribution.test, axis="shots", shots=[1, 5], num_tasks=600)
     pixels = nearest_neighbour_curve(distribution.test, 5, shots=[1, 5], num_tasks=600)
     gain = learned.scores["accuracy"] - pixels.scores["accuracy"]

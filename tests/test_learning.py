@@ -36,7 +36,8 @@ def held_out_returns(
 
 def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:
     """On the same held-out bandits; Thompson sampling knows the prior, RL² has to learn it."""
-    returns = held_out_returns(tmp_path, "rl2_bandit")
+    shorter = ("--train.env-steps", "800000", "--agent.learning-rate-decay", "0.987")
+    returns = held_out_returns(tmp_path, "rl2_bandit", train_flags=shorter)
     tasks = load_experiment(ROOT / "configs/rl2_bandit.yaml").env.build().test
     rng = np.random.default_rng(1)  # 0 draws the tasks
     rewards = np.mean([thompson_sampling(tasks, pulls=100, rng=rng) for _ in range(20)], axis=0)
@@ -49,6 +50,7 @@ def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Pa
         assert collected - random >= 0.75 * (thompson - random), pulls
 
 
+@pytest.mark.long
 def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
     returns = held_out_returns(tmp_path, "rl2_point").numpy()
     config = load_experiment(ROOT / "configs/rl2_point.yaml").env
@@ -80,7 +82,8 @@ def navigation_bounds(config: PointConfig) -> tuple[float, float]:
 
 @pytest.mark.parametrize("config", ["maml_trpo_point", "promp_point"])
 def test_one_gradient_step_beats_all_that_does_not_adapt(tmp_path: Path, config: str) -> None:
-    returns = held_out_returns(tmp_path / "meta", config).numpy()
+    shorter = ("--train.env-steps", "1200000") if config == "promp_point" else ()
+    returns = held_out_returns(tmp_path / "meta", config, train_flags=shorter).numpy()
     experiment = load_experiment(ROOT / f"configs/{config}.yaml")
     without_adapting, oracle = navigation_bounds(experiment.env)
     before, after = returns[:, 0], returns[:, 1]

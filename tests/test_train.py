@@ -97,7 +97,7 @@ def test_resuming_a_finished_run_changes_nothing(tiny: Path) -> None:
 
 
 def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
-    """20 times SIGKILL at random moments, most of them while it saves."""
+    """12 times SIGKILL at random moments, most of them while it saves."""
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY % (300 * ITERATION_STEPS, 1))
     context = multiprocessing.get_context("forkserver")
@@ -120,7 +120,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     process.join(120)
     assert process.exitcode == 0
     rng, kills, reached = random.Random(0), 0, set()
-    while kills < 20:
+    while kills < 12:
         process = start(killed)
         begun = newest(killed)
         while process.exitcode is None and newest(killed) == begun:
@@ -137,7 +137,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
             killed = tmp_path / f"killed-{kills}"
         reached.add(newest(killed))
     # The kills hit running trainings, at different points.
-    assert len(reached) > 10
+    assert len(reached) > 6
     process = start(killed)
     process.join(120)
     assert process.exitcode == 0
