@@ -30,6 +30,7 @@ import tyro
 
 from metarl.config import split_command_line
 from metarl.errors import UserError
+from metarl.learning.belief import Believer, belief_metrics
 from metarl.protocols import Agent, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recorder, Recordings
@@ -100,6 +101,8 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                     trial.append(part)
                 step.log(episode_metrics(whole(trial), tasks, shape, by_class=by_class))
                 step.log(means(learned), group="update")
+                if isinstance(agent, Believer):
+                    step.log(belief_metrics(agent, trial[0], tasks))
             if plan.video_every and session.run.iteration % plan.video_every == 0:
                 with session.failure_is_noted():
                     show_video(session.run, agent, distribution, experiment)

@@ -23,6 +23,7 @@ from metarl.evaluation.statistics import (
     success_after,
     summarize,
 )
+from metarl.learning.belief import BeliefCurve
 from metarl.system.files import first_problem, parse_json, read_text, written_whole
 from metarl.types import AdaptationCurve, EvaluationProtocol
 
@@ -65,6 +66,8 @@ class Evaluation:
     """Versions, machine and command."""
     reward_version: str | None = None
     """Version of the rewards; None if rewards have no versions or it was not stored."""
+    belief: BeliefCurve | None = None
+    """What the agent believed about its tasks; None if it has no belief."""
 
     @property
     def total_episodes(self) -> int:
@@ -122,6 +125,7 @@ class Evaluation:
         """Stores the evaluation as JSON, with its summary."""
         overall, by_class = self.summary
         stored = {name: getattr(self, name) for name in STORED}
+        stored["belief"] = self.belief and asdict(self.belief)
         stored["protocol"] = self.protocol()
         stored["overall"] = asdict(overall)
         stored["by_class"] = {name: asdict(summary) for name, summary in by_class.items()}

@@ -17,6 +17,7 @@ from metarl.evaluation.record import (
     stored_file,
 )
 from metarl.evaluation.setting import Setting
+from metarl.learning.belief import BeliefLog, Believer
 from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recordings
@@ -123,10 +124,12 @@ class Trials:
         check_trial_fits(self.shape, num_tasks=at_once, horizon=self.distribution.horizon)
         num_slots = at_once * self.shape.slots_per_task
         with closing(self.distribution.make_env(num_slots)) as env:
+            agent = self.trained_agent(env)
+            beliefs = BeliefLog(agent) if isinstance(agent, Believer) else None
             curve = play(
-                self.trained_agent(env), env, self.tasks,
+                agent, env, self.tasks,
                 shape=self.shape, seed=options["seed"], greedy=options["greedy"],
-                recordings=recordings,
+                recordings=recordings, watch=beliefs.keep if beliefs else None,
             )  # fmt: skip
         return Evaluation(
             experiment=self.experiment,
@@ -144,6 +147,7 @@ class Trials:
             curve=curve,
             environment=environment(),
             reward_version=self.reward_version,
+            belief=beliefs.curve(self.tasks) if beliefs else None,
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl.evaluation.record import Evaluation, count
 from metarl.evaluation.statistics import Estimate, Summary
+from metarl.learning.belief import BeliefCurve
 from metarl.report.blocks import Block, Cell, Curves, HeatMap, Line, Report, Scatter, Section, Table
 from metarl.report.figures import save_panels
 from metarl.report.terminal import with_interval
@@ -20,6 +21,9 @@ MEASURES = {
     "return": "return of the episode",
 }
 EXPERIENCE = "episodes of experience"
+STEPS = "steps of experience"
+SHOWN_DIMENSIONS = 6
+"""Most dimensions of a belief that are drawn."""
 
 
 def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> Report:
@@ -51,6 +55,8 @@ def adaptation_report(evaluation: Evaluation, more: Sequence[Section] = ()) -> R
     ]
     if evaluation.goals is not None:
         sections.append(goal_section(evaluation))
+    if evaluation.belief is not None:
+        sections.append(belief_section(evaluation.belief))
     if len(by_class) > 1:
         sections.append(Section(title="Task classes", blocks=[class_table(by_class)]))
     return Report(
@@ -204,6 +210,57 @@ def goal_section(evaluation: Evaluation) -> Section:
     return Section(
         title="Where the goals are",
         text="Each point is a task; goals that are not reached are dark or low.",
+        blocks=blocks,
+    )
+
+
+def belief_section(belief: BeliefCurve) -> Section:
+    """The posterior on one task over a trial, and what all posteriors tell of the goals."""
+    steps = [float(step) for step in belief.steps]
+    mean, std = np.array(belief.mean), np.array(belief.std)
+    blocks: list[Block] = [
+        Curves(
+            name="belief_one_task",
+            title="one task: mean ± standard deviation",
+            x_label=STEPS,
+            y_label="latent vector",
+            lines=[
+                Line(
+                    label=f"dimension {z + 1}",
+                    x=steps,
+                    y=mean[:, z].tolist(),
+                    low=(mean - std)[:, z].tolist(),
+                    high=(mean + std)[:, z].tolist(),
+                    color=z,
+                )
+                for z in range(min(mean.shape[1], SHOWN_DIMENSIONS))
+            ],
+        ),
+        Curves(
+            name="belief_all_tasks",
+            title="all tasks",
+            x_label=STEPS,
+            y_label="",
+            lines=[
+                Line(label="standard deviation", x=steps, y=belief.mean_std),
+                *(
+                    [Line(label="R² of the goal", x=steps, y=belief.goal_r2, color=1)]
+                    if belief.goal_r2 is not None
+                    else []
+                ),
+            ],
+        ),
+    ]
+    return Section(
+        title="What it believes",
+        text="The posterior over the latent vector of a task, as the trial goes on: on the first "
+        "task, and its standard deviation as a mean over all tasks."
+        + (
+            " R² tells how well a linear map reads the goal from the posterior's mean, on tasks "
+            "that it was not fitted to."
+            if belief.goal_r2 is not None
+            else ""
+        ),
         blocks=blocks,
     )
 

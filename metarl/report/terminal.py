@@ -10,6 +10,7 @@ from rich.table import Table
 from metarl.errors import MESSAGE_LIMIT, printable
 from metarl.evaluation.record import Evaluation
 from metarl.evaluation.statistics import Estimate, Summary
+from metarl.learning.belief import BeliefCurve
 
 NO_INTERVAL = "[–]"
 WHY_NO_INTERVAL = "no interval: one task alone, or scores that are all the same or infinite"
@@ -25,9 +26,22 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     print_verdict(overall, evaluation.options["threshold"], console)
     if success := evaluation.test_success():
         print_test_success(*success, console)
+    if evaluation.belief is not None:
+        print_belief(evaluation.belief, console)
     if any(None in estimate.low for estimate in overall.mean.values()):
         console.print(f"\n{NO_INTERVAL}: {WHY_NO_INTERVAL}")
     console.print(f"\n{printable(evaluation.protocol(), limit=MESSAGE_LIMIT)}", style="dim")
+
+
+def print_belief(belief: BeliefCurve, console: Console) -> None:
+    """Prints what the agent believed at the start and at the end of a trial."""
+    text = f"belief: standard deviation {belief.mean_std[0]:.2f} → {belief.mean_std[-1]:.2f}"
+    if belief.goal_r2 is not None:
+        text += (
+            "; a linear probe reads the goal with R² "
+            f"{belief.goal_r2[0]:.2f} → {belief.goal_r2[-1]:.2f}"
+        )
+    console.print(f"\n{text} from the first step of a trial to the last")
 
 
 def print_curve(overall: Summary, console: Console) -> None:

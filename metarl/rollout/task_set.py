@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +12,7 @@ from metarl.rollout.recording import Recordings
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import derive_seed, torch_generator
 from metarl.tasks import TaskSet
-from metarl.types import AdaptationCurve, TrialShape
+from metarl.types import AdaptationCurve, Rollout, TrialShape
 
 
 def play(
@@ -23,6 +24,7 @@ def play(
     seed: int,
     greedy: bool = False,
     recordings: Recordings | None = None,
+    watch: Callable[[list[Rollout], int], None] | None = None,
 ) -> AdaptationCurve:
     """Plays one trial on every task, as many in parallel as the environment has slots for.
 
@@ -34,6 +36,7 @@ def play(
         seed: seed of the actions and the environments.
         greedy: take the policy's mode instead of sampling from it.
         recordings: collects the recorded episodes; the environment must then be a `Recorder`.
+        watch: called with each trial and the number of its tasks that count.
     """
     curves = []
     at_once = env.num_envs // shape.slots_per_task
@@ -54,6 +57,8 @@ def play(
             )
         if recordings:
             recordings.keep(trial, names[: len(batch)], first_task=start)
+        if watch:
+            watch(trial, len(batch))
         curve = adaptation_curve(trial, names, slots_per_task=shape.slots_per_task)
         curves.append(first_rows(curve, len(batch)))
     return join(curves)

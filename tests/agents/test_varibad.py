@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn import functional
 
 from agents.varibad import (
     Belief,
@@ -21,7 +19,6 @@ from agents.varibad import (
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import UserError
-from metarl.learning.replay import Transitions
 from metarl.nn.distributions import DiagonalGaussian
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
@@ -72,6 +69,10 @@ def changed(tensor: Tensor, step: int) -> Tensor:
     return other
 
 
+def at(seen: TimeStep, step: int) -> TimeStep:
+    return seen.map(lambda x: x[:, step])
+
+
 def copies(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
@@ -111,8 +112,8 @@ def test_kl_is_the_mean_log_ratio_of_draws() -> None:
     found = kl_from_previous(belief)
     generator = torch_generator(1, CPU)
     for step in range(3):
-        at = Belief(belief.mean[0, step], belief.log_std[0, step])
-        drawn = Belief(at.mean.expand(draws, -1), at.log_std.expand(draws, -1)).sample(generator)
+        one = Belief(belief.mean[0, step], belief.log_std[0, step])
+        drawn = Belief(one.mean.expand(draws, -1), one.log_std.expand(draws, -1)).sample(generator)
         ratio = normal(belief, 0, step).log_prob(drawn) - before(belief, 0, step).log_prob(drawn)
         ratio = ratio.sum(-1)
         assert abs(ratio.mean() - found[0, step]) < 4 * ratio.std() / draws**0.5
@@ -253,7 +254,7 @@ def test_a_posterior_knows_nothing_of_later_steps(memory: str, step: int) -> Non
         there = agent.beliefs(replace(rollout, seen=other))
         assert torch.equal(there.mean[:, :step], belief.mean[:, :step])
         assert torch.equal(there.log_std[:, :step], belief.log_std[:, :step])
-        # The posterior of the step itself knows it, and so do all later ones, in later episodes too.
+        # The posterior of the step itself knows it, as do those of all later steps and episodes.
         assert ((there.mean - belief.mean)[:, step:].abs().amax((0, 2)) > 1e-5).all()
 
 
@@ -266,7 +267,7 @@ def test_acting_step_by_step_has_the_beliefs_of_the_whole_trial(memory: str) -> 
     agent.encoder.register_forward_hook(lambda module, args, output: shown.append(output[0]))
     state = agent.begin_trial(SLOTS)
     for step in range(STEPS):
-        _, _, state = agent.act(state, rollout.seen.map(lambda x: x[:, step]), generator=None)
+        _, _, state = agent.act(state, at(rollout.seen, step), generator=None)
     belief = Belief(*(torch.cat([getattr(b, n) for b in shown], 1) for n in ("mean", "log_std")))
     whole = agent.beliefs(rollout)
     assert whole.mean.dtype == torch.float64
@@ -279,7 +280,7 @@ def test_the_belief_is_carried_over_episodes_and_not_over_trials() -> None:
     agent = opinionated(new_agent())
     first, second = play(agent), play(agent)
     assert torch.equal(first.action, second.action)  # nothing is left of the first trial
-    step = first.seen.map(lambda x: x[:, HORIZON])
+    step = at(first.seen, HORIZON)
     assert step.episode_start.all()
     fresh, _ = agent.encoder(step.map(lambda x: x[:, None]), agent.begin_trial(SLOTS))
     carried = agent.beliefs(first).mean[:, HORIZON]

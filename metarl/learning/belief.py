@@ -1,0 +1,135 @@
+"""What an agent believes about its task as a trial goes on, if it has a belief."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import FiniteFloat
+
+from metarl.nn.distributions import DiagonalGaussian
+from metarl.tasks import Task, goals_of
+from metarl.types import Rollout
+
+COLUMNS = 61
+"""Most steps of a trial at which a belief is kept."""
+FOLDS = 5
+FEWEST_TASKS = 20
+"""Number of tasks below which a probe's score would say little."""
+
+
+@runtime_checkable
+class Believer(Protocol):
+    """An agent that infers a Gaussian posterior over a latent vector of its task."""
+
+    def beliefs(self, rollout: Rollout) -> DiagonalGaussian:
+        """The posterior before each step of a trial, `N T Z`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeliefCurve:
+    """Beliefs before some steps of a trial, in C columns."""
+
+    steps: list[int]
+    """Steps of experience before each column."""
+    mean: list[list[FiniteFloat]]
+    """Posterior mean on the first task, C × Z."""
+    std: list[list[FiniteFloat]]
+    """Posterior standard deviation on the first task, C × Z."""
+    mean_std: list[FiniteFloat]
+    """Posterior standard deviation, a mean over tasks and latent dimensions."""
+    goal_r2: list[FiniteFloat] | None = None
+    """How well a linear probe of the posterior mean reads the goal of a task that it was not fitted
+    to (`probe_r2`); None if tasks have no common kind of goal, or are few."""
+
+
+class BeliefLog:
+    """Collects the beliefs of an agent while it plays a set of tasks."""
+
+    def __init__(self, agent: Believer) -> None:
+        self._agent = agent
+        self._steps: list[int] = []
+        self._means: list[torch.Tensor] = []
+        self._stds: list[torch.Tensor] = []
+
+    def keep(self, trial: Sequence[Rollout], count: int) -> None:
+        """Keeps the beliefs of the first `count` slots of a trial, which is a single rollout."""
+        (rollout,) = trial
+        num_steps = rollout.reward.shape[1]
+        self._steps = (
+            np.linspace(0, num_steps - 1, min(COLUMNS, num_steps)).round().astype(int).tolist()
+        )
+        belief = self._agent.beliefs(rollout)
+        self._means.append(belief.mean[:count, self._steps].cpu())
+        self._stds.append(belief.log_std[:count, self._steps].exp().cpu())
+
+    def curve(self, tasks: Sequence[Task]) -> BeliefCurve:
+        """The beliefs on all tasks, in the order in which they were played."""
+        mean, std = torch.cat(self._means).double(), torch.cat(self._stds).double()
+        return BeliefCurve(
+            steps=self._steps,
+            mean=mean[0].tolist(),
+            std=std[0].tolist(),
+            mean_std=std.mean((0, 2)).tolist(),
+            goal_r2=_goal_r2(mean.numpy(), tasks),
+        )
+
+
+def _goal_r2(mean: Any, tasks: Sequence[Task]) -> list[float] | None:
+    goals = goals_of(tasks)
+    if goals is None or len({task.env_name for task in tasks}) > 1:
+        return None
+    scores = [probe_r2(column, np.asarray(goals)) for column in mean.swapaxes(0, 1)]
+    known = [score for score in scores if score is not None]
+    return known if len(known) == len(scores) else None
+
+
+def belief_metrics(
+    agent: Believer, trial: Sequence[Rollout], tasks: Sequence[Task]
+) -> dict[str, float]:
+    """Standard deviation of the posterior at the first and at the last step of a trial, and how
+    well a linear probe reads the goal from its mean at the last; on the tasks of the trial."""
+    log = BeliefLog(agent)
+    log.keep(trial, len(tasks))
+    curve = log.curve(tasks)
+    metrics = {
+        "belief/std_first_step": curve.mean_std[0],
+        "belief/std_last_step": curve.mean_std[-1],
+    }
+    if curve.goal_r2 is not None:
+        metrics["belief/goal_r2"] = curve.goal_r2[-1]
+    return metrics
+
+
+def probe_r2(
+    known: Float[np.ndarray, "N Z"], goals: Float[np.ndarray, "N P"], *, ridge: float = 1e-3
+) -> float | None:
+    """R² of a ridge regression from `known` to the goals, on tasks that it was not fitted to.
+
+    The tasks are divided into five folds; each is predicted by the fit to the others. R² is 1 minus
+    the ratio of the squared error to that of the mean of all goals, with all P numbers of a goal
+    together; 0 or less: nothing is known. `ridge` is relative to the variance of `known`.
+
+    Returns:
+        R², or None for fewer than 20 tasks, or if all goals are the same.
+    """
+    num_tasks = len(known)
+    spread = ((goals - goals.mean(0)) ** 2).sum()
+    if num_tasks < FEWEST_TASKS or spread == 0:
+        return None
+    fold = np.arange(num_tasks) % FOLDS
+    error = 0.0
+    for held_out in range(FOLDS):
+        fitted, tested = fold != held_out, fold == held_out
+        center, scale = known[fitted].mean(0), known[fitted].std(0)
+        x = (known - center) / np.where(scale > 0, scale, 1.0)
+        mean = goals[fitted].mean(0)
+        gram = x[fitted].T @ x[fitted] + ridge * fitted.sum() * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, x[fitted].T @ (goals[fitted] - mean))
+        error += ((goals[tested] - mean - x[tested] @ weights) ** 2).sum()
+    return float(1 - error / spread)
