@@ -39,7 +39,7 @@ from metarl.nn.distributions import (
 )
 from metarl.nn.heads import HyperHead
 from metarl.nn.memories import MemoryKind
-from metarl.nn.perceptron import perceptron
+from metarl.nn.perceptron import Perceptron
 from metarl.nn.policies import RecurrentEncoder, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.of_latent = nn.Linear(latent_size, sizes[0])
         self.of_step = nn.Linear(input_size, sizes[0], bias=False)
-        self.rest = perceptron((*sizes, outputs), nn.ReLU)
+        self.rest = Perceptron((*sizes, outputs), nn.ReLU)
 
     def forward(
         self, latent: Float[Tensor, "n E Z"], steps: Float[Tensor, "n D F"]
@@ -216,8 +216,8 @@ class BeliefActorCritic(nn.Module):
             )
             self.actor.initialize(gain=0.01)
         else:
-            self.actor = perceptron((*sizes, num_actions), nn.Tanh, gain=0.01)
-        self.critic = perceptron(
+            self.actor = Perceptron((*sizes, num_actions), nn.Tanh, gain=0.01)
+        self.critic = Perceptron(
             (*sizes, value_outputs), nn.Tanh, gain=1.0 if value_outputs == 1 else 0.0
         )
         self.discrete = isinstance(action_space, spaces.Discrete)

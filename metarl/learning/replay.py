@@ -8,7 +8,6 @@ a run stores them beside its newest checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -35,8 +34,9 @@ class Transitions:
     """The observation after the step, before any reset."""
 
 
-class Groups(NamedTuple):
-    """Rows of a replay that belong together, for G tasks."""
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Rows of a replay by their task, for G tasks."""
 
     rows: Int[Tensor, " R"]
     """Rows, those of one task adjacent."""
@@ -44,6 +44,11 @@ class Groups(NamedTuple):
     """Where in `rows` those of each task begin."""
     count: Int[Tensor, " G"]
     """Number of rows of each task."""
+
+    @property
+    def num_tasks(self) -> int:
+        """G."""
+        return len(self.count)
 
     def draw(
         self, tasks: Int[Tensor, " n"], num: int, generator: torch.Generator
@@ -174,7 +179,7 @@ class TrialReplay:
             rows = torch.arange(size, device=self.device)
         order = which[rows].argsort(stable=True)
         count = which[rows].bincount()
-        return Groups(rows[order], count.cumsum(0) - count, count)
+        return Groups(rows=rows[order], first=count.cumsum(0) - count, count=count)
 
     # -- saving ------------------------------------------------------------------------------------
 

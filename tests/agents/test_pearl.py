@@ -91,6 +91,10 @@ def copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
+def linear(module: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
 def gradients(module: nn.Module) -> dict[str, Tensor | None]:
     return {n: p.grad if p.grad is None else p.grad.clone() for n, p in module.named_parameters()}
 
@@ -155,8 +159,7 @@ def test_kl_is_to_the_standard_normal_distribution() -> None:
 
 def test_the_precision_of_a_factor_stays_finite() -> None:
     agent = new_agent()
-    last = agent.critic.encoder.layers[-1]
-    assert isinstance(last, nn.Linear)
+    last = linear(agent.critic.encoder)[-1]
     nn.init.constant_(last.bias, -1e4)
     _, precision = agent.critic.encoder(torch.randn(4, 5, generator=torch_generator(0, CPU)))
     torch.testing.assert_close(precision, torch.full_like(precision, 1e7))
@@ -230,8 +233,7 @@ def test_entropy_draws_saturated_actions_back(mean: float) -> None:
 def test_actions_lie_within_the_bounds(bounds: tuple[float, float], mean: float) -> None:
     space = spaces.Box(*bounds, (2,), np.float32)
     agent = new_agent(actions=space)
-    last = agent.actor.policy[-1]
-    assert isinstance(last, nn.Linear)
+    last = linear(agent.actor)[-1]
     nn.init.constant_(last.bias[:2], mean)
     nn.init.constant_(last.bias[2:], 1.0)
     step = TimeStep(
@@ -255,8 +257,7 @@ def test_the_log_density_is_that_of_the_returned_action() -> None:
     """In one dimension: the numeric slope of the probability of smaller actions, P(a ≤ x) =
     Φ((atanh((x − middle) / half range) − μ) / σ)."""
     agent = new_agent(actions=spaces.Box(-0.25, 0.75, (1,), np.float32))
-    last = agent.actor.policy[-1]
-    assert isinstance(last, nn.Linear)
+    last = linear(agent.actor)[-1]
     last.bias.data = torch.tensor([0.4, -0.7])
     slots = 300
     step = TimeStep(
@@ -558,14 +559,9 @@ def sb3_agent(sizes: list[int], *, temperature: float | str, config: PEARLConfig
     return model
 
 
-def copy_layers(ours: nn.Sequential, theirs: list[nn.Linear]) -> None:
-    layers = [layer for layer in ours if isinstance(layer, nn.Linear)]
-    for layer, other in zip(layers, theirs, strict=True):
+def copy_layers(ours: nn.Module, theirs: list[nn.Linear]) -> None:
+    for layer, other in zip(linear(ours), theirs, strict=True):
         layer.load_state_dict(other.state_dict())
-
-
-def linear(module: nn.Module) -> list[nn.Linear]:
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
 def actor_layers(model: SAC) -> list[nn.Linear]:
@@ -601,7 +597,6 @@ def test_a_gradient_step_is_that_of_stable_baselines3(
     copy_layers(agent.actor.policy, actor_layers(model))
     for ours, critic in ((agent.critic.q, model.critic), (agent.target_q, model.critic_target)):
         for one, theirs in zip(ours.both, critic_layers(critic), strict=True):
-            assert isinstance(one, nn.Sequential)
             copy_layers(one, theirs)
     if temperature == "auto":
         agent.actor.log_temperature.data.fill_(math.log(start))
@@ -751,6 +746,27 @@ def test_the_encoder_learns_from_the_q_error_and_the_kl_alone() -> None:
     assert all(gradient is not None for gradient in gradients(agent.actor).values())
     assert all(p.grad is None for p in agent.target_q.parameters())
     assert all(p.requires_grad for p in agent.critic.parameters())
+
+
+def test_products_in_bfloat16_change_a_gradient_step_by_their_rounding_only() -> None:
+    changes = []
+    for bfloat16 in (False, True):
+        agent = new_agent(hidden_sizes=(32, 32), encoder_sizes=(32,), batch_size=64)
+        agent.replay.add(rollout := play(agent), rollout.action)
+        every, newest = agent.replay.by_task(), agent.replay.by_task(newest=True)
+        batch, context = agent._draw(every, newest, torch_generator(1, CPU))
+        agent.bfloat16 = bfloat16
+        agent.critic_optimizer.param_groups[0]["lr"] = 0.0  # the policy sees the same Q functions
+        agent._gradient_step(batch, context, torch_generator(2, CPU))
+        networks = (agent.actor.policy, agent.critic.encoder, agent.critic.q)
+        parameters = [p for network in networks for p in network.parameters()]
+        assert all(p.dtype == torch.float32 for p in parameters)
+        changes.append([gradients(network) for network in networks])
+    for exact, rounded in zip(*changes, strict=True):
+        for name, gradient in exact.items():
+            other = rounded[name]
+            assert gradient is not None and other is not None
+            assert 0 < (other - gradient).norm() < 0.05 * gradient.norm(), name
 
 
 # -- updates ---------------------------------------------------------------------------------------
