@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
@@ -73,7 +74,7 @@ class PEARLConfig(Config):
     """Discount per step. Episodes end by time alone, so values reach beyond their end."""
     reward_scale: Positive = 5.0
     """Factor on rewards, as seen by the Q functions."""
-    temperature: Annotated[float, Field(ge=0, lt=1e30)] | Literal["auto"] = 1.0
+    temperature: Positive | Literal["auto"] = 1.0
     """Weight of the policy's entropy, or `auto` to learn one that keeps it at −A nats."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the KL from the prior, summed over the tasks of a step."""
@@ -104,10 +105,12 @@ class PEARLConfig(Config):
         """A new agent.
 
         Raises:
-            UserError: actions are not continuous within finite bounds.
+            UserError: actions are not continuous, or not between finite bounds.
         """
-        if not isinstance(action_space, spaces.Box) or not action_space.is_bounded():
-            raise UserError("agent.kind pearl needs continuous actions within finite bounds")
+        if not (isinstance(action_space, spaces.Box) and _has_finite_ranges(action_space)):
+            raise UserError(
+                "agent.kind pearl needs continuous actions within finite bounds, low below high"
+            )
         return PEARL(self, observation_space, action_space, seed=seed, device=device)
 
     def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
@@ -129,6 +132,13 @@ class PEARLConfig(Config):
                 f"agent.prior_episodes {self.prior_episodes} is more than the "
                 f"train.episodes_per_trial {shape.episodes}"
             )
+
+
+def _has_finite_ranges(space: spaces.Box) -> bool:
+    """True if all actions lie between finite bounds, in single precision."""
+    with np.errstate(over="ignore"):
+        ranges = np.float32(space.high) - np.float32(space.low)
+    return bool((np.isfinite(ranges) & (ranges > 0)).all())
 
 
 # -- the posterior ---------------------------------------------------------------------------------
@@ -338,9 +348,8 @@ class PEARL:
         """Action, its log-density and the context before the next step; without a generator the
         mode is taken, of the action and of z."""
         state = self._observe(state, step, generator)
-        policy = self.actor(step.obs, state.latent)
-        action = policy.mode() if generator is None else policy.sample(generator)
-        log_density = policy.log_prob(action) - self.half_range.log().sum()
+        action, log_prob = self.actor(step.obs, state.latent).draw(generator)
+        log_density = log_prob - self.half_range.log().sum()
         return self.middle + self.half_range * action, log_density, state
 
     def adapt(self, state: Context, rollout: Rollout) -> Context:
@@ -453,12 +462,11 @@ class PEARL:
             posterior = posterior_of(precision.sum(1), (mean * precision).sum(1))
             latent = posterior.sample(generator)[:, None].expand(-1, batch.reward.shape[1], -1)
             with torch.no_grad():
-                policy = actor(batch.next_obs, latent)
-                next_action = policy.sample(generator)
+                next_action, next_log_prob = actor(batch.next_obs, latent).draw(generator)
                 target = q_target(
                     config.reward_scale * batch.reward,
                     self.target_q(batch.next_obs, latent, next_action),
-                    policy.log_prob(next_action),
+                    next_log_prob,
                     temperature=temperature,
                     discount=config.discount,
                 )
@@ -471,9 +479,7 @@ class PEARL:
         latent = latent.detach()
         self.critic.q.requires_grad_(False)
         with self._products():
-            policy = actor(batch.obs, latent)
-            action = policy.sample(generator)
-            log_prob = policy.log_prob(action)
+            action, log_prob = actor(batch.obs, latent).draw(generator)
             policy_loss = actor_loss(
                 self.critic.q(batch.obs, latent, action), log_prob, temperature=temperature
             )

@@ -371,11 +371,10 @@ class VariBAD:
         returns metrics to log."""
         (rollout,) = trial
         metrics = self._learn_to_act(rollout, generator)
-        self.replay.add(rollout, execute(rollout.action, self.action_space)[1])
-        metrics |= self._learn_to_infer(generator)
-        # The normalizer changes last: until here the encoder had to be the one that acted.
+        # Until here the encoder had to be the one that acted.
         self.encoder.update_normalizer(rollout.seen)
-        return metrics
+        self.replay.add(rollout, execute(rollout.action, self.action_space)[1])
+        return metrics | self._learn_to_infer(generator)
 
     def _learn_to_act(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
         config = self.config

@@ -100,6 +100,9 @@ class TrialReplay:
         Args:
             rollout: whole trials.
             executed: the actions as the environment took them; one-hot where they are discrete.
+
+        Raises:
+            UserError: the replay, of an earlier start, holds trials of another layout.
         """
         assert rollout.task is not None
         episodes = rollout.final_obs.shape[1]
@@ -123,6 +126,12 @@ class TrialReplay:
                 for name, tensor in new.items()
             }  # fmt: skip
             self._tensors["added"] = torch.zeros((), dtype=torch.int64)
+        for name, tensor in new.items():
+            if tensor.shape[1:] != self._tensors[name].shape[1:]:
+                raise UserError(
+                    f"the replay holds trials with {name} of {tuple(self._tensors[name].shape[1:])}"
+                    f", these have {tuple(tensor.shape[1:])}; train the new config anew"
+                )
         num_slots = len(rollout.reward)
         where = (self.added + torch.arange(num_slots, device=self.device)) % self.capacity
         kept = slice(max(0, num_slots - self.capacity), None)
@@ -149,8 +158,10 @@ class TrialReplay:
         )
         return seen, transitions
 
-    def transitions(self, rows: Int[Tensor, "*batch"], steps: Int[Tensor, "*batch"]) -> Transitions:
-        """Single steps of trials."""
+    def transitions(
+        self, rows: Int[Tensor, "*#batch"], steps: Int[Tensor, "*#batch"]
+    ) -> Transitions:
+        """Single steps of trials; rows and steps are broadcast."""
         episode, step = steps // self.horizon, steps % self.horizon
         obs = self._tensors["obs"]
         return Transitions(

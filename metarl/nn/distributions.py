@@ -95,21 +95,19 @@ class SquashedGaussian:
     mean: Float[Tensor, "*batch A"]
     log_std: Float[Tensor, "*batch A"]
 
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "*batch A"]:
-        """Draws an action, differentiable in mean and deviation."""
-        return DiagonalGaussian(self.mean, self.log_std).sample(generator).tanh()
+    def draw(
+        self, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "*batch A"], Float[Tensor, "*batch"]]:
+        """An action, and its log-density, summed over its dimensions; both differentiable. Without
+        a generator the tanh of the mean is taken.
 
-    def mode(self) -> Float[Tensor, "*batch A"]:
-        """The tanh of the mean."""
-        return self.mean.tanh()
-
-    def log_prob(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
-        """Log-density, summed over the dimensions of the action."""
-        inside = 1 - torch.finfo(action.dtype).eps
-        before = action.clamp(-inside, inside).atanh()
+        The density is computed from the number before tanh, as tanh rounds large ones to ±1.
+        """
+        normal = DiagonalGaussian(self.mean, self.log_std)
+        before = normal.mode() if generator is None else normal.sample(generator)
         # log(1 - tanh²(x)), without the loss of digits that it has where tanh is nearly ±1
         slope = 2 * (math.log(2) - before - functional.softplus(-2 * before))
-        return DiagonalGaussian(self.mean, self.log_std).log_prob(before) - slope.sum(-1)
+        return before.tanh(), normal.log_prob(before) - slope.sum(-1)
 
 
 @dataclass(frozen=True)
