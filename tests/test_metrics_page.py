@@ -32,6 +32,17 @@ RUNS = {
         "--train.meta-batch-size 4 --train.env-steps 240 --agent.num-minibatches 1 "
         "--agent.chunk-length 10",
     ),
+    "varibad_point": (
+        "VariBAD",
+        "--agent.hidden-size 4 --agent.policy-sizes [4] --agent.decoder-sizes [4] "
+        "--agent.decode-transitions true --agent.vae-updates 1 --train.meta-batch-size 20 "
+        "--train.env-steps 2400",
+    ),
+    "pearl_point": (
+        "PEARL",
+        "--agent.hidden-sizes [4] --agent.encoder-sizes [4] --agent.gradient-steps 1 "
+        "--train.env-steps 2400",
+    ),
     "maml_trpo_point": ("MAML-TRPO", ADAPTING),
     "promp_point": ("ProMP", ADAPTING),
     "maml_sinusoid": ("Few-shot learning", FEW_TASKS),

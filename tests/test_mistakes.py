@@ -28,7 +28,15 @@ from metarl.training import checkpoint, progress
 from metarl.training.checkpoint import TENSORS, checkpoints, load_checkpoint
 from metarl.training.experiment import load_experiment
 from metarl.training.run import Run
-from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
+from tests.runs import (
+    AGENTS,
+    ITERATION_STEPS,
+    TINY,
+    fails,
+    final_bytes,
+    metrics,
+    with_agent,
+)
 
 RUN = Path("runs/tiny/seed1")
 
@@ -82,10 +90,9 @@ def broken_fourth_reward(
     """A config of five iterations, of which the fourth gets NaN as a reward."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "tiny.yaml"
-    lines = (TINY % (5 * ITERATION_STEPS, 2)).splitlines()
-    lines[2] = f"agent: {AGENTS[request.param]}"
-    path.write_text("\n".join(lines))
-    step, steps = BanditEnv.step, []
+    path.write_text(with_agent(TINY % (5 * ITERATION_STEPS, 2), request.param))
+    owner = PointEnv if request.param == "pearl" else BanditEnv
+    step, steps = owner.step, []
 
     def broken_step(env, actions):
         obs, reward, *rest = step(env, actions)
@@ -94,7 +101,7 @@ def broken_fourth_reward(
             reward[7] = float("nan")
         return obs, reward, *rest
 
-    monkeypatch.setattr(BanditEnv, "step", broken_step)
+    monkeypatch.setattr(owner, "step", broken_step)
     return path
 
 
@@ -286,14 +293,16 @@ def test_a_broken_pipe_inside_is_not_hidden() -> None:
         raise BrokenPipeError
 
 
-@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize(("env", "value"), [("tabular", float("nan")), ("point", float("-inf"))])
 def test_nothing_of_an_iteration_that_is_not_finite_is_learned(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, env: str, value: float, agent: str
 ) -> None:
     """Neither discrete nor other policies see it: normalizers, weights and optimizer stay."""
+    if (env, agent) == ("tabular", "pearl"):
+        pytest.skip("it needs continuous actions")
     tiny.write_text(
-        f"env: {{kind: {env}, horizon: 2}}\nagent: {agent}\n"
+        f"env: {{kind: {env}, horizon: 2}}\nagent: {AGENTS[agent]}\n"
         "train: {env_steps: 400, meta_batch_size: 10, episodes_per_trial: 10, checkpoint_every: 1}"
     )
     owner = {"tabular": TabularEnv, "point": PointEnv}[env]

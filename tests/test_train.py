@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,7 +18,15 @@ from envs.locomotion import VARIANTS
 from metarl.training.checkpoint import checkpoints, load_checkpoint
 from metarl.training.experiment import load_experiment
 from metarl.training.run import Run
-from tests.runs import AGENTS, ITERATION_STEPS, TINY, fails, final_bytes, metrics
+from tests.runs import (
+    AGENTS,
+    ITERATION_STEPS,
+    TINY,
+    fails,
+    final_bytes,
+    metrics,
+    with_agent,
+)
 
 
 def test_a_run_leaves_everything_that_is_needed_to_read_it(tiny: Path) -> None:
@@ -96,10 +105,13 @@ def test_resuming_a_finished_run_changes_nothing(tiny: Path) -> None:
     assert (final_bytes(Path("done")), metrics(Path("done"))) == before
 
 
-def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
-    """12 times SIGKILL at random moments, most of them while it saves."""
+@pytest.mark.parametrize("agent", ["rl2", "varibad"])
+def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path, agent: str) -> None:
+    """8 times SIGKILL at random moments, most of them while it saves: with a replay, and without
+    one."""
     config = tmp_path / "tiny.yaml"
-    config.write_text(TINY % (300 * ITERATION_STEPS, 1))
+    iterations = 300 if agent == "rl2" else 100
+    config.write_text(with_agent(TINY % (iterations * ITERATION_STEPS, 1), agent))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "torch.utils.tensorboard.summary"])
 
@@ -120,7 +132,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     process.join(120)
     assert process.exitcode == 0
     rng, kills, reached = random.Random(0), 0, set()
-    while kills < 12:
+    while kills < 8:
         process = start(killed)
         begun = newest(killed)
         while process.exitcode is None and newest(killed) == begun:
@@ -137,7 +149,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
             killed = tmp_path / f"killed-{kills}"
         reached.add(newest(killed))
     # The kills hit running trainings, at different points.
-    assert len(reached) > 6
+    assert len(reached) > 4
     process = start(killed)
     process.join(120)
     assert process.exitcode == 0
@@ -147,13 +159,12 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_goes_on_bit_for_bit(tiny: Path, agent: str) -> None:
-    lines = tiny.read_text().splitlines()
-    lines[2] = f"agent: {agent}"
-    if "mixed" in agent:  # also one that learns within trials
-        lines[3] = lines[3].replace("train: {", "train: {rollout_steps: 5, ")
-    tiny.write_text("\n".join(lines))
+    text = with_agent(tiny.read_text(), agent)
+    if agent == "rl2_mixed":  # also one that learns within trials
+        text = text.replace("train: {", "train: {rollout_steps: 5, ")
+    tiny.write_text(text)
     train.main([str(tiny), "--run-dir", "whole"])
     train.main([str(tiny), "--run-dir", "parts", "--train.env-steps", "200"])
     config = Path("parts/config.yaml")
@@ -161,6 +172,17 @@ def test_every_agent_goes_on_bit_for_bit(tiny: Path, agent: str) -> None:
     train.main(["--resume", "parts"])
     assert final_bytes(Path("parts")) == final_bytes(Path("whole"))
     assert metrics(Path("parts")) == metrics(Path("whole"))
+
+
+def test_without_its_replay_a_run_can_be_evaluated_but_not_go_on(tiny: Path, capsys) -> None:
+    tiny.write_text(with_agent(tiny.read_text(), "varibad"))
+    train.main([str(tiny), "--run-dir", "run"])
+    shutil.rmtree("run/replay")
+    evaluate.main(["run"])
+    assert "belief" in capsys.readouterr().out
+    message = fails(capsys, train, ["--resume", "run"])
+    assert "run/replay/500 is gone" in message
+    assert "train its config anew" in message
 
 
 def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
