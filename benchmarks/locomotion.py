@@ -1,12 +1,14 @@
-"""Trains agents on HalfCheetah's task distributions and measures their gain from adapting.
+"""Trains agents on locomotion tasks and measures their gain from adapting.
 
-python -m benchmarks.locomotion                                    all experiments
-python -m benchmarks.locomotion --experiments rl2_cheetah_vel      one of them
+python -m benchmarks.locomotion                                          all experiments
+python -m benchmarks.locomotion --experiments rl2_cheetah_vel --seeds 1  one of them, one seed
+python -m benchmarks.locomotion --experiments                            the table of what is there
 
-An experiment is a file in configs/. It is trained in runs/<experiment>/seed1; a finished run is
-reused and a stopped one is resumed. Then the agent plays the held-out tasks: untrained, adapting,
-and prevented from adapting. `<experiment>.json` holds every return and the learning curve;
-`locomotion.md` and `locomotion.png` are made from these files.
+An experiment is a file in configs/, some on another variant of the tasks. It is trained in
+runs/<experiment>/seed<seed>; a finished run is reused and a stopped one is resumed. Then the agent
+plays the held-out tasks: untrained, adapting, and prevented from adapting.
+`<experiment>_seed<seed>.json` holds every return and the learning curve; `locomotion.md` and
+`locomotion.png` are made from all these files.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,11 @@ import torch
 from matplotlib import pyplot as plt
 
 from agents.rl2 import RL2Config
+from agents.varibad import VariBADConfig
 from benchmarks import command_line
 from benchmarks.training import learning_curve, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
+from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, estimate
 from metarl.evaluation.trials import find_shape
 from metarl.protocols import Agent
@@ -43,9 +48,27 @@ from metarl.types import TimeStep
 
 mpl.use("Agg")
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = [
-    f"{agent}_cheetah_{tasks}" for tasks in ("vel", "dir") for agent in ("rl2", "maml_trpo")
-]
+ON_VARIBADS_VEL = {"env.variant": "HalfCheetah-vel-varibad"}
+ON_VARIBADS_DIR = {"env.variant": "HalfCheetah-dir-varibad"}
+ON_ANT_DIR = {"env.variant": "Ant-dir-pearl"}
+EXPERIMENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rl2_cheetah_vel": ("rl2_cheetah_vel", {}),
+    "maml_trpo_cheetah_vel": ("maml_trpo_cheetah_vel", {}),
+    "rl2_cheetah_dir": ("rl2_cheetah_dir", {}),
+    "maml_trpo_cheetah_dir": ("maml_trpo_cheetah_dir", {}),
+    "varibad_cheetah_vel": ("varibad_cheetah_vel", {}),
+    "pearl_cheetah_vel": ("pearl_cheetah_vel", {}),
+    "rl2_cheetah_vel_200": ("rl2_cheetah_vel", {**ON_VARIBADS_VEL, "train.meta_batch_size": 30}),
+    "maml_trpo_cheetah_vel_200": ("maml_trpo_cheetah_vel", ON_VARIBADS_VEL),
+    "varibad_cheetah_dir": ("varibad_cheetah_dir", {}),
+    "pearl_cheetah_dir": ("pearl_cheetah_dir", {}),
+    "rl2_cheetah_dir_200": ("rl2_cheetah_dir", {**ON_VARIBADS_DIR, "train.meta_batch_size": 30}),
+    "maml_trpo_cheetah_dir_200": ("maml_trpo_cheetah_dir", ON_VARIBADS_DIR),
+    "varibad_ant_dir": ("varibad_ant_dir", {}),
+    "rl2_ant_dir": ("rl2_cheetah_dir", {**ON_ANT_DIR, "train.meta_batch_size": 30}),
+    "maml_trpo_ant_dir": ("maml_trpo_cheetah_dir", ON_ANT_DIR),
+}
+"""For each experiment, its config and what differs from it."""
 NUM_TRIALS = 100  # on each held-out task if there are two tasks, else one per task
 CURVE_POINTS = 100
 
@@ -94,7 +117,7 @@ def measure(experiment: Experiment, folder: Path) -> dict[str, Any]:
     untrained = returns(agent)
     load_agent(agent, saved[-1])
     adapting = returns(agent)
-    forgetful = isinstance(experiment.agent, RL2Config)
+    forgetful = isinstance(experiment.agent, RL2Config | VariBADConfig)
     played = {
         "untrained": untrained[:, 0],
         "kept from adapting": (returns(Forgetful(agent)) if forgetful else adapting)[:, 0],
@@ -122,66 +145,96 @@ def mean_cell(values: np.ndarray) -> str:
     return with_interval(estimate(values[:, None], bounds=REAL), 0, ".1f")
 
 
-def report(measured: dict[str, dict[str, Any]]) -> str:
-    """Markdown table with one line per experiment."""
+def report(measured: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown table with one line per experiment; tasks of all seeds together."""
     lines = [
-        "| experiment | untrained | without adapting: any policy ≤ | this one | first episode | "
-        "last episode | last − what any reaches | last − this one | env steps |",
-        "|---" + "|---:" * 8 + "|",
+        "| experiment | tasks | untrained | without adapting: any policy ≤ | this one | "
+        "first episode | last episode | last − what any reaches | last − this one | seeds | "
+        "env steps |",
+        "|---|---" + "|---:" * 9 + "|",
     ]
-    for name, m in measured.items():
-        played = {key: np.asarray(values) for key, values in m["returns"].items()}
+    for name, seeds in measured.items():
+        first = seeds[0]
+        played = {key: over_seeds(seeds, key) for key in first["returns"]}
         gain = played["last"] - played["kept from adapting"]
+        each = ", ".join(f"{np.mean(m['returns']['last']):.1f}" for m in seeds)
         cells = [
             mean_cell(played["untrained"]),
-            f"{m['bound_without_adapting']:.1f}",
+            f"{first['bound_without_adapting']:.1f}",
             *(mean_cell(played[key]) for key in ("kept from adapting", "first", "last")),
-            mean_cell(played["last"] - m["bound_without_adapting"]),
+            mean_cell(played["last"] - first["bound_without_adapting"]),
             mean_cell(gain),
-            f"{m['env_steps'] / 1e6:.1f} M",
+            each,
+            f"{first['env_steps'] / 1e6:.1f} M",
         ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+        lines.append(f"| `{name}` | {first['distribution']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def plot(measured: dict[str, dict[str, Any]], path: Path) -> None:
+def over_seeds(seeds: Sequence[dict[str, Any]], key: str) -> np.ndarray:
+    """Return on each task, a mean over seeds."""
+    return np.mean([m["returns"][key] for m in seeds], axis=0)
+
+
+def plot(measured: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Draws learning curves, with the bound for agents that do not adapt."""
+    columns = 4
+    rows = -(-len(measured) // columns)
     figure, axes = plt.subplots(
-        1, len(measured), figsize=(3.4 * len(measured), 3.2), layout="constrained", squeeze=False
+        rows, columns, figsize=(3.4 * columns, 3.2 * rows), layout="constrained", squeeze=False
     )
-    for axis, (name, m) in zip(axes[0], measured.items(), strict=True):
-        steps = [point["env_steps"] / 1e6 for point in m["curve"]]
-        for when in ("first", "last"):
-            values = [point[f"return/{when}_episode"] for point in m["curve"]]
-            axis.plot(steps, values, label=f"{when} episode of a trial")
-        axis.axhline(m["bound_without_adapting"], color="0.5", linestyle=":", label="no adapting ≤")
+    for axis in axes.flat[len(measured) :]:
+        axis.set_axis_off()
+    for axis, (name, seeds) in zip(axes.flat, measured.items(), strict=False):
+        for color, when in enumerate(("first", "last")):
+            for number, m in enumerate(seeds):
+                steps = [point["env_steps"] / 1e6 for point in m["curve"]]
+                values = [point[f"return/{when}_episode"] for point in m["curve"]]
+                label = None if number else f"{when} episode of a trial"
+                axis.plot(steps, values, label=label, color=f"C{color}", alpha=0.9)
+        axis.axhline(
+            seeds[0]["bound_without_adapting"], color="0.5", linestyle=":", label="no adapting ≤"
+        )
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("million env steps")
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return on training tasks")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def main(arguments: list[str]) -> None:
     """Trains, plays, prints and stores the results."""
     parser = command_line.parser(__doc__)
-    parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
+    parser.add_argument("--experiments", nargs="*", default=list(EXPERIMENTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--runs", type=Path, default="runs", help="where agents are trained")
     parser.add_argument("--output", type=Path, default="results/locomotion")
     options = parser.parse_args(arguments)
+    for name in options.experiments:
+        if name not in EXPERIMENTS:
+            close = nearest(name, EXPERIMENTS)
+            command_line.fail(f"no experiment {name!r}.{close} Known: {', '.join(EXPERIMENTS)}")
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.experiments:
-        experiment = load_experiment(CONFIGS / f"{name}.yaml")
-        result = measure(experiment, options.runs / name / f"seed{experiment.seed}")
-        (options.output / f"{name}.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
-    files = {name: options.output / f"{name}.json" for name in EXPERIMENTS}
+        config, changes = EXPERIMENTS[name]
+        for seed in options.seeds:
+            values = {**changes, "name": name, "seed": seed}
+            experiment = load_experiment(CONFIGS / f"{config}.yaml", values)
+            result = measure(experiment, options.runs / name / f"seed{seed}")
+            path = options.output / f"{name}_seed{seed}.json"
+            path.write_text(json.dumps(result) + "\n", encoding="utf-8")
     measured = {
-        n: json.loads(path.read_text(encoding="utf-8"))
-        for n, path in files.items()
-        if path.exists()
+        name: [
+            json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(options.output.glob(f"{name}_seed*.json"))
+        ]
+        for name in EXPERIMENTS
     }
+    measured = {name: seeds for name, seeds in measured.items() if seeds}
+    if not measured:
+        command_line.fail(f"nothing is measured in {options.output}; name --experiments to train")
     text = report(measured)
     (options.output / "locomotion.md").write_text(text + "\n", encoding="utf-8")
     plot(measured, options.output / "locomotion.png")
