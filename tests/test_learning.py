@@ -78,12 +78,14 @@ def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("config", ["varibad_point", "pearl_point"])
 def test_an_inferred_goal_is_gone_to(tmp_path: Path, config: str) -> None:
-    evaluation = held_out(tmp_path, config, train_flags=SHORTER[config])
+    """After half of the config's training."""
+    steps = {"varibad_point": "500000", "pearl_point": "45000"}[config]
+    evaluation = held_out(tmp_path, config, train_flags=("--train.env-steps", steps))
     returns = returns_of(evaluation).numpy()
     without_memory, oracle = navigation_bounds(load_experiment(ROOT / f"configs/{config}.yaml").env)
     last = returns[:, -1]
-    # By five standard errors better than all that does not infer.
-    margin = (oracle - without_memory) / 3
+    # Regains a quarter of what not inferring costs, by five standard errors.
+    margin = (oracle - without_memory) / 4
     assert last.mean() - 5 * last.std() / np.sqrt(len(last)) > without_memory + margin
     gain = last - returns[:, 0]
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
