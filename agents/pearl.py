@@ -17,7 +17,7 @@ trained by the error of the Q functions, and by the KL from the prior.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,9 @@ LOG_STD = (-20.0, 2.0)
 
 class PEARLConfig(Config):
     """PEARL with soft actor-critic. Defaults are published ones unless stated otherwise."""
+
+    discrete_actions: ClassVar[bool] = False
+    """Actions must be continuous."""
 
     kind: Literal["pearl"] = "pearl"
 

@@ -78,11 +78,11 @@ class VariBADConfig(PPOConfig):
     """Predict next observations besides rewards, for tasks that differ in their dynamics."""
     elbo_terms: Size = 50
     """Steps of a trial whose posterior is trained, drawn at random; fewer if a trial has fewer."""
-    decoded_steps: Size = 200
+    decoded_steps: Size = 100
     """Steps of a trial that each of them predicts, drawn at random. Published: all."""
     kl_coef: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the KL from the previous posterior."""
-    replay_trials: Size = 1000
+    replay_trials: Size = 2000
     """Trials that are kept for encoder and decoders. Published: 1,000 to 10,000."""
     vae_updates: Count = 10
     """Gradient steps of encoder and decoders in an update. Published: 1 to 3, for the 16 trials of

@@ -289,10 +289,20 @@ FIRST: tuple[Check, ...] = (check_weights_follow_from_the_seed, check_actions, c
 THEN: tuple[Check, ...] = (check_randomness, check_tasks_are_apart, check_resume)
 
 
+def environments_of(config: AgentConfig) -> dict[str, spaces.Box | spaces.Discrete]:
+    """The actions that the agent should play with: no choices where `discrete_actions` is False."""
+    discrete = getattr(config, "discrete_actions", True)
+    return {
+        where: actions
+        for where, actions in ENVIRONMENTS.items()
+        if discrete or isinstance(actions, spaces.Box)
+    }
+
+
 def findings(config: AgentConfig) -> list[str]:
     """Faults that were found, a line each; empty for a sound agent."""
     found: list[str] = []
-    for where, actions in ENVIRONMENTS.items():
+    for where, actions in environments_of(config).items():
         for check in (*FIRST, *THEN):
             try:
                 check(Checked(config, actions))
@@ -361,8 +371,8 @@ def main(arguments: list[str]) -> None:
     if found:
         raise UserError(f"{kind} has {len(found)} fault{'s' if len(found) > 1 else ''}; see above")
     print(
-        f"{kind} is an agent: it plays and learns with choices and with continuous actions, draws "
-        "from its generator alone, and resumes to the bit"
+        f"{kind} is an agent: it plays and learns with {' and with '.join(environments_of(config))}"
+        ", draws from its generator alone, and resumes to the bit"
     )
 
 

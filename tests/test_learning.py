@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,8 @@ from metarl.training.experiment import load_experiment
 ROOT = Path(__file__).parents[1]
 
 
-def held_out_returns(
-    tmp_path: Path, config: str, *, train_flags: tuple[str, ...] = ()
-) -> torch.Tensor:
-    """Trains from the command line and plays all held-out tasks; returns, tasks × episodes."""
+def held_out(tmp_path: Path, config: str, *, train_flags: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Trains from the command line and plays all held-out tasks; the stored evaluation."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = str(tmp_path / "run")
     for command in (
@@ -31,7 +30,19 @@ def held_out_returns(
         subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True,
                        capture_output=True, timeout=600)  # fmt: skip
     (result,) = Path(run, "eval").glob("*.json")
-    return torch.tensor(json.loads(result.read_text())["per_task"]["scores"]["return"])
+    return json.loads(result.read_text())
+
+
+def held_out_returns(
+    tmp_path: Path, config: str, *, train_flags: tuple[str, ...] = ()
+) -> torch.Tensor:
+    """Returns of `held_out`, tasks × episodes."""
+    return returns_of(held_out(tmp_path, config, train_flags=train_flags))
+
+
+def returns_of(evaluation: dict[str, Any]) -> torch.Tensor:
+    """Returns of an evaluation, tasks × episodes."""
+    return torch.tensor(evaluation["per_task"]["scores"]["return"])
 
 
 def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:
@@ -62,6 +73,26 @@ def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
     gain = last - first
     assert gain.mean() > (oracle - first.mean()) / 3
     assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", ["varibad_point", "pearl_point"])
+def test_an_inferred_goal_is_gone_to(tmp_path: Path, config: str) -> None:
+    """After half of the config's training."""
+    steps = {"varibad_point": "500000", "pearl_point": "45000"}[config]
+    evaluation = held_out(tmp_path, config, train_flags=("--train.env-steps", steps))
+    returns = returns_of(evaluation).numpy()
+    without_memory, oracle = navigation_bounds(load_experiment(ROOT / f"configs/{config}.yaml").env)
+    last = returns[:, -1]
+    # Regains a quarter of what not inferring costs, by five standard errors.
+    margin = (oracle - without_memory) / 4
+    assert last.mean() - 5 * last.std() / np.sqrt(len(last)) > without_memory + margin
+    gain = last - returns[:, 0]
+    assert gain.mean() > 5 * gain.std() / np.sqrt(len(gain))
+    # The belief holds the goal at the end of a trial, and knew nothing at its start.
+    goal_r2 = evaluation["belief"]["goal_r2"]
+    assert goal_r2[0] < 0.1
+    assert goal_r2[-1] > (0.9 if config == "varibad_point" else 0.6)
 
 
 def navigation_bounds(config: PointConfig) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from metarl.training.experiment import config_of
 EXAMPLE = Path(__file__).parents[2] / "docs/examples/sum_memory.py"
 
 
-@pytest.mark.parametrize("kind", ["rl2", "maml_trpo", "promp"])
+@pytest.mark.parametrize("kind", ["rl2", "maml_trpo", "promp", "varibad", "pearl"])
 def test_nothing_is_wrong_with_ours(kind: str) -> None:
     assert findings(config_of(kind, "metarl.agents").small()) == []
 
