@@ -194,9 +194,13 @@ def training_shape(experiment: Experiment, distribution: TaskDistribution) -> Tr
 
 
 def checking_agents() -> list[Any]:
-    """Configs of small agents that try briefly to learn from a user's tasks."""
+    """Configs of small agents that try to learn from a user's tasks, whatever their actions."""
     configs: list[Any] = list(kinds("metarl.agents").values())
-    return [config.small() for config in configs if hasattr(config, "small")]
+    return [
+        config.small()
+        for config in configs
+        if hasattr(config, "small") and getattr(config, "discrete_actions", True)
+    ]
 
 
 def print_list() -> None:

@@ -227,12 +227,27 @@ class Critic(nn.Module):
 
 
 class Actor(nn.Module):
-    """The policy, and the temperature, which weighs its entropy."""
+    """The policy, the range of its actions, and the temperature, which weighs its entropy."""
+
+    middle: Tensor
+    half_range: Tensor
 
     def __init__(
-        self, input_size: int, sizes: tuple[int, ...], num_actions: int, config: PEARLConfig
+        self,
+        input_size: int,
+        sizes: tuple[int, ...],
+        action_space: spaces.Box,
+        config: PEARLConfig,
     ) -> None:
         super().__init__()
+        num_actions = action_space.shape[0]
+        low, high = (
+            torch.as_tensor(bound, dtype=torch.get_default_dtype())
+            for bound in (action_space.low, action_space.high)
+        )
+        # Saved: within other bounds the agent acts as in training, and is clipped.
+        self.register_buffer("middle", (low + high) / 2)
+        self.register_buffer("half_range", (high - low) / 2)
         self.policy = Perceptron((input_size, *sizes, 2 * num_actions), nn.ReLU, gain=0.01)
         start = 1.0 if config.temperature == "auto" else config.temperature
         self.log_temperature = nn.Parameter(
@@ -302,16 +317,11 @@ class PEARL:
         self.config, self.device, self.action_space = config, device, action_space
         self.bfloat16 = config.products == "bfloat16" and has_fast_bfloat16(device)
         self.obs_size, self.action_size = observation_space.shape[0], action_space.shape[0]
-        low, high = (
-            torch.as_tensor(bound, dtype=torch.get_default_dtype(), device=device)
-            for bound in (action_space.low, action_space.high)
-        )
-        self.middle, self.half_range = (low + high) / 2, (high - low) / 2
         obs, action, latent = self.obs_size, self.action_size, config.latent_size
         transition = obs + action + 1 + (obs if config.next_obs_in_context else 0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.actor = Actor(obs + latent, config.hidden_sizes, action, config)
+            self.actor = Actor(obs + latent, config.hidden_sizes, action_space, config)
             self.critic = Critic(
                 Encoder(transition, config.encoder_sizes, latent),
                 TwinQ(obs + latent + action, config.hidden_sizes),
@@ -352,8 +362,8 @@ class PEARL:
         mode is taken, of the action and of z."""
         state = self._observe(state, step, generator)
         action, log_prob = self.actor(step.obs, state.latent).draw(generator)
-        log_density = log_prob - self.half_range.log().sum()
-        return self.middle + self.half_range * action, log_density, state
+        log_density = log_prob - self.actor.half_range.log().sum()
+        return self.actor.middle + self.actor.half_range * action, log_density, state
 
     def adapt(self, state: Context, rollout: Rollout) -> Context:
         """The unchanged context: the agent adapts while it acts."""
@@ -408,7 +418,7 @@ class PEARL:
 
     def _unscaled(self, action: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch A"]:
         """An executed action, in units of its bounds."""
-        return (action - self.middle) / self.half_range
+        return (action - self.actor.middle) / self.actor.half_range
 
     @torch.no_grad()
     def beliefs(self, rollout: Rollout) -> DiagonalGaussian:

@@ -120,7 +120,7 @@ def probe_r2(
     """
     num_tasks = len(known)
     spread = ((goals - goals.mean(0)) ** 2).sum()
-    if num_tasks < FEWEST_TASKS or spread == 0:
+    if num_tasks < FEWEST_TASKS or (goals == goals[0]).all():
         return None
     fold = np.arange(num_tasks) % FOLDS
     error = 0.0

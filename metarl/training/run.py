@@ -5,7 +5,7 @@
 <run>/metrics.jsonl               one line per iteration
 <run>/**/events.out.tfevents.*    the same for TensorBoard, see `metarl.training.tensorboard`
 <run>/checkpoints/<env_steps>/    see `metarl.training.checkpoint`
-<run>/replay/<env_steps>/         replay of the newest checkpoint, of an agent that has one
+<run>/replay/<env_steps>/         replay of the two newest checkpoints, of an agent that has one
 <run>/eval/                       written by evaluate.py
 <run>/.lock                       held while the run is being trained
 
@@ -173,9 +173,9 @@ class Run:
         save_checkpoint(
             folder, {name: t for name, t in tensors.items() if name not in replay}, meta
         )
-        for outdated in checkpoints(self.folder / REPLAY):
-            if outdated.name != folder.name:
-                shutil.rmtree(outdated, ignore_errors=True)
+        # The last but one stays too, should the newest checkpoint be damaged.
+        for outdated in checkpoints(self.folder / REPLAY)[:-2]:
+            shutil.rmtree(outdated, ignore_errors=True)
         return folder
 
     def close(self) -> None:

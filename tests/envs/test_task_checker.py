@@ -165,7 +165,7 @@ def test_what_only_an_agent_finds() -> None:
     found = [
         text for text in check(tasks, agents=checking_agents()) if not text.startswith("note: ")
     ]
-    assert [text.split(" ")[0] for text in found] == ["maml_trpo", "promp", "rl2"]
+    assert [text.split(" ")[0] for text in found] == ["maml_trpo", "promp", "rl2", "varibad"]
     assert all("cannot learn from it: observation in step 2 of slot 0" in text for text in found)
 
 
