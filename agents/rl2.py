@@ -16,27 +16,26 @@ chunks, and each chunk starts from the memory that the policy had there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Int, Shaped
-from pydantic import Field
 from torch import Tensor
 
-from metarl.config import Size, Width, Widths
+from metarl.config import Size, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import discounted_returns, gae, linear_baseline
 from metarl.learning.ppo import PPOConfig, normalized, ppo_loss, ppo_passes
 from metarl.nn.heads import HeadKind
-from metarl.nn.memories import MemoryKind
+from metarl.nn.memories import MemoryConfig
 from metarl.nn.policies import RecurrentActorCritic
 from metarl.system.hardware import has_fast_bfloat16
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
-class RL2Config(PPOConfig):
+class RL2Config(PPOConfig, MemoryConfig):
     """RL² with PPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
 
     learns_within_trials: ClassVar[bool] = True
@@ -44,15 +43,6 @@ class RL2Config(PPOConfig):
 
     kind: Literal["rl2"] = "rl2"
 
-    memory: MemoryKind = "gru"
-    """Carries experience through a trial: `gru`, `lstm`, or residual blocks of a gated linear
-    `recurrence`, of `retention`, of both by turns (`mixed`), or of a causal `transformer`."""
-    layers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Blocks of the memory; `gru` and `lstm` have one layer."""
-    window: Annotated[int, Field(ge=2, le=4096)] = 128
-    """Steps that a transformer looks back, its own included."""
-    hidden_size: Width = 128
-    """Units of the memory."""
     encoder_sizes: Widths = (128,)
     """Units of each tanh layer between the inputs and the memory; may be empty."""
     reenter: bool = False
@@ -91,11 +81,6 @@ class RL2Config(PPOConfig):
     ) -> RL2:
         """A new agent."""
         return RL2(self, observation_space, action_space, seed=seed, device=device)
-
-    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """Consecutive episodes in one slot, as a single rollout."""
-        del training
-        return TrialShape(episodes=episodes)
 
     def check_training(
         self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int

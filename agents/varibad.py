@@ -38,7 +38,7 @@ from metarl.nn.distributions import (
     kl_divergence,
 )
 from metarl.nn.heads import HyperHead
-from metarl.nn.memories import MemoryKind
+from metarl.nn.memories import MemoryConfig
 from metarl.nn.perceptron import Perceptron
 from metarl.nn.policies import RecurrentEncoder, RunningNormalizer
 from metarl.types import Rollout, TimeStep, TrialShape
@@ -47,21 +47,13 @@ Belief = DiagonalGaussian
 """A posterior over the latent vector of a task, `*batch Z`."""
 
 
-class VariBADConfig(PPOConfig):
+class VariBADConfig(PPOConfig, MemoryConfig):
     """VariBAD with PPO. Defaults are those of its published code unless stated otherwise."""
 
     kind: Literal["varibad"] = "varibad"
 
     latent_size: Width = 5
     """Z, numbers of a task's latent vector."""
-    memory: MemoryKind = "gru"
-    """Memory of the encoder: `gru`, `lstm`, `recurrence`, `retention`, `mixed` or `transformer`."""
-    layers: Annotated[int, Field(ge=1, le=64)] = 1
-    """Blocks of the memory; `gru` and `lstm` have one layer."""
-    window: Annotated[int, Field(ge=2, le=4096)] = 128
-    """Steps that a transformer looks back, its own included."""
-    hidden_size: Width = 128
-    """Units of the memory."""
     encoder_sizes: Widths = (64,)
     """Units of each tanh layer between the inputs and the memory; may be empty."""
 
@@ -117,11 +109,6 @@ class VariBADConfig(PPOConfig):
     ) -> VariBAD:
         """A new agent."""
         return VariBAD(self, observation_space, action_space, seed=seed, device=device)
-
-    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
-        """Consecutive episodes in one slot, as a single rollout."""
-        del training
-        return TrialShape(episodes=episodes)
 
     def check_training(
         self, shape: TrialShape, *, horizon: int, num_tasks: int, num_classes: int

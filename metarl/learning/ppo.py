@@ -17,6 +17,7 @@ from torch import Tensor
 from metarl.config import Config, Fraction, Positive, Size
 from metarl.learning.values import ValueLoss, ValueTargets
 from metarl.nn.distributions import ActionDistribution
+from metarl.types import TrialShape
 
 
 class PPOConfig(Config):
@@ -66,6 +67,11 @@ class PPOConfig(Config):
     """Weight of the value loss."""
     max_kl: Positive | None = None
     """KL from the policy that acted (nats) above which the passes of an update stop."""
+
+    def trial_shape(self, episodes: int, *, training: bool = False) -> TrialShape:
+        """Consecutive episodes in one slot, as a single rollout."""
+        del training
+        return TrialShape(episodes=episodes)
 
     def value_targets(self, device: torch.device) -> ValueTargets:
         """What the value head predicts."""

@@ -41,7 +41,7 @@ class Groups:
     rows: Int[Tensor, " R"]
     """Rows, those of one task adjacent."""
     first: Int[Tensor, " G"]
-    """Where in `rows` those of each task begin."""
+    """Position in `rows` of each task's first row."""
     count: Int[Tensor, " G"]
     """Number of rows of each task."""
 

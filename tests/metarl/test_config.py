@@ -179,7 +179,8 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path) -> None:
 
 def test_kinds_of_learning_do_not_mix() -> None:
     with pytest.raises(
-        UserError, match=r"one of maml_trpo, pearl, promp, rl2, varibad, or FILE\.py:CLASS, but is 'maml'"
+        UserError,
+        match=r"one of maml_trpo, pearl, promp, rl2, varibad, or FILE\.py:CLASS, but is 'maml'",
     ):
         experiment_of({**GOOD, "agent": {"kind": "maml"}}, source="flags")
 

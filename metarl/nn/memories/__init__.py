@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.config import Config, Width
 from metarl.errors import UserError
 from metarl.nn.memories.attention import HEADS as ATTENTION_HEADS
 from metarl.nn.memories.attention import Attention
@@ -23,6 +25,20 @@ from metarl.nn.memories.recurrent import GRU, LSTM
 from metarl.nn.memories.retention import HALF_LIVES, Retention
 
 MemoryKind = Literal["gru", "lstm", "recurrence", "retention", "mixed", "transformer"]
+
+
+class MemoryConfig(Config):
+    """The memory of an agent."""
+
+    memory: MemoryKind = "gru"
+    """Carries experience through a trial: `gru`, `lstm`, or residual blocks of a gated linear
+    `recurrence`, of `retention`, of both by turns (`mixed`), or of a causal `transformer`."""
+    layers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Blocks of the memory; `gru` and `lstm` have one layer."""
+    window: Annotated[int, Field(ge=2, le=4096)] = 128
+    """Steps that a transformer looks back, its own included."""
+    hidden_size: Width = 128
+    """Units of the memory."""
 
 
 SIZES = {
