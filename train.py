@@ -99,10 +99,12 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                     with step.timed("update"):
                         learned.append(agent.meta_update(part, generator=step.generator))
                     trial.append(part)
-                step.log(episode_metrics(whole(trial), tasks, shape, by_class=by_class))
+                played = whole(trial)
+                step.log(episode_metrics(played, tasks, shape, by_class=by_class))
                 step.log(means(learned), group="update")
                 if isinstance(agent, Believer):
-                    step.log(belief_metrics(agent, trial[0], tasks))
+                    slots = shape.slots_per_task
+                    step.log(belief_metrics(agent, played, tasks, slots_per_task=slots))
             if plan.video_every and session.run.iteration % plan.video_every == 0:
                 with session.failure_is_noted():
                     show_video(session.run, agent, distribution, experiment)

@@ -17,6 +17,7 @@ trained by the error of the Q functions, and by the KL from the prior.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -385,8 +386,9 @@ class PEARL:
         return (action - self.actor.middle) / self.actor.half_range
 
     @torch.no_grad()
-    def beliefs(self, rollout: Rollout) -> DiagonalGaussian:
+    def beliefs(self, trial: Sequence[Rollout]) -> DiagonalGaussian:
         """The posterior given all transitions before each step of a trial, `N T Z`."""
+        (rollout,) = trial
         seen = rollout.seen
         before = torch.cat([seen.obs[:, :1], seen.obs[:, :-1]], dim=1)
         first = torch.zeros_like(seen.episode_start)

@@ -15,6 +15,7 @@ and maximises the return of the whole trial by PPO; its gradients do not reach t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -347,8 +348,9 @@ class VariBAD:
         return state
 
     @torch.no_grad()
-    def beliefs(self, rollout: Rollout) -> Belief:
+    def beliefs(self, trial: Sequence[Rollout]) -> Belief:
         """The posterior before each step of a trial, `N T Z`."""
+        (rollout,) = trial
         return self.encoder(rollout.seen, self.begin_trial(len(rollout.reward)))[0]
 
     # -- learning ----------------------------------------------------------------------------------
@@ -366,7 +368,7 @@ class VariBAD:
     def _learn_to_act(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
         config = self.config
         with torch.no_grad():
-            features = self.policy.features(rollout.seen.obs, self.beliefs(rollout))
+            features = self.policy.features(rollout.seen.obs, self.beliefs([rollout]))
             value = self.values.returns_of(self.policy(features)[1])
         advantage = gae(
             rollout.reward * config.reward_scale,

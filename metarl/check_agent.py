@@ -2,7 +2,9 @@
 
 The agent plays trials in two tiny environments, one with choices and one with continuous actions,
 and learns from them. What is checked is what training relies on: shapes, finite numbers, no random
-numbers but those of the generator, tasks that do not reach each other, and a resume that is exact.
+numbers but those of the generator, tasks that do not reach each other, a resume that is exact, and
+beliefs, if it has some, that know nothing of later steps. Of a config with `small()`, these values
+are taken where no option names others.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from metarl.config import override, split_command_line, validate
 from metarl.errors import UserError, printable
+from metarl.learning.belief import Believer, beliefs_over
 from metarl.protocols import Agent, AgentConfig
 from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import first_step, run_trial
@@ -283,10 +286,32 @@ def check_resume(checked: Checked) -> None:
         )
 
 
+def check_beliefs(checked: Checked) -> None:
+    """The beliefs of an agent that has some are Gaussians, which know nothing of later steps."""
+    agent = checked.agent()
+    if not isinstance(agent, Believer):
+        return
+    checked.learn(agent, 1)
+    trial = checked.play(agent, 2)
+    belief = beliefs_over(agent, trial)
+    last = trial[-1]
+    later = last.seen.map(torch.clone)
+    later.obs[:, -1] += 1
+    later.prev_reward[:, -1] += 1
+    changed = beliefs_over(agent, [*trial[:-1], replace(last, seen=later)])
+    if not torch.allclose(belief.mean[:, :-1], changed.mean[:, :-1], atol=1e-5):
+        raise UserError("beliefs before a step depend on what was observed after it")
+
+
 Check = Callable[[Checked], None]
 FIRST: tuple[Check, ...] = (check_weights_follow_from_the_seed, check_actions, check_learning)
 """Whatever fails one of these fails all that come after it too."""
-THEN: tuple[Check, ...] = (check_randomness, check_tasks_are_apart, check_resume)
+THEN: tuple[Check, ...] = (
+    check_randomness,
+    check_tasks_are_apart,
+    check_resume,
+    check_beliefs,
+)
 
 
 def environments_of(config: AgentConfig) -> dict[str, spaces.Box | spaces.Discrete]:
@@ -364,7 +389,8 @@ def main(arguments: list[str]) -> None:
     model = config_of(kind, "metarl.agents")
     if help_wanted:
         tyro.cli(model, args=["--help"], prog=f"python -m metarl.check_agent {kind}")
-    config = validate(model, override({"kind": kind}, options), source=kind)
+    small = model.small().model_dump(mode="json") if hasattr(model, "small") else {}
+    config = validate(model, override({**small, "kind": kind}, options), source=kind)
     found = findings(config)
     for line in found:
         print(line)

@@ -18,13 +18,13 @@ from metarl.config import Size
 from metarl.evaluation.few_shot import summarize_few_shot
 from metarl.evaluation.record import (
     Count,
-    check_shape,
     count,
     plain_fields,
     read_stored,
     write_stored,
 )
 from metarl.evaluation.statistics import Estimate, said_of_intervals
+from metarl.system.files import check_shape
 from metarl.types import FewShotCurve
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from metarl.evaluation.statistics import (
     summarize,
 )
 from metarl.learning.belief import BeliefCurve
-from metarl.system.files import first_problem, parse_json, read_text, written_whole
+from metarl.system.files import check_shape, first_problem, parse_json, read_text, written_whole
 from metarl.types import AdaptationCurve, EvaluationProtocol
 
 E = TypeVar("E")  # an evaluation
@@ -203,20 +203,6 @@ class _PerTask(BaseModel):
             if measure.startswith("success") and not all(0 <= s <= 1 for r in scores for s in r):
                 raise ValueError(f"{measure} should be shares from 0 to 1")
         return self
-
-
-def check_shape(nested: Any, shape: Sequence[int], *, name: str) -> None:
-    """Checks the lengths of nested lists.
-
-    Raises:
-        ValueError: a list has another length.
-    """
-    if not shape:
-        return
-    if len(nested) != shape[0]:
-        raise ValueError(f"{name} has {len(nested):,} rows in place of {shape[0]:,}")
-    for row in nested:
-        check_shape(row, shape[1:], name=name)
 
 
 def said_of_published(evaluation: Evaluation, path: Path) -> str:

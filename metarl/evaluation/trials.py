@@ -125,7 +125,9 @@ class Trials:
         num_slots = at_once * self.shape.slots_per_task
         with closing(self.distribution.make_env(num_slots)) as env:
             agent = self.trained_agent(env)
-            beliefs = BeliefLog(agent) if isinstance(agent, Believer) else None
+            beliefs = None
+            if isinstance(agent, Believer):
+                beliefs = BeliefLog(agent, slots_per_task=self.shape.slots_per_task)
             curve = play(
                 agent, env, self.tasks,
                 shape=self.shape, seed=options["seed"], greedy=options["greedy"],

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from pydantic import FiniteFloat
 
+from metarl.errors import UserError
 from metarl.nn.distributions import DiagonalGaussian
+from metarl.system.files import check_shape
 from metarl.tasks import Task, goals_of
 from metarl.types import Rollout
 
@@ -26,9 +28,34 @@ FEWEST_TASKS = 20
 class Believer(Protocol):
     """An agent that infers a Gaussian posterior over a latent vector of its task."""
 
-    def beliefs(self, rollout: Rollout) -> DiagonalGaussian:
-        """The posterior before each step of a trial, `N T Z`."""
+    def beliefs(self, trial: Sequence[Rollout]) -> DiagonalGaussian:
+        """The posterior before each step of a trial, `N T Z`: T steps in all of its rollouts."""
         ...
+
+
+def beliefs_over(agent: Believer, trial: Sequence[Rollout]) -> DiagonalGaussian:
+    """The agent's beliefs over a trial, `N T Z`.
+
+    Raises:
+        UserError: they are not a Gaussian of finite numbers for each step of each slot.
+    """
+    belief = agent.beliefs(trial)
+    steps = (len(trial[0].reward), sum(rollout.reward.shape[1] for rollout in trial))
+    if not isinstance(belief, DiagonalGaussian):
+        raise UserError(
+            f"beliefs returns {type(belief).__name__}, and should return a DiagonalGaussian"
+        )
+    for name, values in (("mean", belief.mean), ("log_std", belief.log_std)):
+        if values.ndim != 3 or tuple(values.shape[:2]) != steps or values.shape[2] == 0:
+            raise UserError(
+                f"beliefs returns {name} of shape {tuple(values.shape)}, and should return "
+                f"{steps} and the size of the latent vector"
+            )
+        if not values.isfinite().all():
+            raise UserError(f"beliefs returns {name} that is not finite")
+    if belief.mean.shape != belief.log_std.shape:
+        raise UserError("beliefs returns mean and log_std of different shapes")
+    return belief
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +74,43 @@ class BeliefCurve:
     """How well a linear probe of the posterior mean reads the goal of a task that it was not fitted
     to (`probe_r2`); None if tasks have no common kind of goal, or are few."""
 
+    def __post_init__(self) -> None:
+        """Checks that all columns are there, as a stored curve may be damaged."""
+        columns, latent_size = len(self.steps), len(self.mean[0]) if self.mean else 0
+        for name in ("mean", "std"):
+            check_shape(getattr(self, name), (columns, latent_size), name=f"belief.{name}")
+        for name in ("mean_std", "goal_r2"):
+            if (values := getattr(self, name)) is not None:
+                check_shape(values, (columns,), name=f"belief.{name}")
+
 
 class BeliefLog:
-    """Collects the beliefs of an agent while it plays a set of tasks."""
+    """Collects the beliefs of an agent while it plays a set of tasks; of several slots of a task
+    those of the first.
+    """
 
-    def __init__(self, agent: Believer) -> None:
-        self._agent = agent
+    def __init__(self, agent: Believer, *, slots_per_task: int) -> None:
+        self._agent, self._slots_per_task = agent, slots_per_task
         self._steps: list[int] = []
         self._means: list[torch.Tensor] = []
         self._stds: list[torch.Tensor] = []
 
     def keep(self, trial: Sequence[Rollout], count: int) -> None:
-        """Keeps the beliefs of the first `count` slots of a trial, which is a single rollout."""
-        (rollout,) = trial
-        num_steps = rollout.reward.shape[1]
+        """Keeps the beliefs on the first `count` tasks of a trial.
+
+        Raises:
+            UserError: the agent's beliefs are wrong.
+        """
+        belief = beliefs_over(self._agent, trial)
+        mean, log_std = (
+            values[:: self._slots_per_task][:count] for values in (belief.mean, belief.log_std)
+        )
+        num_steps = mean.shape[1]
         self._steps = (
             np.linspace(0, num_steps - 1, min(COLUMNS, num_steps)).round().astype(int).tolist()
         )
-        belief = self._agent.beliefs(rollout)
-        self._means.append(belief.mean[:count, self._steps].cpu())
-        self._stds.append(belief.log_std[:count, self._steps].exp().cpu())
+        self._means.append(mean[:, self._steps].cpu())
+        self._stds.append(log_std[:, self._steps].exp().cpu())
 
     def curve(self, tasks: Sequence[Task]) -> BeliefCurve:
         """The beliefs on all tasks, in the order in which they were played."""
@@ -90,11 +134,11 @@ def _goal_r2(mean: Any, tasks: Sequence[Task]) -> list[float] | None:
 
 
 def belief_metrics(
-    agent: Believer, trial: Sequence[Rollout], tasks: Sequence[Task]
+    agent: Believer, trial: Sequence[Rollout], tasks: Sequence[Task], *, slots_per_task: int
 ) -> dict[str, float]:
     """Standard deviation of the posterior at the first and at the last step of a trial, and how
     well a linear probe reads the goal from its mean at the last; on the tasks of the trial."""
-    log = BeliefLog(agent)
+    log = BeliefLog(agent, slots_per_task=slots_per_task)
     log.keep(trial, len(tasks))
     curve = log.curve(tasks)
     metrics = {

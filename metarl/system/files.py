@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -122,3 +122,17 @@ def set_aside(path: Path) -> Path:
         number += 1
         kept = path.with_name(f"{path.name}.damaged-{number}")
     return path.rename(kept)
+
+
+def check_shape(nested: Any, shape: Sequence[int], *, name: str) -> None:
+    """Checks the lengths of nested lists.
+
+    Raises:
+        ValueError: a list has another length.
+    """
+    if not shape:
+        return
+    if len(nested) != shape[0]:
+        raise ValueError(f"{name} has {len(nested):,} rows in place of {shape[0]:,}")
+    for row in nested:
+        check_shape(row, shape[1:], name=name)

@@ -290,7 +290,7 @@ def test_greedy_play_needs_no_generator_and_is_deterministic() -> None:
     assert torch.equal(first.log_prob, second.log_prob)
     contexts = states(agent, first, seed=None)
     assert not contexts[0].latent.any()  # the prior's mode
-    belief = agent.beliefs(first)
+    belief = agent.beliefs([first])
     for step, context in enumerate(contexts):
         begins = step // HORIZON * HORIZON
         if begins:
@@ -336,7 +336,7 @@ def test_slots_may_begin_episodes_at_different_steps() -> None:
 def test_first_episodes_are_played_under_the_prior(prior_episodes: int) -> None:
     agent = new_agent(prior_episodes=prior_episodes)
     rollout = play(agent)
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     greedy = states(agent, rollout, seed=None)
     # With a policy that takes no noise, the generator is all z's.
     noise = torch_generator(5, CPU)
@@ -369,7 +369,7 @@ def test_the_belief_is_the_product_of_the_factors_of_all_earlier_transitions(
     `next_obs_in_context` that transition is left out."""
     agent = new_agent(next_obs_in_context=next_obs)
     rollout = play(agent)
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     for slot, step in np.ndindex(2, STEPS):
         precision, weighted = torch.zeros(LATENT), torch.zeros(LATENT)
         for past in range(step):
@@ -394,7 +394,7 @@ def test_the_belief_is_the_product_of_the_factors_of_all_earlier_transitions(
 def test_acting_step_by_step_has_the_beliefs_of_the_whole_trial(next_obs: bool) -> None:
     agent = new_agent(next_obs_in_context=next_obs)
     rollout = play(agent)
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     for step, context in enumerate(states(agent, rollout)):
         found = posterior_of(context.precision, context.weighted)
         torch.testing.assert_close(found.mean, belief.mean[:, step], rtol=1e-5, atol=1e-6)
@@ -407,18 +407,18 @@ def test_acting_step_by_step_has_the_beliefs_of_the_whole_trial(next_obs: bool) 
 def test_the_belief_at_a_step_knows_only_earlier_steps(next_obs: bool, step: int) -> None:
     agent = new_agent(next_obs_in_context=next_obs)
     rollout = play(agent)
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     # What step `step` did and what it brought is seen one step later.
     for name in ("prev_action", "prev_reward"):
         seen = replace(rollout.seen, **{name: changed(getattr(rollout.seen, name), step + 1)})
-        there = agent.beliefs(replace(rollout, seen=seen))
+        there = agent.beliefs([replace(rollout, seen=seen)])
         assert torch.equal(there.mean[:, : step + 1], belief.mean[:, : step + 1])
         assert torch.equal(there.log_std[:, : step + 1], belief.log_std[:, : step + 1])
         left_out = next_obs and step % HORIZON == HORIZON - 1
         assert torch.equal(there.mean[:, step + 1 :], belief.mean[:, step + 1 :]) == left_out
     # Its observation is known at the step only as the next one of the transition before.
     seen = replace(rollout.seen, obs=changed(rollout.seen.obs, step))
-    there = agent.beliefs(replace(rollout, seen=seen))
+    there = agent.beliefs([replace(rollout, seen=seen)])
     known = step if next_obs and step % HORIZON else step + 1
     assert torch.equal(there.mean[:, :known], belief.mean[:, :known])
     assert not torch.equal(there.mean[:, known], belief.mean[:, known])
@@ -430,7 +430,7 @@ def test_the_encoder_learns_from_what_it_sees_when_the_agent_acts(next_obs: bool
     agent = new_agent(next_obs_in_context=next_obs, gradient_steps=1)
     rollout = play(agent)
     agent.meta_update([rollout], generator=torch_generator(0, CPU))
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     known = HORIZON - 1
     steps = agent.replay.transitions(
         torch.arange(SLOTS)[:, None].expand(-1, known), torch.arange(known).expand(SLOTS, -1)

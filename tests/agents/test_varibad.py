@@ -187,7 +187,7 @@ def test_the_loss_decodes_the_whole_trial_from_the_posterior_of_each_step(
     monkeypatch.setattr(DiagonalGaussian, "sample", lambda self, _: self.mean)
     seen, steps = agent.replay.trials(torch.tensor([3, 1]))
     loss, metrics = agent._vae_loss(seen, steps, generator=torch_generator(0, CPU))
-    belief = Belief(*(x[[3, 1]] for x in vars(agent.beliefs(rollout)).values()))
+    belief = Belief(*(x[[3, 1]] for x in vars(agent.beliefs([rollout])).values()))
     kl = kl_from_previous(belief)
     normalizer = agent.encoder.normalizer
     mean, std = normalizer.mean[:2].float(), normalizer.std[:2].float()
@@ -235,7 +235,7 @@ def test_terms_and_decoded_steps_are_drawn_anew_and_have_the_loss_as_their_mean(
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_the_belief_starts_as_nearly_the_prior(memory: str) -> None:
     agent = new_agent(memory=memory)
-    belief = agent.beliefs(play(agent))
+    belief = agent.beliefs([play(agent)])
     assert belief.mean.shape == (SLOTS, STEPS, 3)
     assert belief.mean.abs().max() < 0.1
     assert belief.log_std.abs().max() < 0.1
@@ -248,10 +248,10 @@ def test_a_posterior_knows_nothing_of_later_steps(memory: str, step: int) -> Non
     agent = opinionated(new_agent(memory=memory))
     rollout = play(agent)
     seen = rollout.seen
-    belief = agent.beliefs(rollout)
+    belief = agent.beliefs([rollout])
     for name in ("obs", "prev_reward", "prev_action"):
         other = replace(seen, **{name: changed(getattr(seen, name), step)})
-        there = agent.beliefs(replace(rollout, seen=other))
+        there = agent.beliefs([replace(rollout, seen=other)])
         assert torch.equal(there.mean[:, :step], belief.mean[:, :step])
         assert torch.equal(there.log_std[:, :step], belief.log_std[:, :step])
         # The posterior of the step itself knows it, as do those of all later steps and episodes.
@@ -269,7 +269,7 @@ def test_acting_step_by_step_has_the_beliefs_of_the_whole_trial(memory: str) -> 
     for step in range(STEPS):
         _, _, state = agent.act(state, at(rollout.seen, step), generator=None)
     belief = Belief(*(torch.cat([getattr(b, n) for b in shown], 1) for n in ("mean", "log_std")))
-    whole = agent.beliefs(rollout)
+    whole = agent.beliefs([rollout])
     assert whole.mean.dtype == torch.float64
     torch.testing.assert_close(belief.mean, whole.mean, rtol=0, atol=1e-10)
     torch.testing.assert_close(belief.log_std, whole.log_std, rtol=0, atol=1e-10)
@@ -283,7 +283,7 @@ def test_the_belief_is_carried_over_episodes_and_not_over_trials() -> None:
     step = at(first.seen, HORIZON)
     assert step.episode_start.all()
     fresh, _ = agent.encoder(step.map(lambda x: x[:, None]), agent.begin_trial(SLOTS))
-    carried = agent.beliefs(first).mean[:, HORIZON]
+    carried = agent.beliefs([first]).mean[:, HORIZON]
     assert (carried - fresh.mean[:, 0]).abs().max() > 0.01
     state = agent.begin_trial(SLOTS)
     assert agent.adapt(state, first) is state
@@ -293,7 +293,7 @@ def test_without_a_generator_the_mode_is_played() -> None:
     agent = opinionated(new_agent())
     first, second = play(agent, greedy=True), play(agent, greedy=True)
     assert torch.equal(first.action, second.action)
-    features = agent.policy.features(first.seen.obs, agent.beliefs(first))
+    features = agent.policy.features(first.seen.obs, agent.beliefs([first]))
     torch.testing.assert_close(first.action, agent.policy(features)[0].mode().detach())
 
 

@@ -64,3 +64,26 @@ def test_a_mistake_is_found(tmp_path: Path, right: str, wrong: str, found: str) 
     module.write_text(text.replace(right, wrong))
     config = config_of(f"{module}:SumMemoryConfig", "metarl.agents")
     assert any(found in line for line in findings(config())), findings(config())
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("return DiagonalGaussian(known, known)", None),
+        ("return known", "should return a DiagonalGaussian"),
+        ("return DiagonalGaussian(known[:, 1:], known[:, 1:])", "mean of shape"),
+        ("return DiagonalGaussian(known / 0, known)", "mean that is not finite"),
+        ("known = known.flip(1); return DiagonalGaussian(known, known)", "observed after it"),
+    ],
+)
+def test_beliefs_are_checked_too(tmp_path: Path, body: str, found: str | None) -> None:
+    method = f"""    def beliefs(self, trial):
+        known = torch.cat([earned(rollout.seen) for rollout in trial], 1).cumsum(1)
+        {body}
+
+    def adapt("""
+    module = tmp_path / "mine.py"
+    module.write_text(EXAMPLE.read_text().replace("    def adapt(", method, 1))
+    config = config_of(f"{module}:SumMemoryConfig", "metarl.agents")
+    lines = findings(config())
+    assert [found in line for line in lines] == [True] if found else lines == [], lines
