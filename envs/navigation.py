@@ -3,6 +3,9 @@
 As in MAML (Finn et al. 2017, arXiv:1703.03400, section 5.3): the goal is uniform in a square, the
 observation is the point's position, an action is a velocity within ±0.1, and the reward is the
 negative distance to the goal, which is not observed.
+
+With `goals: semicircle` and a `reward_radius`, it is the sparse navigation of PEARL (Rakelly et al.
+2019, arXiv:1903.08254, section 6.3): goals one unit from the start, and no reward far from them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from metarl.tasks import TaskSet
 STEP_LENGTH = 0.1
 """Largest displacement per step along each axis."""
 SUCCESS_RADIUS = 0.05
-"""Distance to the goal below which a step is a success."""
+"""Distance to the goal below which a step is a success, if there is no `reward_radius`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,13 @@ class PointConfig(Config):
     kind: Literal["point"] = "point"
     horizon: Size = 100
     """Steps per episode."""
+    goals: Literal["square", "semicircle"] = "square"
+    """Goals are uniform in a square around the start, or on the upper half of the unit circle."""
     half_side: Positive = 0.5
     """Half the side of the square of goals, which are uniform in [-half_side, half_side]²."""
+    reward_radius: Positive | None = None
+    """Distance to the goal within which the reward is 1 minus the distance, and a step a success;
+    beyond it the reward is 0. Without it the reward is minus the distance everywhere."""
     num_train_tasks: Size = 10_000
     """Number of training goals."""
     num_test_tasks: Size = 200
@@ -65,10 +73,15 @@ class Points:
     def __init__(self, config: PointConfig) -> None:
         self.name = "2-D point navigation"
         self.horizon = config.horizon
+        self._reward_radius = config.reward_radius
         rng = np.random.default_rng(config.seed)
         total = config.num_train_tasks + config.num_test_tasks
         check_memory(total * TASK_BYTES, f"{total:,} goals")
-        goals = rng.uniform(-config.half_side, config.half_side, (total, 2))
+        if config.goals == "square":
+            goals = rng.uniform(-config.half_side, config.half_side, (total, 2))
+        else:
+            angles = rng.uniform(0, np.pi, total)
+            goals = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         tasks = [PointTask(goal) for goal in goals]
         self.train = TaskSet(tasks[: config.num_train_tasks])
         self.test = TaskSet(tasks[config.num_train_tasks :])
@@ -76,19 +89,22 @@ class Points:
     def make_env(self, num_slots: int) -> PointEnv:
         """Slots that play training tasks until `set_tasks` is called."""
         tasks = self.train.sample(num_slots, np.random.default_rng(0))
-        return PointEnv(tasks, horizon=self.horizon)
+        return PointEnv(tasks, horizon=self.horizon, reward_radius=self._reward_radius)
 
 
 class PointEnv(SlotEnv[PointTask]):
     """One goal per slot; every episode starts at the origin. The environment is deterministic."""
 
-    def __init__(self, tasks: Sequence[PointTask], *, horizon: int) -> None:
+    def __init__(
+        self, tasks: Sequence[PointTask], *, horizon: int, reward_radius: float | None = None
+    ) -> None:
         super().__init__(
             tasks,
             horizon=horizon,
             observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
             action_space=spaces.Box(-STEP_LENGTH, STEP_LENGTH, (2,), np.float32),
         )
+        self._reward_radius = reward_radius
         self._goals = np.zeros((self.num_envs, 2))
         self._positions = np.zeros((self.num_envs, 2))
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
@@ -108,8 +124,12 @@ class PointEnv(SlotEnv[PointTask]):
         self._positions = self._positions + move
         self._steps += 1
         distance = np.linalg.norm(self._positions - self._goals, axis=1)
-        info = {"final_obs": self._positions.copy(), "success": distance < SUCCESS_RADIUS}
+        reward, radius = -distance, SUCCESS_RADIUS
+        if self._reward_radius is not None:
+            radius = self._reward_radius
+            reward = np.where(distance < radius, 1 - distance, 0.0)
+        info = {"final_obs": self._positions.copy(), "success": distance < radius}
         ended = self._steps == self.horizon
         self._positions[ended] = 0.0
         self._steps[ended] = 0
-        return self._positions.copy(), -distance, ended, info
+        return self._positions.copy(), reward, ended, info

@@ -13,7 +13,9 @@ CONFIGS = [BanditConfig(num_train_tasks=20, num_test_tasks=20),
            BanditConfig(arms="dependent", num_arms=2, num_train_tasks=20, num_test_tasks=20),
            BanditConfig(arms="informative", num_arms=11, num_train_tasks=20, num_test_tasks=20),
            TabularConfig(num_train_tasks=20, num_test_tasks=20),
-           PointConfig(horizon=3, num_train_tasks=20, num_test_tasks=20)]  # fmt: skip
+           PointConfig(horizon=3, num_train_tasks=20, num_test_tasks=20),
+           PointConfig(horizon=3, goals="semicircle", reward_radius=0.2,
+                       num_train_tasks=20, num_test_tasks=20)]  # fmt: skip
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: getattr(config, "arms", config.kind))
@@ -58,6 +60,21 @@ def test_the_point_moves_as_far_as_it_may_and_is_paid_its_distance() -> None:
     assert truncated.all()
     np.testing.assert_allclose(obs, 0.0)
     np.testing.assert_allclose(info["final_obs"], [[0.1, 0.0], [0.0, 0.05]])
+
+
+def test_sparse_navigation_pays_near_the_goal_alone() -> None:
+    distribution = PointConfig(goals="semicircle", reward_radius=0.2, num_test_tasks=500).build()
+    goals = np.stack([task.goal for task in distribution.test])
+    np.testing.assert_allclose(np.linalg.norm(goals, axis=1), 1)
+    angles = np.arctan2(goals[:, 1], goals[:, 0])
+    assert angles.min() > 0  # the upper half
+    assert np.abs(np.quantile(angles, (0.25, 0.5, 0.75)) / np.pi - (0.25, 0.5, 0.75)).max() < 0.1
+    env = distribution.make_env(3)
+    env.set_tasks([PointTask(np.array([0.0, y])) for y in (0.31, 0.25, 0.1)])
+    env.reset()
+    _, reward, *_, info = env.step(np.tile([[0.0, 0.1]], (3, 1)).astype(np.float32))
+    np.testing.assert_allclose(reward, [0.0, 0.85, 1.0])
+    assert info["success"].tolist() == [False, True, True]
 
 
 # -- tabular MDPs ----------------------------------------------------------------------------------
