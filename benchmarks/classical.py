@@ -86,10 +86,11 @@ PULLS_100 = {
     "train.env_steps": 6_000_000,
 }
 PULLS_500 = {
-    **PULLS_100,
-    "agent.learning_rate_decay": 0.991,
-    "train.meta_batch_size": 20,
-    "train.env_steps": 2_500_000,
+    "agent.learning_rate": 1e-3,
+    "agent.learning_rate_decay": 0.9993,
+    "agent.discount": 0.995,
+    "train.rollout_steps": 100,
+    "train.env_steps": 15_000_000,
 }
 # Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -112,10 +113,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "agent.hidden_size": 128,
         "agent.products": "bfloat16",
         "agent.learning_rate": 7e-4,
-        "agent.learning_rate_decay": 0.998,
-        "agent.discount": 0.99,
+        "agent.learning_rate_decay": 0.9993,
+        "agent.discount": 0.995,
         "train.meta_batch_size": 100,
-        "train.env_steps": 6_000_000,
+        "train.env_steps": 30_000_000,
     },
     "bandit_5x500": PULLS_500,
     "bandit_10x500": PULLS_500,

@@ -30,12 +30,13 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
         train(experiment, folder, new=new)
 
 
-def learning_curve(folder: Path, *, points: int) -> list[dict[str, float]]:
-    """Mean returns of all, the first and the last episode of a trial over stretches of training."""
+def learning_curve(folder: Path, *, points: int, of: str = "return") -> list[dict[str, float]]:
+    """Mean returns, or success, of all, the first and the last episode of a trial over stretches of
+    training."""
     lines = [
         json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()
     ]
-    keys = ("env_steps", "train/return", "return/first_episode", "return/last_episode")
+    keys = ("env_steps", f"train/{of}", f"{of}/first_episode", f"{of}/last_episode")
     return [
         {key: round(float(np.mean([lines[i][key] for i in part])), 3) for key in keys}
         for part in np.array_split(np.arange(len(lines)), min(points, len(lines)))

@@ -25,7 +25,7 @@ from pydantic import Field
 from envs.metaworld.native import NativeEnv
 from envs.metaworld.official import CLASSES, HORIZON, MetaWorldTask, decode
 from envs.metaworld.reference import ReferenceEnv
-from metarl.config import Config, Few
+from metarl.config import Config, Few, Size
 from metarl.errors import UserError, nearest
 from metarl.evaluation.record import METAWORLD
 from metarl.rollout.slots import SlotEnv, refuse_to_draw
@@ -58,6 +58,11 @@ class MetaWorldConfig(Config):
     """Training classes, for `custom` only."""
     test_classes: tuple[str, ...] = ()
     """Held-out classes, for `custom` only."""
+    fold: Size | None = None
+    """Cross-validation: number of the fold of training classes, from 1, that is held out in place
+    of the test classes. Nobody plays those then."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Folds that the training classes are divided into, in turn; for `fold` only."""
     seed: Annotated[int, Field(ge=0, lt=2**32 - 1)] = 0
     """Seed of the goals, separate from the run's seed so that runs share their held-out tasks.
     ML1's held-out goals are the training goals of the next seed: to try settings, add 2."""
@@ -77,7 +82,8 @@ class MetaWorldConfig(Config):
         """The distribution.
 
         Raises:
-            UserError: the benchmark or a class is unknown, or the lists of classes overlap.
+            UserError: the benchmark or a class is unknown, the lists of classes overlap, or there
+                is no such fold.
         """
         return MetaWorld(**self.model_dump(exclude={"kind"}))
 
@@ -90,6 +96,9 @@ class MetaWorld:
     Args:
         benchmark: `ML1-<class>`, `ML10`, `ML25`, `ML45`, or `custom`.
         train_classes, test_classes: classes of a custom benchmark.
+        fold: the fold of training classes that is held out in place of the test classes; 1 is the
+            first. None for the benchmark as it is.
+        folds: number of folds; class i of the official order is in fold 1 + i % folds.
         seed: seed of the goals, which equal those of `metaworld.ML10(seed=…)`.
         reward_version: version of the official rewards.
         num_goals: goals per class, at most 50.
@@ -98,8 +107,8 @@ class MetaWorld:
         num_threads: threads of the native engine; None for one per processor.
 
     Raises:
-        UserError: the benchmark or a class is unknown, the lists of classes overlap, or a number is
-            out of range.
+        UserError: the benchmark or a class is unknown, the lists of classes overlap, there is no
+            such fold, or a number is out of range.
     """
 
     protocol = METAWORLD
@@ -110,6 +119,8 @@ class MetaWorld:
         *,
         train_classes: Sequence[str] = (),
         test_classes: Sequence[str] = (),
+        fold: int | None = None,
+        folds: int = 5,
         seed: int = 0,
         reward_version: Literal["v1", "v2"] = "v2",
         num_goals: int = OFFICIAL_NUM_GOALS,
@@ -124,6 +135,9 @@ class MetaWorld:
         _check_benchmark(benchmark, tuple(train_classes), tuple(test_classes))
         train, test = _official_goals(benchmark, tuple(train_classes), tuple(test_classes), seed)
         self.name = f"Meta-World {benchmark}"
+        if fold is not None:
+            train, test = _fold(train, fold, folds, benchmark)
+            self.name += f", fold {fold} of {folds}"
         self.horizon = horizon
         self.reward_version = reward_version
         self.engine: Engine = engine
@@ -262,6 +276,24 @@ def _read_goals(kept: dict[str, np.ndarray], split: str) -> Goals:
     vectors = np.split(kept[f"{split}_numbers"], ends)
     names = kept[f"{split}_names"].tolist()
     return tuple(MetaWorldTask(name, vec) for name, vec in zip(names, vectors, strict=True))
+
+
+def _fold(goals: Goals, fold: int, folds: int, benchmark: str) -> tuple[Goals, Goals]:
+    """Training goals of the classes outside a fold, and those of the classes inside."""
+    classes = list(dict.fromkeys(task.env_name for task in goals))
+    if not 2 <= folds <= len(classes):
+        raise UserError(
+            f"{benchmark} has {len(classes)} training classes; folds cannot be {folds}"
+            if len(classes) > 1
+            else f"{benchmark} has one training class, which cannot be divided into folds"
+        )
+    if not 1 <= fold <= folds:
+        raise UserError(f"fold must be 1 to {folds}, not {fold}")
+    inside = set(classes[fold - 1 :: folds])
+    return (
+        tuple(task for task in goals if task.env_name not in inside),
+        tuple(task for task in goals if task.env_name in inside),
+    )
 
 
 def _first_goals(tasks: Goals, num_goals: int) -> list[MetaWorldTask]:

@@ -36,6 +36,22 @@ def test_train_and_test_share_no_task(name: str) -> None:
     assert benchmark.train.shared_with(benchmark.test) == []
 
 
+@pytest.mark.parametrize("benchmark", ["ML10", "ML45"])
+def test_folds_divide_the_training_classes_and_leave_the_test_classes_alone(benchmark: str) -> None:
+    official = MetaWorld(benchmark)
+    held_out = []
+    for fold in range(1, 6):
+        part = MetaWorld(benchmark, fold=fold, folds=5)
+        assert part.name == f"Meta-World {benchmark}, fold {fold} of 5"
+        assert len(part.test.classes) == len(official.train.classes) // 5
+        assert not set(part.train.classes) & set(part.test.classes)
+        # All goals are training goals.
+        assert sorted(goals(part.train) + goals(part.test)) == sorted(goals(official.train))
+        held_out += part.test.classes
+    assert sorted(held_out) == sorted(official.train.classes)
+    assert not set(held_out) & set(official.test.classes)
+
+
 def test_a_custom_benchmark_is_split_as_asked() -> None:
     benchmark = MetaWorld("custom", train_classes=["push-v3"], test_classes=["door-lock-v3"])
     assert benchmark.train.classes == ["push-v3"]
@@ -88,6 +104,9 @@ def test_fewer_goals_are_the_first_ones_and_hashes_tell_splits_apart() -> None:
         ({"benchmark": "custom", "train_classes": ["push-v3"], "test_classes": ["push-v3"]},
          "push-v3 is in train_classes and in test_classes"),
         ({"benchmark": "ML10", "train_classes": ["push-v3"]}, "go with 'custom'"),
+        ({"benchmark": "ML10", "fold": 6}, "fold must be 1 to 5, not 6"),
+        ({"benchmark": "ML10", "fold": 1, "folds": 11}, "has 10 training classes; folds cannot be"),
+        ({"benchmark": "ML1-push-v3", "fold": 1}, "has one training class"),
         ({"benchmark": "ML10", "num_goals": 51}, "1 to 50"),
         ({"benchmark": "ML10", "horizon": 501}, "1 to 500"),
     ],
