@@ -27,7 +27,7 @@ from metarl.config import Size, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import discounted_returns, gae, linear_baseline
-from metarl.learning.ppo import PPOConfig, normalized, ppo_loss, ppo_passes
+from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_passes
 from metarl.nn.heads import HeadKind
 from metarl.nn.memories import MemoryConfig
 from metarl.nn.policies import RecurrentActorCritic
@@ -254,14 +254,11 @@ class RL2:
             generator=generator,
         )
         metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
-        metrics["std"] = float(self.network.log_std.detach().exp().mean())
-        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
 
         # The normalizers change last: until here the policy had to be the one that acted.
         self.values.update(returns)
         self.network.update_normalizer(rollout.seen)
-        self.optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
-        return metrics
+        return metrics | decay(self.optimizer, self.network.log_std, config)
 
     @torch.no_grad()
     def _replay(

@@ -28,7 +28,7 @@ from metarl.config import Count, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import gae
-from metarl.learning.ppo import PPOConfig, normalized, ppo_loss, ppo_passes
+from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_passes
 from metarl.learning.replay import Transitions, TrialReplay
 from metarl.nn.distributions import (
     ActionDistribution,
@@ -402,12 +402,9 @@ class VariBAD:
             loss, self.policy_optimizer, num_rows=value.numel(), config=config, generator=generator
         )
         metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
-        metrics["std"] = float(self.policy.log_std.detach().exp().mean())
-        metrics["learning_rate"] = self.policy_optimizer.param_groups[0]["lr"]
         self.values.update(returns)
         self.policy.normalizer.update(features)
-        self.policy_optimizer.param_groups[0]["lr"] *= config.learning_rate_decay
-        return metrics
+        return metrics | decay(self.policy_optimizer, self.policy.log_std, config)
 
     def _learn_to_infer(self, generator: torch.Generator) -> dict[str, float]:
         history: list[dict[str, Tensor]] = []

@@ -71,6 +71,7 @@ EXPERIMENTS: dict[str, tuple[str, dict[str, Any]]] = {
 """For each experiment, its config and what differs from it."""
 NUM_TRIALS = 100  # on each held-out task if there are two tasks, else one per task
 CURVE_POINTS = 100
+STEPS_SHOWN = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # in millions
 
 
 class Forgetful:
@@ -171,6 +172,29 @@ def report(measured: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def by_steps(measured: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown table of the returns of the last episode of a trial in training, by env steps."""
+    lines = [
+        "| experiment | tasks | " + " | ".join(f"{steps:g} M" for steps in STEPS_SHOWN) + " |",
+        "|---|---" + "|---:" * len(STEPS_SHOWN) + "|",
+    ]
+    in_order = sorted(measured.items(), key=lambda item: item[1][0]["distribution"])
+    for name, seeds in in_order:
+        found = [[return_at(m, steps) for m in seeds] for steps in STEPS_SHOWN]
+        cells = [", ".join("–" if v is None else f"{v:.0f}" for v in values) for values in found]
+        lines.append(f"| `{name}` | {seeds[0]['distribution']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def return_at(m: dict[str, Any], millions: float) -> float | None:
+    """Return of the last episode at this many million env steps, interpolated; None outside of the
+    learning curve."""
+    steps = [point["env_steps"] / 1e6 for point in m["curve"]]
+    if not steps[0] <= millions <= steps[-1] * 1.01:
+        return None
+    return float(np.interp(millions, steps, [p["return/last_episode"] for p in m["curve"]]))
+
+
 def over_seeds(seeds: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     """Return on each task, a mean over seeds."""
     return np.mean([m["returns"][key] for m in seeds], axis=0)
@@ -235,7 +259,7 @@ def main(arguments: list[str]) -> None:
     measured = {name: seeds for name, seeds in measured.items() if seeds}
     if not measured:
         command_line.fail(f"nothing is measured in {options.output}; name --experiments to train")
-    text = report(measured)
+    text = f"{report(measured)}\n\n{by_steps(measured)}"
     (options.output / "locomotion.md").write_text(text + "\n", encoding="utf-8")
     plot(measured, options.output / "locomotion.png")
     print(f"{text}\n\nStored in {options.output}")

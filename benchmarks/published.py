@@ -3,6 +3,7 @@
 python -m benchmarks.published                                  only the tables and the picture
 python -m benchmarks.published runs/rl2_ml1_reach/seed1 …       these finished runs first
 python -m benchmarks.published --unfinished runs/…              stopped runs in their current state
+python -m benchmarks.published --complete                       plays what published runs lack
 
 The table at the top of README.md is made here too. A published run is a run folder: config,
 environment, metrics (thinned), the final checkpoint without its optimizer, and evaluations with
@@ -18,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import command_line
@@ -37,7 +39,7 @@ from benchmarks.training import training_seconds
 from evaluate import EvaluationConfig
 from metarl.errors import UserError
 from metarl.evaluation.record import CHECKSUM, write_stored
-from metarl.evaluation.trials import Trials, evaluation_file, find_trials
+from metarl.evaluation.trials import Trials, evaluation_file, find_trials, measure
 from metarl.report.evaluating import evaluate
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
@@ -81,9 +83,7 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     )
     for file in files:
         evaluation = json.loads(file.read_text(encoding="utf-8"))
-        evaluation.pop(CHECKSUM, None)
-        (evaluation["environment"],) = without_places([evaluation["environment"]])
-        write_stored(partial_target / "eval" / file.name, evaluation)
+        store_without_places(evaluation, partial_target / "eval" / file.name)
     lines = (run / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
     every = -(-len(lines) // KEPT_LINES)
     (partial_target / METRICS).write_text("".join(lines[::-1][::every][::-1]), encoding="utf-8")
@@ -93,6 +93,29 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
     last = checkpoints(run / "checkpoints")[-1]
     publish_checkpoint(last, partial_target / "checkpoints" / last.name)
     return partial_target.rename(target)
+
+
+def complete(folder: Path) -> list[Path]:
+    """Plays and stores the evaluations that a published run lacks; their files."""
+    added = []
+    for config in evaluations(find_trials(folder, EvaluationConfig())):
+        trials = find_trials(folder, config)
+        path = evaluation_file(trials, config)
+        if not path.exists():
+            evaluation = measure(trials, config, None)
+            with TemporaryDirectory() as scratch:
+                whole = Path(scratch) / path.name
+                evaluation.write(whole)
+                store_without_places(json.loads(whole.read_text(encoding="utf-8")), path)
+            added.append(path)
+    return added
+
+
+def store_without_places(evaluation: dict[str, Any], path: Path) -> None:
+    """Stores a written evaluation without the machine's paths."""
+    evaluation.pop(CHECKSUM, None)
+    (evaluation["environment"],) = without_places([evaluation["environment"]])
+    write_stored(path, evaluation)
 
 
 def without_places(environments: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,17 +134,19 @@ def evaluations(trials: Trials) -> list[EvaluationConfig]:
 
     Held-out and training tasks are evaluated with ten episodes of experience. If there are several
     classes, both are evaluated by Meta-World's own protocol too, and the many training tasks only
-    by that.
+    by that. Agents that can play greedily do so on the held-out tasks too.
     """
     at_once = trials.shape.slots_per_task
     rounds = math.ceil(EXPERIENCE[-1] / at_once) + 1  # the last shows the result
     total = rounds * at_once
     episodes = None if total == trials.shape.total_episodes else total
-    held_out = EvaluationConfig(episodes=episodes)
+    held_out = [EvaluationConfig(episodes=episodes)]
+    if trials.shape.rollouts == 1:
+        held_out.append(EvaluationConfig(episodes=episodes, greedy=True))
     if len({task.env_name for task in trials.tasks}) > 1:
         protocol = [EvaluationConfig(split=s, protocol="metaworld") for s in ("test", "train")]
-        return [held_out, *protocol]
-    return [held_out, EvaluationConfig(split="train", episodes=episodes)]
+        return [*held_out, *protocol]
+    return [*held_out, EvaluationConfig(split="train", episodes=episodes)]
 
 
 def evaluated(run: Path, config: EvaluationConfig) -> Path:
@@ -138,11 +163,15 @@ def main(arguments: Sequence[str]) -> None:
     parser = command_line.parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="runs to publish")
     parser.add_argument("--unfinished", action="store_true", help="also those that were stopped")
+    parser.add_argument("--complete", action="store_true", help="plays what published runs lack")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where")
     options = parser.parse_args(arguments)
     for run in options.runs:
         print(f"Published {publish(run, options.results, unfinished=options.unfinished)}")
     experiments = found_experiments(options.results)
+    for folder in (f for each in experiments if options.complete for f in each.folders):
+        for path in complete(folder):
+            print(f"Played {path}")
     if not experiments:
         raise UserError("nothing is published yet; name a finished run")
     (options.results / "README.md").write_text(results_page(experiments), encoding="utf-8")

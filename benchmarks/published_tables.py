@@ -18,7 +18,7 @@ from jaxtyping import Float
 from metarl.config import read_yaml
 from metarl.errors import UserError
 from metarl.evaluation.paired import mean_over_runs
-from metarl.evaluation.record import Evaluation
+from metarl.evaluation.record import METAWORLD, Evaluation
 from metarl.evaluation.statistics import SHARE, iqm
 from metarl.report.terminal import with_interval
 from metarl.training.checkpoint import checkpoints
@@ -27,6 +27,7 @@ from metarl.training.run import CONFIG
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 README = ROOT / "README.md"
+CONFIGS = ROOT / "configs"
 ELSEWHERE = RESULTS / "published_elsewhere.md"
 """The only part that is written by hand."""
 TRAINING = "training.json"
@@ -64,8 +65,11 @@ class Published:
         """Name of the experiment."""
         return self.folders[0].parent.name
 
-    def read(self, split: str, *, protocol: str = "curve") -> list[Evaluation]:
-        """The evaluation of each seed by a protocol; empty if there are none.
+    def read(
+        self, split: str, *, protocol: str = "curve", greedy: bool = False
+    ) -> list[Evaluation]:
+        """The evaluation of each seed by a protocol, with sampled or greedy actions; empty if there
+        are none.
 
         Raises:
             UserError: a seed has several, or their tasks differ.
@@ -73,7 +77,7 @@ class Published:
         found = {}
         for path in (p for f in self.folders for p in sorted((f / "eval").glob(f"{split}_*.json"))):
             evaluation = Evaluation.read(path)
-            if evaluation.options["protocol"] == protocol:
+            if (evaluation.options["protocol"], evaluation.options["greedy"]) == (protocol, greedy):
                 if evaluation.seed in found:
                     raise UserError(f"{path} is one too many of this seed; remove one of them")
                 found[evaluation.seed] = evaluation
@@ -173,16 +177,43 @@ def said(experience: int) -> str:
     return f"{experience} episode{'s' * (experience != 1)}"
 
 
+def greedy_section(experiments: Sequence[Published]) -> list[str]:
+    """Section on play by the policy's mode, for agents that do not need random actions."""
+    lines = [
+        "| | seeds | any step: sampled | greedy | last step: sampled | greedy |",
+        "|---" * 6 + "|",
+    ]
+    for each in experiments:
+        sampled, greedy = each.read("test"), each.read("test", greedy=True)
+        if sampled and greedy:
+            cells = [
+                mean_cell(found, measure, EXPERIENCE[-1])
+                for measure in ("success_any", "success_last")
+                for found in (sampled, greedy)
+            ]
+            lines.append(f"| `{each.name}` | {len(greedy)} | {' | '.join(cells)} |")
+    return [
+        "## Held-out tasks: sampled and greedy actions",
+        f"Mean success after {EXPERIENCE[-1]} episodes, with the same seeds and tasks. A robot "
+        "would play greedily: by the mode of its policy. MAML-TRPO has to sample while it adapts.",
+        "\n".join(lines),
+    ] * (len(lines) > 2)
+
+
 def protocol_section(experiments: Sequence[Published]) -> list[str]:
     """Section on Meta-World's own protocol, for experiments with several classes of tasks."""
     lines = [
-        "| | seeds | training classes | held-out classes | by the official evaluation |",
-        "|---|---|---|---|---|",
+        "| | seeds | training classes | held-out classes | by the official evaluation "
+        "| rise, training | rise, held-out |",
+        "|---" * 7 + "|",
     ]
     for each in experiments:
         success = [each.test_success("train"), each.test_success("test")]
         if any(success):
-            cells = map(mean_of_seeds, [*success, each.officially_counted()])
+            cells = list(map(mean_of_seeds, [*success, each.officially_counted()]))
+            for split in ("train", "test"):
+                found = each.read(split, protocol="metaworld")
+                cells.append(rise_cell(found) if found else "–")
             lines.append(f"| `{each.name}` | {max(map(len, success))} | {' | '.join(cells)} |")
     return [
         "## Meta-World's documented protocol",
@@ -190,7 +221,9 @@ def protocol_section(experiments: Sequence[Published]) -> list[str]:
         "40 goals of each class; in brackets each seed. The official evaluation "
         "(`benchmarks/official_evaluation.py`) plays four goals of a class at a time, ends "
         "episodes with success, and counts the first three to end: failures, which take longer, "
-        "count less, and a goal that succeeds can count twice. A dash: not run.",
+        "count less, and a goal that succeeds can count twice. A dash: not run. *Rise*: success in "
+        "the test episodes minus success in the first episode, in points, with its 95 % interval "
+        "over goals and seeds, of which two tell little.",
         "\n".join(lines),
     ] * (len(lines) > 2)
 
@@ -240,20 +273,39 @@ def class_sections(experiments: Sequence[Published]) -> list[str]:
             lines.append(f"| {name} | {' | '.join(column[name] for column in columns)} |")
         split = next(iter(of_experiments.values()))[0].split
         kind = {"train": "Training", "test": "Held-out"}[split]
-        sections += [f"### {kind} classes, one by one: at first → in the test episodes"]
+        sections += [f"### {kind} classes, one by one: at first → in the test episodes, rise"]
         sections += ["\n".join(lines)]
     return sections
 
 
+def first_and_test(evaluations: Sequence[Evaluation]) -> tuple[np.ndarray, np.ndarray]:
+    """Success at any step of each seed on each task (seeds x tasks): in the first episode, and the
+    mean over the test episodes of Meta-World's protocol."""
+    tests = np.array(evaluations[0].curve.experience) >= METAWORLD.adaptation_episodes
+    scores = np.stack([e.curve.scores["success_any"].double().numpy() for e in evaluations])
+    return scores[:, :, 0], scores[:, :, tests].mean(-1)
+
+
+def rise_cell(evaluations: Sequence[Evaluation], *, env_name: str | None = None) -> str:
+    """How much success rises from the first to the test episodes, in points; of one class, or of
+    all."""
+    first, test = first_and_test(evaluations)
+    names = np.array(evaluations[0].curve.env_names)
+    rows = np.ones(len(names), bool) if env_name is None else names == env_name
+    rise = 100 * (test - first)[:, rows, None]
+    return with_interval(
+        mean_over_runs(rise, names[rows].tolist(), bounds=(-100.0, 100.0)), 0, "+.0f"
+    )
+
+
 def before_and_after(evaluations: Sequence[Evaluation]) -> dict[str, str]:
     """Success at any step on each class, averaged over seeds: before adaptation, and in the test
-    episodes of Meta-World's protocol."""
+    episodes of Meta-World's protocol; and the rise."""
     names = np.array(evaluations[0].curve.env_names)
-    first = np.mean([e.curve.scores["success_any"][:, 0].numpy() for e in evaluations], 0)
-    tested = [success[1] for e in evaluations if (success := e.test_success())]
+    first, test = (values.mean(0) for values in first_and_test(evaluations))
     return {
-        name: f"{first[names == name].mean():.0%} → "
-        f"{np.mean([by_class[name].value[0] for by_class in tested]):.0%}"
+        name: f"{first[names == name].mean():.0%} → {test[names == name].mean():.0%}, "
+        f"{rise_cell(evaluations, env_name=name)}"
         for name in dict.fromkeys(evaluations[0].curve.env_names)
     }
 
@@ -311,6 +363,7 @@ def results_page(experiments: Sequence[Published]) -> str:
         table("success_any", split="test", cell=iqm_cell),
         "## Held-out tasks: success at the last step, mean",
         table("success_last", split="test"),
+        *greedy_section(experiments),
         "## Training tasks: success at any step, mean",
         "Where there are several classes: of 40 goals of each.",
         table("success_any", split="train"),
@@ -328,17 +381,22 @@ def results_page(experiments: Sequence[Published]) -> str:
 
 
 def opening_table(experiments: Sequence[Published]) -> str:
-    """Table at the top of README.md: held-out success before and after experience."""
+    """Table at the top of README.md: held-out success before and after experience, of experiments
+    that are files in configs/."""
     columns = (EXPERIENCE[0], EXPERIENCE[1], EXPERIENCE[-1])
     last = columns[-1]
     heads = ["held-out success after", *map(said, columns), f"{last}, seed by seed"]
-    heads += [f"{last}, at the last step", "training"]
+    heads += [f"{last}, at the last step", "greedily", "training"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for each in experiments:
-        found = each.curves("test")
+        if not (CONFIGS / f"{each.name}.yaml").exists():
+            continue
+        found, greedy = each.curves("test"), each.read("test", greedy=True)
         cells = [mean_cell(found, "success_any", n) for n in columns]
         cells.append(", ".join(f"{s:.0%}" for s in each.after_ten_episodes("test")) or "–")
-        cells.append(mean_cell(found, "success_last", last).partition(" ")[0])
+        for played in (found, greedy):
+            cell = mean_cell(played, "success_last", last) if played else "–"
+            cells.append(cell.partition(" ")[0])
         cells.append(f"{each.env_steps()} env steps, {each.training_minutes()} min")
         lines.append(f"| [`{each.name}`](results/{each.name}) | {' | '.join(cells)} |")
     return "\n".join(lines)

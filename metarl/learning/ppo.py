@@ -5,6 +5,7 @@ Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.0634
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -29,6 +30,10 @@ class PPOConfig(Config):
     """Initial standard deviation of continuous actions."""
     min_std: Positive = 1e-6
     """Lower bound of the standard deviation."""
+    std_decay: Fraction = 1.0
+    """Factor on the standard deviation after each update, down to `min_std`; if it is learned too,
+    learning goes on from there. Agents may sense by the noise of their actions what they cannot
+    observe; as it fades, they have to look on purpose, and then act as well greedily."""
 
     discount: Fraction = 0.99
     """Discount per step, over the whole trial: returns reach across episode boundaries."""
@@ -190,4 +195,18 @@ def ppo_passes(
     metrics = {name: float(torch.stack(values).mean()) for name, values in history.items()}
     metrics["kl"] = last_kl()
     metrics["epochs"] = len(history["kl"]) / config.num_minibatches
+    return metrics
+
+
+@torch.no_grad()
+def decay(
+    optimizer: torch.optim.Optimizer, log_std: Float[Tensor, " A"], config: PPOConfig
+) -> dict[str, float]:
+    """Lets step size and standard deviation decay, after an update; returns what they were in it,
+    as metrics."""
+    group = optimizer.param_groups[0]
+    metrics = {"std": float(log_std.exp().mean()), "learning_rate": group["lr"]}
+    group["lr"] *= config.learning_rate_decay
+    if config.std_decay < 1:
+        log_std.copy_((log_std + math.log(config.std_decay)).clamp(min=math.log(config.min_std)))
     return metrics

@@ -367,3 +367,14 @@ def test_chunks_must_divide_the_trial() -> None:
     with pytest.raises(UserError, match=r"chunk_length 7 .* trial of 24 steps; .* is 6"):
         check(chunk_length=7)
     check(chunk_length=100)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_standard_deviation_decays_to_its_bound(learned: bool) -> None:
+    agent = new_agent(
+        initial_std=0.5, std_decay=0.8, min_std=0.3, learn_std=learned, learning_rate=1e-6
+    )
+    found = [
+        agent.meta_update([play(agent)], generator=torch_generator(0, CPU))["std"] for _ in range(5)
+    ]
+    assert found == pytest.approx([0.5, 0.4, 0.32, 0.3, 0.3], abs=1e-3)

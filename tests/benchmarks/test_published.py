@@ -6,14 +6,15 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import evaluate
 import train
 from benchmarks import published
 from benchmarks import published_tables as tables
-from metarl.evaluation.statistics import success_after
 from metarl.training.checkpoint import checkpoints, load_checkpoint
 from metarl.training.run import METRICS
 from metarl.types import AdaptationCurve, TrialShape
@@ -122,7 +123,30 @@ def test_each_agent_is_shown_after_ten_episodes(
 ) -> None:
     shape = TrialShape(slots_per_task=at_once, rollouts=trained_on // at_once)
     trials = SimpleNamespace(shape=shape, tasks=[SimpleNamespace(env_name="reach")])
-    assert [config.episodes for config in published.evaluations(trials)] == [episodes, episodes]
+    played = published.evaluations(trials)
+    assert {config.episodes for config in played} == {episodes}
+    assert [config.greedy for config in played] == [False, False]
+
+
+def test_agents_that_need_no_random_actions_play_greedily_too(shown: Path) -> None:
+    shape = TrialShape(episodes=3)
+    trials = SimpleNamespace(shape=shape, tasks=[SimpleNamespace(env_name="reach")])
+    played = published.evaluations(trials)
+    assert [(config.split, config.greedy) for config in played] == [
+        ("test", False), ("test", True), ("train", False)
+    ]  # fmt: skip
+    assert all(config.episodes == 11 for config in played)
+    # The same is played for a run that was published without it.
+    stored = shown / "tiny" / "seed1" / "eval" / "test_500_episodes-11_greedy-True.json"
+    assert stored.exists()
+    before = json.loads(stored.read_text())
+    stored.unlink()
+    published.main(["--results", "results"])
+    assert not stored.exists()
+    published.main(["--complete", "--results", "results"])
+    again = json.loads(stored.read_text())
+    assert again["per_task"] == before["per_task"]
+    assert "| `tiny` | 2 |" in (shown / "README.md").read_text()
 
 
 def test_a_class_is_scored_by_its_own_tasks_at_first_and_in_the_test_episodes() -> None:
@@ -134,12 +158,33 @@ def test_a_class_is_scored_by_its_own_tasks_at_first_and_in_the_test_episodes() 
         scores={"success_any": scores},
     )
     other = dataclasses.replace(curve, scores={"success_any": torch.zeros(4, 12)})
-    seeds = [
-        SimpleNamespace(
-            curve=each, test_success=lambda c=each: success_after(c, adaptation_episodes=10)
-        )
-        for each in (curve, other)
-    ]
-    assert tables.before_and_after(seeds) == {"push": "25% → 12%", "reach": "0% → 0%"}
+    seeds = [SimpleNamespace(curve=each) for each in (curve, other)]
+    found = tables.before_and_after(seeds)
+    assert found["push"].startswith("25% → 12%, -12 [")
+    assert found["reach"].startswith("0% → 0%, +0")
     scores[1::2, 10:] = 1
-    assert tables.before_and_after(seeds)["reach"] == "0% → 50%"
+    assert tables.before_and_after(seeds)["reach"].startswith("0% → 50%, +50 [")
+
+
+def test_a_rise_has_an_interval_over_goals_and_seeds() -> None:
+    """Student's t by SciPy, where the bounds are far."""
+    rng = np.random.default_rng(0)
+    first, test = rng.random((2, 3, 40))
+    curves = [
+        AdaptationCurve(
+            env_names=["push"] * 40,
+            experience=[0, 10],
+            scores={"success_any": torch.tensor(np.stack([a, b], axis=1))},
+        )
+        for a, b in zip(first, test, strict=True)
+    ]
+    seeds = [SimpleNamespace(curve=curve) for curve in curves]
+    value, interval = tables.rise_cell(seeds).split(" ", 1)
+    assert value == f"{100 * (test - first).mean():+.0f}"
+    low, high = map(float, interval.strip("[]").split(", "))
+    assert low <= float(value) <= high
+    # One seed: over goals alone.
+    one = tables.rise_cell(seeds[:1]).split(" ", 1)[1].strip("[]").split(", ")
+    rise = 100 * (test - first)[0]
+    expected = stats.t.interval(0.95, 39, rise.mean(), rise.std(ddof=1) / 40**0.5)
+    np.testing.assert_allclose([float(end) for end in one], expected, atol=1)
