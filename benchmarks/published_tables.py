@@ -6,6 +6,7 @@ Only the numbers published by others are written by hand.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -293,9 +294,8 @@ def rise_cell(evaluations: Sequence[Evaluation], *, env_name: str | None = None)
     names = np.array(evaluations[0].curve.env_names)
     rows = np.ones(len(names), bool) if env_name is None else names == env_name
     rise = 100 * (test - first)[:, rows, None]
-    return with_interval(
-        mean_over_runs(rise, names[rows].tolist(), bounds=(-100.0, 100.0)), 0, "+.0f"
-    )
+    estimate = mean_over_runs(rise, names[rows].tolist(), bounds=(-100.0, 100.0))
+    return re.sub(r"-0(?![.\d])", "+0", with_interval(estimate, 0, "+.0f"))
 
 
 def before_and_after(evaluations: Sequence[Evaluation]) -> dict[str, str]:
