@@ -16,7 +16,6 @@ process a core, name other folds in each.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import defaultdict
@@ -28,15 +27,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 import numpy as np
 
 from benchmarks import command_line
-from benchmarks.training import learning_curve, train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
-from metarl.errors import nearest
+from metarl.errors import UserError, nearest
 from metarl.evaluation.record import METAWORLD
-from metarl.evaluation.statistics import REAL, SHARE, estimate
+from metarl.evaluation.statistics import SHARE, Bounds, estimate
 from metarl.evaluation.trials import find_checkpoint, find_shape
 from metarl.report.terminal import with_interval
 from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
+from metarl.system.files import read_json
 from metarl.training.experiment import Experiment, build_agent, load_experiment
 from metarl.training.provenance import environment
 from metarl.training.run import load_agent
@@ -79,7 +79,7 @@ def experiment_of(recipe: str, fold: int, seed: int) -> Experiment:
 
 
 def measure(recipe: str, fold: int, seed: int, runs: Path) -> dict[str, Any]:
-    """Scores on the classes of a fold, and success on the others in the last tenth of training."""
+    """Scores on the classes of a fold, and the learning curve on the others."""
     experiment = experiment_of(recipe, fold, seed)
     folder = runs / recipe / f"fold{fold}_seed{seed}"
     train_to_the_end(experiment, folder)
@@ -121,7 +121,10 @@ def by_class(runs: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.mean(each, axis=0) for name, each in found.items()}
 
 
-def cell(values: np.ndarray, bounds: tuple[float, float]) -> str:
+DIFFERENCE: Bounds = (-1.0, 1.0)
+
+
+def cell(values: np.ndarray, bounds: Bounds) -> str:
     """A mean over classes, with its 95 % interval."""
     return with_interval(estimate(values[:, None], bounds=bounds), 0, ".0%")
 
@@ -130,10 +133,10 @@ def line(recipe: str, runs: list[dict[str, Any]], baseline: dict[str, np.ndarray
     """A line of the table; the difference is over the classes that both have."""
     classes = by_class(runs)
     first, test = np.stack(list(classes.values())).T
-    cells = [cell(first, SHARE), cell(test, SHARE), cell(test - first, REAL)]
+    cells = [cell(first, SHARE), cell(test, SHARE), cell(test - first, DIFFERENCE)]
     common = [name for name in classes if name in baseline and recipe != BASELINE]
     difference = [classes[name][1] - baseline[name][1] for name in common]
-    cells.append(cell(np.array(difference), REAL) if common else "–")
+    cells.append(cell(np.array(difference), DIFFERENCE) if common else "–")
     trained = np.mean([run["curve"][-1]["success/last_episode"] for run in runs])
     folds = sorted({run["fold"] for run in runs})
     seeds = sorted({run["seed"] for run in runs})
@@ -144,10 +147,25 @@ def line(recipe: str, runs: list[dict[str, Any]], baseline: dict[str, np.ndarray
     )
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A stored result.
+
+    Raises:
+        UserError: the file is damaged, or the recipe has other values by now.
+    """
+    run = read_json(path, dict[str, Any])
+    recipe, fold, seed = run.get("recipe"), run.get("fold"), run.get("seed")
+    if recipe not in RECIPES:
+        raise UserError(f"{path} is of a recipe that there is no more; move it away")
+    if run["experiment"] != experiment_of(recipe, fold, seed).model_dump(mode="json"):
+        raise UserError(f"{path} was made with other values of {recipe}; move it away")
+    return run
+
+
 def report(folder: Path) -> str:
     """The table of all files, and the conditions of the measurement."""
     files = sorted(folder.glob("*/*.json"))
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    runs = [read(path) for path in files]
     if not runs:
         command_line.fail(f"nothing is measured in {folder}; name recipes to train")
     of = {recipe: [run for run in runs if run["recipe"] == recipe] for recipe in RECIPES}
@@ -161,7 +179,7 @@ def report(folder: Path) -> str:
     return (
         "\n".join(lines)
         + "\n\nSuccess at any step of an episode, on classes that were left out of training: means "
-        "over classes, with 95 % intervals over classes (Wilson's; of differences, Student's t). "
+        "over classes, with 95 % intervals over classes (Wilson's). "
         f"{FOLDS} folds of the training classes of ML10, 50 goals a "
         f"class, sampled actions, {ENV_STEPS / 1e6:g} M env steps for each fold. *Training "
         "classes*: last episode of a trial, in the last fortieth of training."
@@ -190,9 +208,7 @@ def main(arguments: list[str]) -> None:
             for recipe in options.recipes or RECIPES:
                 stored = options.output / recipe / f"fold{fold}_seed{seed}.json"
                 if not stored.exists():
-                    measured = measure(recipe, fold, seed, options.runs)
-                    stored.parent.mkdir(parents=True, exist_ok=True)
-                    stored.write_text(json.dumps(measured) + "\n", encoding="utf-8")
+                    store(measure(recipe, fold, seed, options.runs), stored)
     text = report(options.output)
     (options.output / "cross_validation.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\nStored in {options.output}")

@@ -30,7 +30,7 @@ from matplotlib import pyplot as plt
 from agents.rl2 import RL2Config
 from agents.varibad import VariBADConfig
 from benchmarks import command_line
-from benchmarks.training import learning_curve, train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
 from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, estimate
@@ -248,7 +248,7 @@ def main(arguments: list[str]) -> None:
             experiment = load_experiment(CONFIGS / f"{config}.yaml", values)
             result = measure(experiment, options.runs / name / f"seed{seed}")
             path = options.output / f"{name}_seed{seed}.json"
-            path.write_text(json.dumps(result) + "\n", encoding="utf-8")
+            store(result, path)
     measured = {
         name: [
             json.loads(path.read_text(encoding="utf-8"))
@@ -259,7 +259,11 @@ def main(arguments: list[str]) -> None:
     measured = {name: seeds for name, seeds in measured.items() if seeds}
     if not measured:
         command_line.fail(f"nothing is measured in {options.output}; name --experiments to train")
-    text = f"{report(measured)}\n\n{by_steps(measured)}"
+    text = (
+        f"{report(measured)}\n\nReturn of the last episode of a trial on training tasks, by env "
+        "steps of training, for each seed; a dash where it was trained for less.\n\n"
+        f"{by_steps(measured)}"
+    )
     (options.output / "locomotion.md").write_text(text + "\n", encoding="utf-8")
     plot(measured, options.output / "locomotion.png")
     print(f"{text}\n\nStored in {options.output}")

@@ -25,7 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 import numpy as np
 
 from benchmarks import command_line
-from benchmarks.training import learning_curve, train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
 from metarl.errors import nearest
 from metarl.evaluation.trials import find_checkpoint, find_shape
@@ -212,8 +212,7 @@ def main(arguments: list[str]) -> None:
                     stored = options.output / task / f"{memory}_{head}_seed{seed}.json"
                     if not stored.exists():
                         cell = measure(task, memory, head, seed, options.runs)
-                        stored.parent.mkdir(parents=True, exist_ok=True)
-                        stored.write_text(json.dumps(cell) + "\n", encoding="utf-8")
+                        store(cell, stored)
     text = report(options.output)
     (options.output / "memories.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\nStored in {options.output}")

@@ -155,6 +155,11 @@ def judge(folder: Path) -> dict[str, Any]:
     config = load_run(folder).env
     if not isinstance(config, MetaWorldConfig) or config.benchmark not in BENCHMARKS:
         raise UserError(f"{folder} was not trained on one of {', '.join(BENCHMARKS)}")
+    if config.fold is not None:
+        raise UserError(
+            f"{folder} was trained on a fold of {config.benchmark}; the official evaluation would "
+            "play the test classes, which cross-validation does not look at"
+        )
     if config.horizon < HORIZON or config.num_goals < METAWORLD.goals:
         raise UserError(
             f"{folder} was trained with shorter episodes or fewer goals than officially"

@@ -29,6 +29,7 @@ from benchmarks.published_tables import (
     README,
     RESULTS,
     TRAINING,
+    Published,
     found_experiments,
     opening_table,
     plot,
@@ -98,10 +99,11 @@ def publish(run: Path, results: Path, *, unfinished: bool) -> Path:
 def complete(folder: Path) -> list[Path]:
     """Plays and stores the evaluations that a published run lacks; their files."""
     added = []
+    published = Published([folder])
     for config in evaluations(find_trials(folder, EvaluationConfig())):
         trials = find_trials(folder, config)
         path = evaluation_file(trials, config)
-        if not path.exists():
+        if not published.read(config.split, protocol=config.protocol, greedy=config.greedy):
             evaluation = measure(trials, config, None)
             with TemporaryDirectory() as scratch:
                 whole = Path(scratch) / path.name

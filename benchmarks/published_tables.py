@@ -186,7 +186,7 @@ def greedy_section(experiments: Sequence[Published]) -> list[str]:
     ]
     for each in experiments:
         sampled, greedy = each.read("test"), each.read("test", greedy=True)
-        if sampled and greedy:
+        if {e.seed for e in sampled} == {e.seed for e in greedy} != set():
             cells = [
                 mean_cell(found, measure, EXPERIENCE[-1])
                 for measure in ("success_any", "success_last")
@@ -395,7 +395,8 @@ def opening_table(experiments: Sequence[Published]) -> str:
         cells = [mean_cell(found, "success_any", n) for n in columns]
         cells.append(", ".join(f"{s:.0%}" for s in each.after_ten_episodes("test")) or "–")
         for played in (found, greedy):
-            cell = mean_cell(played, "success_last", last) if played else "–"
+            whole = len(played) == len(found)
+            cell = mean_cell(played, "success_last", last) if whole else "–"
             cells.append(cell.partition(" ")[0])
         cells.append(f"{each.env_steps()} env steps, {each.training_minutes()} min")
         lines.append(f"| [`{each.name}`](results/{each.name}) | {' | '.join(cells)} |")

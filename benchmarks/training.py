@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from metarl.errors import UserError
+from metarl.system.files import written_whole
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, load_experiment
 from metarl.training.run import CONFIG, METRICS
@@ -28,6 +30,13 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
     done = [] if new else checkpoints(folder / "checkpoints")
     if not done or int(done[-1].name) < experiment.train.env_steps:
         train(experiment, folder, new=new)
+
+
+def store(result: dict[str, Any], path: Path) -> None:
+    """Writes a result as one line of JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 def learning_curve(folder: Path, *, points: int, of: str = "return") -> list[dict[str, float]]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from metarl.config import Config, Positive, Seed, Size
 from metarl.rollout.slots import SlotEnv
@@ -52,7 +53,7 @@ class PointConfig(Config):
     """Goals are uniform in a square around the start, or on the upper half of the unit circle."""
     half_side: Positive = 0.5
     """Half the side of the square of goals, which are uniform in [-half_side, half_side]²."""
-    reward_radius: Positive | None = None
+    reward_radius: Annotated[float, Field(gt=0, le=1)] | None = None
     """Distance to the goal within which the reward is 1 minus the distance, and a step a success;
     beyond it the reward is 0. Without it the reward is minus the distance everywhere."""
     num_train_tasks: Size = 10_000
@@ -72,6 +73,8 @@ class Points:
 
     def __init__(self, config: PointConfig) -> None:
         self.name = "2-D point navigation"
+        if config.reward_radius is not None:
+            self.name += f", rewarded within {config.reward_radius:g}"
         self.horizon = config.horizon
         self._reward_radius = config.reward_radius
         rng = np.random.default_rng(config.seed)

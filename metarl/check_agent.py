@@ -29,7 +29,7 @@ from torch import Tensor
 
 from metarl.config import override, split_command_line, validate
 from metarl.errors import UserError, printable
-from metarl.learning.belief import Believer, beliefs_over
+from metarl.learning.belief import BeliefLog, Believer, beliefs_over
 from metarl.protocols import Agent, AgentConfig
 from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import first_step, run_trial
@@ -293,14 +293,63 @@ def check_beliefs(checked: Checked) -> None:
         return
     checked.learn(agent, 1)
     trial = checked.play(agent, 2)
+    before, streams = copied(trial), global_streams()
     belief = beliefs_over(agent, trial)
+    if global_streams() != streams:
+        raise UserError("beliefs draws from a global stream; a belief is not random")
+    if any(
+        not torch.equal(getattr(one, name), getattr(other, name))
+        for one, other in zip(before, trial, strict=True)
+        for name in ("reward", "action", "success", "final_obs")
+    ):
+        raise UserError("beliefs changes the trial that it is given; work on copies")
+
+    def differs(trial: list[Rollout], rows: slice, steps: slice) -> bool:
+        other = beliefs_over(agent, trial)
+        return any(
+            not torch.allclose(a[rows, steps], b[rows, steps], atol=1e-5)
+            for a, b in ((belief.mean, other.mean), (belief.log_std, other.log_std))
+        )
+
+    every = slice(None)
+    later_seen = disturbed(trial, every, seen=True, done=False)
+    just_done = disturbed(trial, every, seen=False, done=True)
+    if differs(later_seen, every, slice(-1)) or differs(just_done, every, every):
+        raise UserError("beliefs before a step depend on what came after it")
+    alone = slice(0, checked.shape.slots_per_task)
+    others = slice(alone.stop, None)
+    if differs(disturbed(trial, others, seen=True, done=True), alone, every):
+        raise UserError("beliefs about a task depend on the tasks that are played beside it")
+    log = BeliefLog(agent, slots_per_task=checked.shape.slots_per_task)
+    log.keep(trial, NUM_TASKS)
+    log.curve([Target(float(value)) for value in range(NUM_TASKS)])
+
+
+def copied(trial: list[Rollout]) -> list[Rollout]:
+    """A trial with tensors of its own."""
+    names = ("action", "log_prob", "reward", "final_obs")
+    return [
+        replace(
+            rollout,
+            seen=rollout.seen.map(torch.clone),
+            success=rollout.success.clone(),
+            **{name: getattr(rollout, name).clone() for name in names},
+        )
+        for rollout in trial
+    ]
+
+
+def disturbed(trial: list[Rollout], slots: slice, *, seen: bool, done: bool) -> list[Rollout]:
+    """A trial in which something else was seen before the last step, or done in it, in some
+    slots."""
+    trial = copied(trial)
     last = trial[-1]
-    later = last.seen.map(torch.clone)
-    later.obs[:, -1] += 1
-    later.prev_reward[:, -1] += 1
-    changed = beliefs_over(agent, [*trial[:-1], replace(last, seen=later)])
-    if not torch.allclose(belief.mean[:, :-1], changed.mean[:, :-1], atol=1e-5):
-        raise UserError("beliefs before a step depend on what was observed after it")
+    before = [last.seen.obs, last.seen.prev_action, last.seen.prev_reward]
+    after = [last.action, last.log_prob, last.reward, last.final_obs]
+    for values in before * seen + after * done:
+        values[slots, -1] += 1
+    last.success[slots, -1] ^= done
+    return trial
 
 
 Check = Callable[[Checked], None]
@@ -389,7 +438,12 @@ def main(arguments: list[str]) -> None:
     model = config_of(kind, "metarl.agents")
     if help_wanted:
         tyro.cli(model, args=["--help"], prog=f"python -m metarl.check_agent {kind}")
-    small = model.small().model_dump(mode="json") if hasattr(model, "small") else {}
+    small: dict[str, Any] = {}
+    if hasattr(model, "small"):
+        try:
+            small = model.small().model_dump(mode="json")
+        except Exception as error:  # the user's code
+            raise UserError(f"{kind}: small() fails: {describe(error)}") from None
     config = validate(model, override({**small, "kind": kind}, options), source=kind)
     found = findings(config)
     for line in found:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from pydantic import FiniteFloat
 
-from metarl.errors import UserError
+from metarl.errors import NotFiniteError, UserError
 from metarl.nn.distributions import DiagonalGaussian
 from metarl.system.files import check_shape
 from metarl.tasks import Task, goals_of
@@ -37,9 +37,11 @@ def beliefs_over(agent: Believer, trial: Sequence[Rollout]) -> DiagonalGaussian:
     """The agent's beliefs over a trial, `N T Z`.
 
     Raises:
-        UserError: they are not a Gaussian of finite numbers for each step of each slot.
+        UserError: they are not a Gaussian for each step of each slot.
+        NotFiniteError: means or standard deviations are not finite numbers.
     """
-    belief = agent.beliefs(trial)
+    with torch.no_grad():
+        belief = agent.beliefs(trial)
     steps = (len(trial[0].reward), sum(rollout.reward.shape[1] for rollout in trial))
     if not isinstance(belief, DiagonalGaussian):
         raise UserError(
@@ -51,8 +53,9 @@ def beliefs_over(agent: Believer, trial: Sequence[Rollout]) -> DiagonalGaussian:
                 f"beliefs returns {name} of shape {tuple(values.shape)}, and should return "
                 f"{steps} and the size of the latent vector"
             )
+    for name, values in (("mean", belief.mean), ("standard deviation", belief.log_std.exp())):
         if not values.isfinite().all():
-            raise UserError(f"beliefs returns {name} that is not finite")
+            raise NotFiniteError(f"the {name} of the agent's beliefs")
     if belief.mean.shape != belief.log_std.shape:
         raise UserError("beliefs returns mean and log_std of different shapes")
     return belief
@@ -77,11 +80,15 @@ class BeliefCurve:
     def __post_init__(self) -> None:
         """Checks that all columns are there, as a stored curve may be damaged."""
         columns, latent_size = len(self.steps), len(self.mean[0]) if self.mean else 0
+        if not (columns and latent_size):
+            raise ValueError("belief has no steps, or no numbers of a latent vector")
         for name in ("mean", "std"):
             check_shape(getattr(self, name), (columns, latent_size), name=f"belief.{name}")
         for name in ("mean_std", "goal_r2"):
             if (values := getattr(self, name)) is not None:
                 check_shape(values, (columns,), name=f"belief.{name}")
+        if min(self.steps) < 0 or min(self.mean_std) < 0 or min(map(min, self.std)) < 0:
+            raise ValueError("belief has a negative step or standard deviation")
 
 
 class BeliefLog:

@@ -25,15 +25,16 @@ class PPOConfig(Config):
     """PPO on the return of a whole trial: policy, returns, value head and optimizer."""
 
     learn_std: bool = True
-    """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`."""
+    """Learn the policy's standard deviation (one per action dimension), or keep `initial_std`, or
+    what `std_decay` leaves of it."""
     initial_std: Positive = 1.0
     """Initial standard deviation of continuous actions."""
     min_std: Positive = 1e-6
     """Lower bound of the standard deviation."""
-    std_decay: Fraction = 1.0
+    std_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the standard deviation after each update, down to `min_std`; if it is learned too,
     learning goes on from there. Agents may sense by the noise of their actions what they cannot
-    observe; as it fades, they have to look on purpose, and then act as well greedily."""
+    observe; as it fades, they have to look on purpose. For continuous actions."""
 
     discount: Fraction = 0.99
     """Discount per step, over the whole trial: returns reach across episode boundaries."""

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import cross_validation
 from benchmarks.cross_validation import BASELINE, FOLDS, RECIPES, by_class, experiment_of
+from metarl.errors import UserError
 
 
 def stored(recipe: str, fold: int, success: dict[str, tuple[float, float]], seed: int = 1) -> dict:
@@ -23,6 +24,7 @@ def stored(recipe: str, fold: int, success: dict[str, tuple[float, float]], seed
         "recipe": recipe, "fold": fold, "seed": seed, "classes": classes, "experience": episodes,
         "success": scores.tolist(), "training_s": 60.0,
         "curve": [{"success/last_episode": 0.5}],
+        "experiment": experiment_of(recipe, fold, seed).model_dump(mode="json"),
     }  # fmt: skip
 
 
@@ -62,6 +64,19 @@ def test_a_recipe_is_compared_on_the_classes_that_both_have(
     # .2 and .4 better on push and reach.
     assert means[1] == ["20%", "65%", "45%", "30%"]
     assert first[6] == "4 classes, folds 1, 2"
+
+
+def test_results_of_other_values_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / BASELINE / "fold1_seed1.json"
+    path.parent.mkdir()
+    run = stored(BASELINE, 1, {"push": (0.0, 0.2)})
+    run["experiment"]["train"]["env_steps"] = 1000
+    path.write_text(json.dumps(run))
+    with pytest.raises(UserError, match="made with other values of rl2_ml10"):
+        cross_validation.main(["--table", "--output", str(tmp_path)])
+    path.write_text(json.dumps(run)[:100])
+    with pytest.raises(UserError, match="fold1_seed1"):
+        cross_validation.main(["--table", "--output", str(tmp_path)])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -72,8 +72,26 @@ def test_a_mistake_is_found(tmp_path: Path, right: str, wrong: str, found: str) 
         ("return DiagonalGaussian(known, known)", None),
         ("return known", "should return a DiagonalGaussian"),
         ("return DiagonalGaussian(known[:, 1:], known[:, 1:])", "mean of shape"),
-        ("return DiagonalGaussian(known / 0, known)", "mean that is not finite"),
-        ("known = known.flip(1); return DiagonalGaussian(known, known)", "observed after it"),
+        (
+            "return DiagonalGaussian(known / 0, known)",
+            "the mean of the agent's beliefs",
+        ),
+        ("return DiagonalGaussian(known, known * 0 + 100)", "standard deviation of the agent's"),
+        ("known = known.flip(1); return DiagonalGaussian(known, known)", "came after it"),
+        ("return DiagonalGaussian(known * 0, known.flip(1))", "came after it"),
+        (
+            "done = torch.cat([r.action for r in trial], 1).float().cumsum(1); "
+            "done = done.reshape(*known.shape[:2], -1); return DiagonalGaussian(done, done * 0)",
+            "came after it",
+        ),
+        (
+            "known = known.mean(0, keepdim=True).expand_as(known); "
+            "return DiagonalGaussian(known, known)",
+            "depend on the tasks",
+        ),
+        ("return DiagonalGaussian(known + torch.randn(1), known)", "draws from a global stream"),
+        ("trial[0].reward.clamp_(min=0); return DiagonalGaussian(known, known)", "changes the tri"),
+        ("return DiagonalGaussian(known * self.network[0].weight.sum(), known)", None),
     ],
 )
 def test_beliefs_are_checked_too(tmp_path: Path, body: str, found: str | None) -> None:

@@ -98,8 +98,11 @@ def test_of_a_task_in_several_slots_the_first_one_counts() -> None:
         (Says(torch.zeros(2, 4, 3)), r"mean of shape \(2, 4, 3\), and should return \(2, 5\)"),
         (Says(torch.zeros(2, 5)), "mean of shape"),
         (Says(torch.zeros(2, 5, 0)), "mean of shape"),
-        (Says(torch.full((2, 5, 3), torch.nan)), "mean that is not finite"),
-        (Says(torch.zeros(2, 5, 3), torch.full((2, 5, 3), torch.inf)), "log_std that is not"),
+        (Says(torch.full((2, 5, 3), torch.nan)), "the mean of the agent's"),
+        (
+            Says(torch.zeros(2, 5, 3), torch.full((2, 5, 3), torch.inf)),
+            "standard deviation of",
+        ),
     ],
 )
 def test_wrong_beliefs_are_named(says: Says, found: str) -> None:
@@ -116,7 +119,9 @@ def test_beliefs_of_another_kind_are_named() -> None:
 def test_a_stored_curve_is_whole() -> None:
     curve = BeliefCurve(steps=[0, 3], mean=[[0.0], [1.0]], std=[[1.0], [0.5]], mean_std=[1.0, 0.5])
     assert parse_json(json.dumps(asdict(curve)), BeliefCurve, source="it") == curve
-    for change in ({"mean": [[0.0]]}, {"std": [[1.0], []]}, {"goal_r2": [0.1]}, {"steps": [0]}):
+    for change in ({"mean": [[0.0]]}, {"std": [[1.0], []]}, {"goal_r2": [0.1]}, {"steps": [0]},
+                   {"std": [[-1.0], [0.5]]}, {"steps": [-1, 3]},
+                   {"steps": [], "mean": [], "std": [], "mean_std": []}):  # fmt: skip
         with pytest.raises(UserError, match="belief"):
             parse_json(json.dumps(asdict(curve) | change), BeliefCurve, source="it")
     with pytest.raises(ValueError, match="mean_std has 1 rows in place of 2"):
