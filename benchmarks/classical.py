@@ -116,7 +116,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "agent.learning_rate_decay": 0.9993,
         "agent.discount": 0.995,
         "train.meta_batch_size": 100,
-        "train.env_steps": 30_000_000,
+        "train.env_steps": 20_000_000,
     },
     "bandit_5x500": PULLS_500,
     "bandit_10x500": PULLS_500,
