@@ -78,8 +78,8 @@ def test_navigation_gets_better_from_episode_to_episode(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("config", ["varibad_point", "pearl_point"])
 def test_an_inferred_goal_is_gone_to(tmp_path: Path, config: str) -> None:
-    """After about half of the config's training."""
-    steps = {"varibad_point": "500000", "pearl_point": "36000"}[config]
+    """After half, or a third, of the config's training."""
+    steps = {"varibad_point": "500000", "pearl_point": "30000"}[config]
     evaluation = held_out(tmp_path, config, train_flags=("--train.env-steps", steps))
     returns = returns_of(evaluation).numpy()
     without_memory, oracle = navigation_bounds(load_experiment(ROOT / f"configs/{config}.yaml").env)
