@@ -38,6 +38,7 @@ from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
 from metarl.system.files import read_json
 from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.experiment import experiment_of as parsed
 from metarl.training.provenance import environment
 from metarl.training.run import load_agent
 
@@ -157,7 +158,8 @@ def read(path: Path) -> dict[str, Any]:
     recipe, fold, seed = run.get("recipe"), run.get("fold"), run.get("seed")
     if recipe not in RECIPES:
         raise UserError(f"{path} is of a recipe that there is no more; move it away")
-    if run["experiment"] != experiment_of(recipe, fold, seed).model_dump(mode="json"):
+    # Options that came later have their defaults.
+    if parsed(run["experiment"], source=str(path)) != experiment_of(recipe, fold, seed):
         raise UserError(f"{path} was made with other values of {recipe}; move it away")
     return run
 
