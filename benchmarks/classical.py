@@ -29,21 +29,18 @@ import numpy as np
 
 from benchmarks import command_line
 from benchmarks.bandit_learners import classical_learners
-from benchmarks.training import learning_curve, train_to_the_end, training_seconds
+from benchmarks.training import learning_curve, play_newest, train_to_the_end, training_seconds
 from envs.bandit import BanditConfig
 from envs.tabular import TabularEnv, TabularTask, action_values, posterior_sampling
 from evaluate import EvaluationConfig
-from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, bootstrap_interval, estimate, mean
-from metarl.evaluation.trials import find_checkpoint, find_shape
+from metarl.evaluation.trials import find_shape
 from metarl.report.terminal import with_interval
-from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
 from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet
-from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.experiment import Experiment, load_experiment
 from metarl.training.provenance import environment
-from metarl.training.run import load_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NUM_TASKS = 1_000  # held-out tasks that every learner plays
@@ -213,11 +210,10 @@ def rl2_returns(
 ) -> tuple[Path, np.ndarray]:
     """The newest checkpoint, and its returns, tasks x episodes, with sampled actions."""
     config = EvaluationConfig(tasks_at_once=len(tasks), episodes=episodes)
-    env = experiment.env.build().make_env(len(tasks))
-    agent = build_agent(experiment, env)
-    checkpoint = find_checkpoint(folder, config)
-    load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=find_shape(experiment, None, config), seed=seed)
+    shape = find_shape(experiment, None, config)
+    checkpoint, curve = play_newest(
+        experiment, folder, tasks, shape=shape, at_once=len(tasks), seed=seed
+    )
     return checkpoint, curve.scores["return"].numpy()
 
 
@@ -339,10 +335,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=Path, default="runs/classical", help="where RL² is trained")
     parser.add_argument("--output", type=Path, default="results/classical", help="for the table")
     options = parser.parse_args(arguments)
-    for setting in options.settings:
-        if setting not in SETTINGS:
-            close = nearest(setting, SETTINGS)
-            command_line.fail(f"no setting {setting!r}.{close} Known: {', '.join(SETTINGS)}")
+    command_line.check_known("setting", options.settings, SETTINGS)
     stored = options.output / "classical.json"
     measured = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
     if any("rl2" not in m for m in measured.values()):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from metarl.errors import UserError
+from metarl.errors import UserError, nearest
 
 
 def fail(message: str) -> NoReturn:
@@ -17,6 +18,17 @@ def fail(message: str) -> NoReturn:
         UserError: always.
     """
     raise UserError(message)
+
+
+def check_known(what: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Checks names that were given.
+
+    Raises:
+        UserError: one is not known; says which are.
+    """
+    for name in names:
+        if name not in known:
+            fail(f"no {what} {name!r}.{nearest(name, known)} Known: {', '.join(known)}")
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -27,20 +27,24 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 import numpy as np
 
 from benchmarks import command_line
-from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
+from benchmarks.training import (
+    learning_curve,
+    play_newest,
+    store,
+    train_to_the_end,
+    training_seconds,
+)
 from evaluate import EvaluationConfig
-from metarl.errors import UserError, nearest
+from metarl.errors import UserError
 from metarl.evaluation.record import METAWORLD
 from metarl.evaluation.statistics import SHARE, Bounds, estimate
-from metarl.evaluation.trials import find_checkpoint, find_shape
+from metarl.evaluation.trials import find_shape
 from metarl.report.terminal import with_interval
-from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
 from metarl.system.files import read_json
-from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.experiment import Experiment, load_experiment
 from metarl.training.experiment import experiment_of as parsed
 from metarl.training.provenance import environment
-from metarl.training.run import load_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FOLDS = 5
@@ -88,12 +92,9 @@ def measure(recipe: str, fold: int, seed: int, runs: Path) -> dict[str, Any]:
     tasks = distribution.test
     config = EvaluationConfig(tasks_at_once=50)
     shape = find_shape(experiment, METAWORLD, config)
-    env = distribution.make_env(config.tasks_at_once * shape.slots_per_task)
-    agent = build_agent(experiment, env)
-    checkpoint = find_checkpoint(folder, config)
-    load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=shape, seed=config.seed)
-    env.close()
+    checkpoint, curve = play_newest(
+        experiment, folder, tasks, shape=shape, at_once=config.tasks_at_once, seed=config.seed
+    )
     return {
         "recipe": recipe, "fold": fold, "seed": seed, "distribution": distribution.name,
         "split_hash": tasks.content_hash, "env_steps": int(checkpoint.name),
@@ -198,10 +199,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=Path, default="runs/cross_validation")
     parser.add_argument("--output", type=Path, default="results/cross_validation")
     options = parser.parse_args(arguments)
-    for recipe in options.recipes:
-        if recipe not in RECIPES:
-            close = nearest(recipe, RECIPES)
-            command_line.fail(f"no recipe {recipe!r}.{close} Known: {', '.join(RECIPES)}")
+    command_line.check_known("recipe", options.recipes, RECIPES)
     for fold in options.folds:
         if not 1 <= fold <= FOLDS:
             command_line.fail(f"--folds are 1 to {FOLDS}, not {fold}")

@@ -32,7 +32,6 @@ from agents.varibad import VariBADConfig
 from benchmarks import command_line
 from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
 from evaluate import EvaluationConfig
-from metarl.errors import nearest
 from metarl.evaluation.statistics import REAL, estimate
 from metarl.evaluation.trials import find_shape
 from metarl.protocols import Agent
@@ -236,10 +235,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=Path, default="runs", help="where agents are trained")
     parser.add_argument("--output", type=Path, default="results/locomotion")
     options = parser.parse_args(arguments)
-    for name in options.experiments:
-        if name not in EXPERIMENTS:
-            close = nearest(name, EXPERIMENTS)
-            command_line.fail(f"no experiment {name!r}.{close} Known: {', '.join(EXPERIMENTS)}")
+    command_line.check_known("experiment", options.experiments, EXPERIMENTS)
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.experiments:
         config, changes = EXPERIMENTS[name]

@@ -25,18 +25,21 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as train.py does
 import numpy as np
 
 from benchmarks import command_line
-from benchmarks.training import learning_curve, store, train_to_the_end, training_seconds
+from benchmarks.training import (
+    learning_curve,
+    play_newest,
+    store,
+    train_to_the_end,
+    training_seconds,
+)
 from evaluate import EvaluationConfig
-from metarl.errors import nearest
-from metarl.evaluation.trials import find_checkpoint, find_shape
+from metarl.evaluation.trials import find_shape
 from metarl.nn.heads import HeadKind
 from metarl.nn.memories import MemoryKind
-from metarl.rollout.task_set import play
 from metarl.system.command_line import one_line_errors
 from metarl.tasks import TaskSet
-from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.experiment import Experiment, load_experiment
 from metarl.training.provenance import environment
-from metarl.training.run import load_agent
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ENV_SEED = 2
@@ -121,11 +124,10 @@ def measure(task: str, memory: str, head: str, seed: int, runs: Path) -> dict[st
     distribution = experiment.env.build()
     tasks = TaskSet(distribution.test[:NUM_TASKS])
     config = EvaluationConfig(tasks_at_once=len(tasks), episodes=setting.episodes)
-    env = distribution.make_env(len(tasks))
-    agent = build_agent(experiment, env)
-    checkpoint = find_checkpoint(folder, config)
-    load_agent(agent, checkpoint)
-    curve = play(agent, env, tasks, shape=find_shape(experiment, None, config), seed=config.seed)
+    shape = find_shape(experiment, None, config)
+    checkpoint, curve = play_newest(
+        experiment, folder, tasks, shape=shape, at_once=len(tasks), seed=config.seed
+    )
     if setting.score == "success":
         scores = curve.scores["success_any"][:, -1]
     else:
@@ -199,12 +201,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--runs", type=Path, default="runs/memories", help="where it is trained")
     parser.add_argument("--output", type=Path, default="results/memories", help="for the table")
     options = parser.parse_args(arguments)
-    known = {"tasks": SETTINGS, "memories": get_args(MemoryKind), "heads": get_args(HeadKind)}
-    for name, choices in known.items():
-        for value in getattr(options, name):
-            if value not in choices:
-                close = nearest(value, choices)
-                command_line.fail(f"--{name} has no {value!r}.{close} Known: {', '.join(choices)}")
+    command_line.check_known("task", options.tasks, SETTINGS)
+    command_line.check_known("memory", options.memories, get_args(MemoryKind))
+    command_line.check_known("head", options.heads, get_args(HeadKind))
     for seed in options.seeds:
         for task in options.tasks:
             for memory in options.memories:

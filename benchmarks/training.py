@@ -1,4 +1,4 @@
-"""Functions shared by benchmarks that train agents."""
+"""Functions shared by benchmarks that train agents and play with them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from metarl.errors import UserError
+from metarl.rollout.task_set import play
 from metarl.system.files import written_whole
+from metarl.tasks import TaskSet
 from metarl.training.checkpoint import checkpoints
-from metarl.training.experiment import Experiment, load_experiment
-from metarl.training.run import CONFIG, METRICS
+from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.run import CONFIG, METRICS, load_agent
+from metarl.types import AdaptationCurve, TrialShape
 from train import train
 
 
@@ -30,6 +33,20 @@ def train_to_the_end(experiment: Experiment, folder: Path) -> None:
     done = [] if new else checkpoints(folder / "checkpoints")
     if not done or int(done[-1].name) < experiment.train.env_steps:
         train(experiment, folder, new=new)
+
+
+def play_newest(
+    experiment: Experiment, folder: Path, tasks: TaskSet[Any], *, shape: TrialShape, at_once: int,
+    seed: int,
+) -> tuple[Path, AdaptationCurve]:  # fmt: skip
+    """The newest checkpoint of a run, and how it plays these tasks, with sampled actions."""
+    env = experiment.env.build().make_env(at_once * shape.slots_per_task)
+    agent = build_agent(experiment, env)
+    checkpoint = checkpoints(folder / "checkpoints")[-1]
+    load_agent(agent, checkpoint)
+    curve = play(agent, env, tasks, shape=shape, seed=seed)
+    env.close()
+    return checkpoint, curve
 
 
 def store(result: dict[str, Any], path: Path) -> None:
