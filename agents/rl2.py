@@ -10,17 +10,19 @@ chunks, and each chunk starts from the memory that the policy had there.
     act          with a memory that takes observation, last action, last reward and episode start
     adapt        nothing: the memory adapts while the agent acts
     objective    `clipped_surrogate` of advantages over the whole trial, entropy, less `value_error`
+                 (and less the error of predicted rewards, if `prediction_coef` is given)
     update       `epochs` passes over all chunks, by Adam
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Int, Shaped
+from pydantic import Field
 from torch import Tensor
 
 from metarl.config import Size, Widths
@@ -51,6 +53,10 @@ class RL2Config(PPOConfig, MemoryConfig):
     head: HeadKind = "linear"
     """What reads the memory: a `linear` layer, an `mlp` of two layers, or a `hypernetwork` that
     generates the weights of a policy on the encoded present input."""
+    prediction_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of an auxiliary loss, the squared error of predicted rewards in units of their
+    variance; above 0 the memory learns from every reward what actions pay in this task, also where
+    returns do not tell yet."""
     normalize_inputs: bool = True
     """Scale all inputs of the policy by their running mean and standard deviation."""
     normalize_obs: bool = True
@@ -134,6 +140,7 @@ class Chunks:
     log_prob: Float[Tensor, "M L"]
     advantage: Float[Tensor, "M L"]
     returns: Float[Tensor, "M L"]
+    reward: Float[Tensor, "M L"]
 
     def __len__(self) -> int:
         return len(self.memory)
@@ -147,6 +154,7 @@ class Chunks:
             log_prob=self.log_prob[chosen],
             advantage=self.advantage[chosen],
             returns=self.returns[chosen],
+            reward=self.reward[chosen],
         )
 
 
@@ -187,6 +195,7 @@ class RL2:
                 reenter=config.reenter,
                 head=config.head,
                 value_outputs=self.values.num_outputs,
+                predict_rewards=config.prediction_coef > 0,
                 initial_std=config.initial_std,
                 min_std=config.min_std,
                 learn_std=config.learn_std,
@@ -244,6 +253,7 @@ class RL2:
                 chunk_length,
             ),
             returns=cut(returns, chunk_length),
+            reward=cut(rollout.reward, chunk_length),
         )
 
         metrics = ppo_passes(
@@ -257,7 +267,7 @@ class RL2:
 
         # The normalizers change last: until here the policy had to be the one that acted.
         self.values.update(returns)
-        self.network.update_normalizer(rollout.seen)
+        self.network.update_normalizers(rollout)
         return metrics | decay(self.optimizer, self.network.log_std, config)
 
     @torch.no_grad()
@@ -313,17 +323,24 @@ class RL2:
         return advantage, advantage + value
 
     def _loss(self, chunks: Chunks) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        policy, value, _ = self.network(chunks.seen, chunks.memory, bfloat16=self.bfloat16)
-        return ppo_loss(
+        config = self.config
+        read, present, _ = self.network.read(chunks.seen, chunks.memory, bfloat16=self.bfloat16)
+        policy, value = self.network.heads(read, present)
+        loss, metrics = ppo_loss(
             policy,
-            value if self.config.baseline == "value" else None,
+            value if config.baseline == "value" else None,
             action=chunks.action,
             log_prob=chunks.log_prob,
             advantage=chunks.advantage,
             returns=chunks.returns,
             targets=self.values,
-            config=self.config,
+            config=config,
         )
+        if config.prediction_coef:
+            error = self.network.reward_error(read, chunks.action, chunks.reward)
+            loss = loss + config.prediction_coef * error
+            metrics["reward_error"] = error.detach()
+        return loss, metrics
 
     # -- saving ------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ RUNS = {
     "rl2_bandit": (
         "RL²",
         "--agent.hidden-size 16 --train.meta-batch-size 2 --train.episodes-per-trial 8 "
-        "--agent.num-minibatches 1 --train.env-steps 32",
+        "--agent.num-minibatches 1 --agent.prediction-coef 0.5 --train.env-steps 32",
     ),
     "rl2_ml1_reach": (
         "RL²",

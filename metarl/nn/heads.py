@@ -6,8 +6,12 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+
+from metarl.nn.distributions import action_size
+from metarl.nn.perceptron import Perceptron
 
 HeadKind = Literal["linear", "mlp", "hypernetwork"]
 
@@ -90,3 +94,26 @@ def build_head(
     if kind == "hypernetwork":
         return HyperHead(size, present_size, outputs)
     return (MLPHead if kind == "mlp" else LinearHead)(size, outputs)
+
+
+class RewardHead(nn.Module):
+    """Predicts the reward of an action from what the policy reads: linear outputs, one for each of
+    discrete actions, or a perceptron with one tanh layer on it and a continuous action."""
+
+    def __init__(self, size: int, action_space: spaces.Box | spaces.Discrete) -> None:
+        super().__init__()
+        actions = action_size(action_space)
+        self.discrete = isinstance(action_space, spaces.Discrete)
+        self.network = (
+            Perceptron((size, actions), nn.Tanh)
+            if self.discrete
+            else Perceptron((size + actions, size, 1), nn.Tanh)
+        )
+
+    def forward(
+        self, read: Float[Tensor, "*batch H"], action: Shaped[Tensor, "*batch *A"]
+    ) -> Float[Tensor, "*batch"]:
+        """The predicted reward of each action (indices, or vectors before clipping)."""
+        if self.discrete:
+            return self.network(read).gather(-1, action[..., None]).squeeze(-1)
+        return self.network(torch.cat([read, action], dim=-1)).squeeze(-1)

@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from metarl.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian, action_size
-from metarl.nn.heads import HeadKind, build_head
+from metarl.nn.heads import HeadKind, RewardHead, build_head
 from metarl.nn.memories import MemoryKind, build_memory
-from metarl.types import TimeStep
+from metarl.types import Rollout, TimeStep
 
 
 class RunningNormalizer(nn.Module):
@@ -134,7 +134,8 @@ class RecurrentEncoder(nn.Module):
 
 
 class RecurrentActorCritic(RecurrentEncoder):
-    """A recurrent encoder, and a policy head and a value head on its memory."""
+    """A recurrent encoder, and a policy head and a value head on its memory; with
+    `predict_rewards` a third that predicts the reward of an action."""
 
     def __init__(
         self,
@@ -149,6 +150,7 @@ class RecurrentActorCritic(RecurrentEncoder):
         reenter: bool,
         head: HeadKind,
         value_outputs: int,
+        predict_rewards: bool,
         initial_std: float,
         min_std: float,
         learn_std: bool,
@@ -187,17 +189,49 @@ class RecurrentActorCritic(RecurrentEncoder):
         # A distribution over bins starts uniform: the outermost bins, which no return is near, then
         # always weigh the same on both sides, and their huge values cancel.
         self.value_head.initialize(gain=1.0 if self.value_outputs == 1 else 0.0)
+        self.predict_rewards = predict_rewards
+        if predict_rewards:
+            self.reward_head = RewardHead(read_size, action_space)
+            self.reward_normalizer = RunningNormalizer(1, clip=math.inf)
+
+    def update_normalizers(self, rollout: Rollout) -> None:
+        """Adds experience to the running statistics of inputs and of rewards, if they are used."""
+        self.update_normalizer(rollout.seen)
+        if self.predict_rewards:
+            self.reward_normalizer.update(rollout.reward[..., None])
+
+    def read(
+        self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
+    ) -> tuple[Float[Tensor, "N T R"], Float[Tensor, "N T E"], Float[Tensor, "N S"]]:
+        """What the heads read, and the encoded inputs, at each of T steps (`step` is `N T …`), and
+        the last memory state. With `bfloat16` the products take rounded inputs."""
+        read, present, state = self.encode(step, state, bfloat16=bfloat16)
+        return (torch.cat([read, present], dim=-1) if self.reenter else read), present, state
+
+    def heads(
+        self, read: Float[Tensor, "N T R"], present: Float[Tensor, "N T E"]
+    ) -> tuple[ActionDistribution, Float[Tensor, "N T V"]]:
+        """Policy and outputs of the value head."""
+        return self._policy(self.policy_head(read, present)), self.value_head(read, present)
+
+    def reward_error(
+        self,
+        read: Float[Tensor, "N T R"],
+        action: Shaped[Tensor, "N T *A"],
+        reward: Float[Tensor, "N T"],
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the predicted rewards of actions, in units of the rewards' running
+        variance: 1 for a head that knows the mean alone."""
+        target = self.reward_normalizer(reward[..., None]).squeeze(-1)
+        return (self.reward_head(read, action) - target).square().mean()
 
     def forward(
-        self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
+        self, step: TimeStep, state: Float[Tensor, "N S"]
     ) -> tuple[ActionDistribution, Float[Tensor, "N T V"], Float[Tensor, "N S"]]:
         """Policy and outputs of the value head at each of T steps (`step` is `N T …`), and the last
-        memory state. With `bfloat16` the products before the heads take rounded inputs."""
-        read, present, state = self.encode(step, state, bfloat16=bfloat16)
-        if self.reenter:
-            read = torch.cat([read, present], dim=-1)
-        policy = self._policy(self.policy_head(read, present))
-        return policy, self.value_head(read, present), state
+        memory state."""
+        read, present, state = self.read(step, state)
+        return *self.heads(read, present), state
 
     def _policy(self, head: Float[Tensor, "N T A"]) -> ActionDistribution:
         if self.discrete:

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from agents.rl2 import RL2, Chunks, RL2Config, cut
+from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import UserError
 from metarl.learning.ppo import clipped_surrogate, kl_from_acting, normalized
@@ -118,6 +119,7 @@ def chunks_of(agent: RL2, rollout: Rollout, advantage: torch.Tensor, length: int
         log_prob=cut(rollout.log_prob, length),
         advantage=cut(advantage, length),
         returns=cut(advantage, length),
+        reward=cut(rollout.reward, length),
     )
 
 
@@ -232,6 +234,7 @@ VARIANTS = [
     {"normalize_inputs": False, "normalize_values": False},
     {"normalize_obs": False},
     {"normalize_advantages": "trial", "root_values": True},
+    {"prediction_coef": 0.5, "reenter": True},
 ]
 
 
@@ -255,8 +258,42 @@ def test_linear_baseline_takes_the_place_of_the_value_head() -> None:
     assert advantage.std() < whole.std()
 
 
+def test_the_error_of_predicted_rewards_is_added_to_the_loss() -> None:
+    agent = new_agent(prediction_coef=3.0)
+    rollout = play(agent)
+    agent.network.update_normalizers(rollout)
+    chunks = chunks_of(agent, rollout, torch.zeros(SLOTS, STEPS), STEPS)
+    loss, metrics = agent._loss(chunks)
+    read, _, _ = agent.network.read(rollout.seen, agent.begin_trial(SLOTS))
+    reward = (rollout.reward - rollout.reward.mean()) / rollout.reward.std(correction=0)
+    error = (agent.network.reward_head(read, rollout.action) - reward).square().mean()
+    torch.testing.assert_close(metrics["reward_error"], error.detach())
+    agent.config = agent.config.model_copy(update={"prediction_coef": 0.0})
+    torch.testing.assert_close(loss, agent._loss(chunks)[0] + 3 * error)
+
+
+def test_rewards_of_a_task_are_predicted_once_they_were_seen() -> None:
+    """Two arms pay 1 and 0, or 0 and 1: after the first pull the memory can know what pays."""
+    agent = RL2Config(
+        memory="retention", hidden_size=16, encoder_sizes=(), prediction_coef=1.0,
+        learning_rate=5e-3, epochs=5, num_minibatches=1,
+    ).build(spaces.Box(0, 0, (1,)), spaces.Discrete(2), seed=0, device=CPU)  # fmt: skip
+    distribution = BanditConfig(num_arms=2, arms="dependent", num_train_tasks=64).build()
+    errors = []
+    for seed in range(40):
+        tasks = distribution.train.sample(64, np.random.default_rng(seed))
+        (rollout,) = run_trial(
+            agent, distribution.make_env(64), tasks, shape=TrialShape(episodes=16), seed=seed,
+            generator=torch_generator(seed, CPU),
+        )  # fmt: skip
+        metrics = agent.meta_update([rollout], generator=torch_generator(seed, CPU))
+        errors.append(metrics["reward_error"])
+    # Rewards vary by ¼ in all, and by p (1 − p), which is ⅙ on average, once p is known.
+    assert np.mean(errors[-5:]) < 0.92
+
+
 def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
-    agent, twin = new_agent(learning_rate_decay=0.9), new_agent(learning_rate_decay=0.9)
+    agent, twin = (new_agent(learning_rate_decay=0.9, prediction_coef=0.5) for _ in range(2))
     agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
     twin.load_state_dict({name: t.clone() for name, t in agent.state_dict().items()})
     for each in (agent, twin):
@@ -355,7 +392,7 @@ def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: st
         )
         assert all(p.dtype == torch.float32 for p in agent.network.parameters())
     exact, rounded = gradients
-    assert 0 < (rounded - exact).norm() < 0.03 * exact.norm()
+    assert 0 < (rounded - exact).norm() < 0.06 * exact.norm()
 
 
 def test_chunks_must_divide_the_trial() -> None:

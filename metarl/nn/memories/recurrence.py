@@ -19,7 +19,7 @@ SLOWEST, FASTEST = 0.999, 0.9
 class Recurrence(nn.Module):
     """Units that decay and take in inputs, each through gates that depend on the input alone.
 
-    Eq. 1 to 4 of the paper, without the convolution, for an input u_t:
+    Eq. 1 to 4 of the paper for an input u_t, which a block has convolved before:
 
         r_t = σ(W_r u_t)    i_t = σ(W_i u_t)    a_t = a^(c r_t), a = σ(Λ)
         h_t = a_t h_(t-1) + √(1 - a_t²) (i_t u_t)

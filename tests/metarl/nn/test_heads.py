@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch.func import functional_call
 
-from metarl.nn.heads import HyperHead, build_head
+from metarl.nn.heads import HyperHead, RewardHead, build_head
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "hypernetwork"])
@@ -39,3 +40,17 @@ def test_bias_hyperinit_starts_with_the_same_network_for_every_memory() -> None:
     torch.testing.assert_close(*outputs)
     first = head.generator.bias[: 32 * 5].view(32, 5)
     torch.testing.assert_close(first.T @ first, 2 * torch.eye(5))  # orthogonal, gain √2
+
+
+def test_a_reward_head_tells_actions_apart() -> None:
+    torch.manual_seed(0)
+    read = torch.randn(5, 3, 16)
+    discrete = RewardHead(16, spaces.Discrete(4))
+    action = torch.randint(4, (5, 3))
+    outputs = discrete.network(read)
+    expected = torch.stack([outputs[i, j, action[i, j]] for i in range(5) for j in range(3)])
+    torch.testing.assert_close(discrete(read, action).flatten(), expected)
+    continuous = RewardHead(16, spaces.Box(-1, 1, (2,)))
+    first, second = (continuous(read, torch.randn(5, 3, 2)) for _ in range(2))
+    assert first.shape == (5, 3)
+    assert (first - second).abs().min() > 0

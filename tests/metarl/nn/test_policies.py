@@ -25,8 +25,8 @@ def network(
     return RecurrentActorCritic(
         spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory,
         layers=2 if memory == "mixed" else 1, window=5, hidden_size=16, encoder_sizes=(6,),
-        reenter=reenter, head=head, value_outputs=1, initial_std=0.5, min_std=0.1, learn_std=True,
-        normalize_inputs=True,
+        reenter=reenter, head=head, value_outputs=1, predict_rewards=False, initial_std=0.5,
+        min_std=0.1, learn_std=True, normalize_inputs=True,
         normalize_obs=normalize_obs,
     )  # fmt: skip
 

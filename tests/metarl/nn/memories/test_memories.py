@@ -10,6 +10,7 @@ from torch.nn import functional
 from metarl.errors import UserError
 from metarl.nn.memories import Memory, MemoryKind, build_memory
 from metarl.nn.memories.attention import HEADS, Attention
+from metarl.nn.memories.convolution import WIDTH, ShortConvolution
 from metarl.nn.memories.recurrence import SHARPNESS, Recurrence, gated_scan
 from metarl.nn.memories.retention import CHUNK, HALF_LIVES, Retention
 
@@ -152,6 +153,44 @@ def test_retention_is_that_of_its_paper() -> None:
         normal = functional.layer_norm(read, (width,)).flatten() * functional.silu(gate)
         torch.testing.assert_close(output[0, t], layer.output(normal), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(last[0], matrices.flatten(), rtol=1e-9, atol=1e-9)
+
+
+def test_the_convolution_is_torchs_and_starts_near_the_identity() -> None:
+    torch.manual_seed(0)
+    layer, x = ShortConvolution(SIZE).double(), torch.randn(2, 9, SIZE, dtype=torch.float64)
+    first = torch.randn(2, layer.state_size, dtype=torch.float64)
+    output, _ = layer(x, first)
+    earlier = first.view(2, WIDTH - 1, SIZE)
+    inputs = torch.cat([earlier, x], dim=1).mT
+    expected = functional.conv1d(inputs, layer.weight.T[:, None], groups=SIZE)
+    torch.testing.assert_close(output, expected.mT)
+    assert layer.weight[-1].eq(1).all()
+    assert layer.weight[:-1].abs().max() <= 0.25
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ALONE])
+def test_one_block_binds_what_came_one_step_apart(kind: MemoryKind) -> None:
+    """A key comes with the first step, its value with the second; read again by the key, the value
+    is told, among other pairs that came between them."""
+    torch.manual_seed(0)
+    memory = build_memory(kind, 10, 32, layers=2 if kind == "mixed" else 1, window=32).float()
+    memory.initialize()
+    read = torch.nn.Linear(32, 1)
+    optimizer = torch.optim.Adam([*memory.parameters(), *read.parameters()], lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        keys = torch.stack([torch.randperm(4, generator=generator) for _ in range(64)])
+        values = torch.randn(64, 4, generator=generator)
+        x = torch.zeros(64, 9, 10)
+        x[:, 0:8:2, :4] = functional.one_hot(keys, 4).float()
+        x[:, 1:8:2, 4] = values
+        x[:, 8, 5:9] = functional.one_hot(keys[:, 1], 4).float()
+        output, _ = memory(x, torch.zeros(64, memory.state_size))
+        error = (read(output[:, -1]).squeeze(-1) - values[:, 1]).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.3  # 1 without knowledge
 
 
 def test_attention_is_torchs_within_its_window() -> None:
