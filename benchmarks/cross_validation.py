@@ -61,6 +61,11 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "ten_episodes": ("rl2_ml10", {"train.episodes_per_trial": 10, "train.meta_batch_size": 16}),
     "recurrence": ("rl2_ml10", {"agent.memory": "recurrence"}),
     "mixed": ("rl2_ml10", {"agent.memory": "mixed", "agent.layers": 2}),
+    "prediction": ("rl2_ml10", {"agent.prediction_coef": 1.0}),
+    "retention_prediction": (
+        "rl2_ml10",
+        {"agent.memory": "retention", "agent.prediction_coef": 1.0},
+    ),
     "reenter": ("rl2_ml10", {"agent.reenter": True, "agent.head": "mlp"}),
     "hypernetwork": ("rl2_ml10", {"agent.reenter": True, "agent.head": "hypernetwork"}),
     "two_hot": ("rl2_ml10", {"agent.value_loss": "two_hot", "agent.root_values": False}),

@@ -74,7 +74,7 @@ class Memory(Protocol):
 
 
 class Stack(nn.Module):
-    """Pre-norm residual blocks."""
+    """Pre-norm residual blocks, each a memory and a two-layer perceptron."""
 
     def __init__(
         self, input_size: int, size: int, mixers: Sequence[Recurrence | Retention | Attention]
@@ -84,7 +84,7 @@ class Stack(nn.Module):
         blocks = [Block(mixer, size) for mixer in mixers]
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(size)
-        self.sizes = [block.state_size for block in blocks]
+        self.sizes = [mixer.state_size for mixer in mixers]
         self.state_size, self.output_size = sum(self.sizes), size
         self.writers = [w for block in blocks for w in (block.mixer.output, block.narrow)]
 
@@ -113,29 +113,21 @@ class Stack(nn.Module):
 
 
 class Block(nn.Module):
-    """x + mixer(convolution(norm(x))), then x + perceptron(norm(x)).
-
-    The state is that of the convolution, then that of the mixer.
-    """
+    """x + mixer(norm(x)), then x + perceptron(norm(x))."""
 
     def __init__(self, mixer: Recurrence | Retention | Attention, size: int) -> None:
         super().__init__()
-        self.convolution, self.mixer = ShortConvolution(size), mixer
-        self.sizes = [self.convolution.state_size, mixer.state_size]
-        self.state_size = sum(self.sizes)
+        self.mixer = mixer
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
         self.widen, self.narrow = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
 
     def forward(
         self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
     ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N S"]]:
-        """Outputs at each step, and the state after the last."""
-        earlier, state = state.split(self.sizes, dim=-1)
-        recent, earlier = self.convolution(self.norms[0](x), earlier)
-        mixed, state = self.mixer(recent, state)
+        """Outputs at each step, and the mixer's state after the last."""
+        mixed, state = self.mixer(self.norms[0](x), state)
         x = x + mixed
-        x = x + self.narrow(functional.gelu(self.widen(self.norms[1](x))))
-        return x, torch.cat([earlier, state], dim=-1)
+        return x + self.narrow(functional.gelu(self.widen(self.norms[1](x)))), state
 
 
 def build_memory(

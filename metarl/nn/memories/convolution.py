@@ -16,7 +16,8 @@ class ShortConvolution(nn.Module):
     An experience is spread over steps: the reward of an action arrives with the next observation,
     one step after the observation that the action was chosen for. A memory that adds up products of
     what one step brings cannot tell in which state a reward was earned. Behind a convolution it
-    can. At first an output is the present input and a little of the earlier ones.
+    can, as a key may be of the step before its value. It follows a linear layer, as in Griffin, so
+    that every unit finds its own lag; before one, the lags of all units would share its input.
 
     The state is the inputs of the last three steps.
     """
@@ -30,7 +31,7 @@ class ShortConvolution(nn.Module):
 
     def initialize(self) -> None:
         """Draws the initial weights."""
-        nn.init.uniform_(self.weight, -0.25, 0.25)
+        nn.init.uniform_(self.weight, -0.5, 0.5)
         nn.init.ones_(self.weight[-1])
 
     def forward(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metarl.nn.memories.compiled import LEAST, GatedScan
+from metarl.nn.memories.convolution import ShortConvolution
 from metarl.nn.memories.scan import linear_scan
 
 SHARPNESS = 8.0
@@ -19,7 +20,7 @@ SLOWEST, FASTEST = 0.999, 0.9
 class Recurrence(nn.Module):
     """Units that decay and take in inputs, each through gates that depend on the input alone.
 
-    Eq. 1 to 4 of the paper for an input u_t, which a block has convolved before:
+    Eq. 1 to 4 of the paper, for an input u_t behind a short convolution:
 
         r_t = σ(W_r u_t)    i_t = σ(W_i u_t)    a_t = a^(c r_t), a = σ(Λ)
         h_t = a_t h_(t-1) + √(1 - a_t²) (i_t u_t)
@@ -30,7 +31,9 @@ class Recurrence(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.state_size = size
+        self.convolution = ShortConvolution(size)
+        self.sizes = [self.convolution.state_size, size]
+        self.state_size = sum(self.sizes)
         self.inputs = nn.Linear(size, 2 * size)
         self.gates = nn.Linear(size, 2 * size)
         decay = torch.empty(size).uniform_(FASTEST, SLOWEST) ** (1 / SHARPNESS)
@@ -40,12 +43,15 @@ class Recurrence(nn.Module):
     def forward(
         self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
     ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N S"]]:
-        """Outputs at each step, and the units after the last."""
-        inputs = self.inputs(x)
-        gates = self.gates(inputs[..., : self.state_size])
+        """Outputs at each step, and the state after the last: that of the convolution, and the
+        units."""
+        earlier, units = state.split(self.sizes, dim=-1)
+        u, branch = self.inputs(x).to(state.dtype).chunk(2, dim=-1)
+        u, earlier = self.convolution(u, earlier)
+        gates = self.gates(u).to(state.dtype)
         rate = -SHARPNESS * functional.logsigmoid(self.decay_logit)
-        read, state = gated_scan(inputs.to(state.dtype), gates.to(state.dtype), rate, state)
-        return self.output(read), state
+        read, units = gated_scan(torch.cat([u, branch], dim=-1), gates, rate, units)
+        return self.output(read), torch.cat([earlier, units], dim=-1)
 
 
 def gated_scan(

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.nn.memories.convolution import ShortConvolution
+
 HALF_LIVES = (float("inf"), 128.0, 32.0, 8.0)
 """Steps after which a head's decay halves a memory; the first head never forgets. The paper's heads
 all forget, which is right for text: what an arm paid counts as much later in a trial."""
@@ -19,6 +21,7 @@ class Retention(nn.Module):
 
     A head's state is a matrix: S_t = γ S_(t-1) + k_t v_tᵀ, o_t = q_tᵀ S_t (eq. 6). All steps of a
     chunk are computed at once (eq. 7). Each head's output is normalized before the gate (eq. 8).
+    Keys and values pass a short convolution, which the paper does not have.
     """
 
     log_decays: Tensor
@@ -27,7 +30,9 @@ class Retention(nn.Module):
         super().__init__()
         self.heads = len(HALF_LIVES)
         self.width = size // self.heads
-        self.state_size = self.heads * self.width**2
+        self.convolution = ShortConvolution(2 * size)
+        self.sizes = [self.convolution.state_size, self.heads * self.width**2]
+        self.state_size = sum(self.sizes)
         self.inputs = nn.Linear(size, 4 * size)
         self.output = nn.Linear(size, size)
         decays = torch.tensor([0.5 ** (1 / steps) for steps in HALF_LIVES], dtype=torch.float64)
@@ -36,10 +41,15 @@ class Retention(nn.Module):
     def forward(
         self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
     ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N S"]]:
-        """Outputs at each step, and the matrices after the last."""
-        q, k, v, gate = self.inputs(x).chunk(4, dim=-1)
+        """Outputs at each step, and the state after the last: that of the convolution, and the
+        matrices."""
+        earlier, flat = state.split(self.sizes, dim=-1)
+        size = self.inputs.in_features
+        q, kv, gate = self.inputs(x).split([size, 2 * size, size], dim=-1)
+        kv, earlier = self.convolution(kv, earlier)
+        k, v = kv.chunk(2, dim=-1)
         q, k, v = (self._by_head(part) for part in (q, k * self.width**-0.5, v))
-        matrices = state.view(len(x), self.heads, self.width, self.width)
+        matrices = flat.view(len(x), self.heads, self.width, self.width)
         read = []
         for start in range(0, x.shape[1], CHUNK):
             chunk = slice(start, start + CHUNK)
@@ -47,7 +57,8 @@ class Retention(nn.Module):
             read.append(out)
         normal = functional.layer_norm(torch.cat(read, dim=2), (self.width,))
         together = normal.transpose(1, 2).flatten(2)
-        return self.output(together * functional.silu(gate)), matrices.flatten(1)
+        state = torch.cat([earlier, matrices.flatten(1)], dim=-1)
+        return self.output(together * functional.silu(gate)), state
 
     def _by_head(self, x: Float[Tensor, "N T D"]) -> Float[Tensor, "N heads T W"]:
         return x.unflatten(-1, (self.heads, self.width)).transpose(1, 2)
