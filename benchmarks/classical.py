@@ -89,6 +89,13 @@ PULLS_500 = {
     "train.rollout_steps": 100,
     "train.env_steps": 15_000_000,
 }
+
+
+def in_parts(steps: int) -> dict[str, Any]:
+    """Updates after so many steps of a trial, and back-propagation through them."""
+    return {"train.rollout_steps": steps, "agent.chunk_length": steps}
+
+
 # Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_5x10": {
@@ -119,10 +126,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_10x500": PULLS_500,
     "bandit_50x500": PULLS_500,
     "tabular_10": {},
-    "tabular_25": {},
-    "tabular_50": {},
-    "tabular_75": {},
-    "tabular_100": {},
+    "tabular_25": in_parts(125),
+    "tabular_50": in_parts(100),
+    "tabular_75": in_parts(150),
+    "tabular_100": in_parts(100),
 }
 
 
