@@ -377,7 +377,9 @@ def test_two_hot_values_start_at_zero_and_stay_near_returns() -> None:
     assert value.abs().max() < 50
 
 
-@pytest.mark.parametrize("memory", ["gru", "lstm", "recurrence", "retention", "transformer"])
+@pytest.mark.parametrize(
+    "memory", ["gru", "lstm", "recurrence", "retention", "linear_attention", "transformer"]
+)
 def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: str) -> None:
     agent = new_agent(memory=memory)
     rollout = play(agent)

@@ -1,7 +1,7 @@
 """VariBAD's belief and its objective against torch.distributions, loops and numbers by hand."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import UserError
 from metarl.nn.distributions import DiagonalGaussian
+from metarl.nn.memories import MemoryKind
 from metarl.rollout.trial import run_trial
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TimeStep, TrialShape
@@ -29,7 +30,7 @@ SLOTS, EPISODES, HORIZON = 5, 3, 6
 STEPS = EPISODES * HORIZON
 POINT = PointConfig(horizon=HORIZON, num_train_tasks=50)
 BANDIT = BanditConfig(num_arms=3, num_train_tasks=50)
-MEMORIES = ["gru", "lstm", "recurrence", "retention", "mixed", "transformer"]
+MEMORIES = get_args(MemoryKind)
 
 
 def new_agent(*, env: Any = POINT, **changes: Any) -> VariBAD:

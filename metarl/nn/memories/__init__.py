@@ -21,11 +21,15 @@ from metarl.errors import UserError
 from metarl.nn.memories.attention import HEADS as ATTENTION_HEADS
 from metarl.nn.memories.attention import Attention
 from metarl.nn.memories.convolution import ShortConvolution
+from metarl.nn.memories.linear_attention import HEADS as LINEAR_HEADS
+from metarl.nn.memories.linear_attention import LinearAttention
 from metarl.nn.memories.recurrence import Recurrence
 from metarl.nn.memories.recurrent import GRU, LSTM
 from metarl.nn.memories.retention import HALF_LIVES, Retention
 
-MemoryKind = Literal["gru", "lstm", "recurrence", "retention", "mixed", "transformer"]
+MemoryKind = Literal[
+    "gru", "lstm", "recurrence", "retention", "linear_attention", "mixed", "transformer"
+]
 
 
 class MemoryConfig(Config):
@@ -33,7 +37,8 @@ class MemoryConfig(Config):
 
     memory: MemoryKind = "gru"
     """Carries experience through a trial: `gru`, `lstm`, or residual blocks of a gated linear
-    `recurrence`, of `retention`, of both by turns (`mixed`), or of a causal `transformer`."""
+    `recurrence`, of `retention`, of both by turns (`mixed`), of `linear_attention`, or of a causal
+    `transformer`."""
     layers: Annotated[int, Field(ge=1, le=64)] = 1
     """Blocks of the memory; `gru` and `lstm` have one layer."""
     window: Annotated[int, Field(ge=2, le=4096)] = 128
@@ -47,6 +52,7 @@ SIZES = {
     "lstm": (1, 1),
     "recurrence": (1, 2),
     "retention": (len(HALF_LIVES), 4 * len(HALF_LIVES)),
+    "linear_attention": (LINEAR_HEADS, 4 * LINEAR_HEADS),
     "mixed": (len(HALF_LIVES), 4 * len(HALF_LIVES)),
     "transformer": (2 * ATTENTION_HEADS, 2 * ATTENTION_HEADS),
 }
@@ -73,12 +79,14 @@ class Memory(Protocol):
         ...
 
 
+Mixer = Recurrence | Retention | LinearAttention | Attention
+"""The memory of a block."""
+
+
 class Stack(nn.Module):
     """Pre-norm residual blocks, each a memory and a two-layer perceptron."""
 
-    def __init__(
-        self, input_size: int, size: int, mixers: Sequence[Recurrence | Retention | Attention]
-    ) -> None:
+    def __init__(self, input_size: int, size: int, mixers: Sequence[Mixer]) -> None:
         super().__init__()
         self.embed = nn.Linear(input_size, size)
         blocks = [Block(mixer, size) for mixer in mixers]
@@ -115,7 +123,7 @@ class Stack(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + perceptron(norm(x))."""
 
-    def __init__(self, mixer: Recurrence | Retention | Attention, size: int) -> None:
+    def __init__(self, mixer: Mixer, size: int) -> None:
         super().__init__()
         self.mixer = mixer
         self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(2))
@@ -141,10 +149,12 @@ def build_memory(
     check_memory_size(kind, size, layers=layers)
     if kind in ("gru", "lstm"):
         return (GRU if kind == "gru" else LSTM)(input_size, size)
-    mixers: list[Recurrence | Retention | Attention] = []
+    mixers: list[Mixer] = []
     for number in range(layers):
         if kind == "recurrence" or (kind == "mixed" and number % 2):
             mixers.append(Recurrence(size))
+        elif kind == "linear_attention":
+            mixers.append(LinearAttention(size))
         elif kind == "transformer":
             mixers.append(Attention(size, window=window))
         else:

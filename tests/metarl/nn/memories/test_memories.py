@@ -1,6 +1,7 @@
 """Memories: one pass equals many, nothing of the future is seen, derivatives and papers hold."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from metarl.errors import UserError
 from metarl.nn.memories import Memory, MemoryKind, build_memory
 from metarl.nn.memories.attention import HEADS, Attention
 from metarl.nn.memories.convolution import WIDTH, ShortConvolution
+from metarl.nn.memories.linear_attention import LinearAttention
 from metarl.nn.memories.recurrence import SHARPNESS, Recurrence, gated_scan
 from metarl.nn.memories.retention import CHUNK, HALF_LIVES, Retention
 
-KINDS: tuple[MemoryKind, ...] = ("gru", "lstm", "recurrence", "retention", "mixed", "transformer")
+KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 ALONE = ("gru", "lstm")
 INPUTS, SIZE, WINDOW = 5, 16, 7
 
@@ -159,6 +161,24 @@ def test_retention_is_that_of_its_paper() -> None:
     torch.testing.assert_close(kept, matrices.flatten(), rtol=1e-9, atol=1e-9)
 
 
+def test_linear_attention_averages_by_how_well_keys_match() -> None:
+    """Eq. 5 of arXiv:2006.16236 with a prior in the denominator, step by step."""
+    torch.manual_seed(0)
+    layer, x = LinearAttention(SIZE).double(), torch.randn(1, 150, SIZE, dtype=torch.float64)
+    output, _ = layer(x, torch.zeros(1, layer.state_size, dtype=torch.float64))
+    inputs = layer.inputs(x)
+    written = convolution_of(inputs[..., SIZE : 4 * SIZE], layer.convolution)[0]
+    width = SIZE // 2
+    k, left, right = (part.view(150, 2, width) for part in written.chunk(3, dim=-1))
+    k, v = (2 * k).softmax(-1), left * right
+    for t in (0, 1, 70, 149):
+        q = (2 * inputs[0, t, :SIZE].view(2, width)).softmax(-1)
+        match = (q * k[: t + 1]).sum(-1, keepdim=True)
+        average = (match * v[: t + 1]).sum(0) / (match.sum(0) + 4 / width)
+        read = average.flatten() * functional.silu(inputs[0, t, 4 * SIZE :])
+        torch.testing.assert_close(output[0, t], layer.output(read), rtol=1e-9, atol=1e-9)
+
+
 def test_the_convolution_is_torchs_and_starts_with_the_present() -> None:
     torch.manual_seed(0)
     layer, x = ShortConvolution(SIZE).double(), torch.randn(2, 9, SIZE, dtype=torch.float64)
@@ -177,7 +197,7 @@ def convolution_of(x: Tensor, layer: ShortConvolution) -> Tensor:
     ).mT
 
 
-@pytest.mark.parametrize("kind", ["recurrence", "retention"])
+@pytest.mark.parametrize("kind", ["recurrence", "retention", "linear_attention"])
 def test_one_block_binds_what_came_one_step_apart(kind: MemoryKind) -> None:
     """A key comes with the first step, its value with the second; read again by the key, the value
     is told, among other pairs that came between them."""
