@@ -128,8 +128,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tabular_10": {},
     "tabular_25": in_parts(125),
     "tabular_50": in_parts(100),
-    "tabular_75": {**in_parts(150), "agent.discount": 0.99},
-    "tabular_100": {**in_parts(100), "agent.discount": 0.99},
+    "tabular_75": in_parts(150),
+    "tabular_100": in_parts(100),
 }
 
 

@@ -62,9 +62,9 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrence": ("rl2_ml10", {"agent.memory": "recurrence"}),
     "mixed": ("rl2_ml10", {"agent.memory": "mixed", "agent.layers": 2}),
     "prediction": ("rl2_ml10", {"agent.prediction_coef": 1.0}),
-    "retention_prediction": (
+    "linear_attention": (
         "rl2_ml10",
-        {"agent.memory": "retention", "agent.prediction_coef": 1.0},
+        {"agent.memory": "linear_attention", "agent.prediction_coef": 1.0},
     ),
     "reenter": ("rl2_ml10", {"agent.reenter": True, "agent.head": "mlp"}),
     "hypernetwork": ("rl2_ml10", {"agent.reenter": True, "agent.head": "hypernetwork"}),

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metarl.nn.memories.parts import by_head
+
 HEADS = 4
 
 
@@ -30,7 +32,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N S"]]:
         """Outputs at each step, and the window after the last."""
         (slots, steps, _), kept = x.shape, self.window - 1
-        q, k, v = (self._by_head(part) for part in self.inputs(x).to(state.dtype).chunk(3, dim=-1))
+        q, k, v = (by_head(part, HEADS) for part in self.inputs(x).to(state.dtype).chunk(3, dim=-1))
         seen = state[:, 0]
         old = state[:, 1:].view(slots, kept, 2, HEADS, self.width).permute(2, 0, 3, 1, 4)
         position = seen[:, None] + torch.arange(steps, device=x.device)
@@ -48,9 +50,6 @@ class Attention(nn.Module):
         window = torch.stack([k[:, :, steps:], v[:, :, steps:]]).permute(1, 3, 0, 2, 4).flatten(1)
         state = torch.cat([(seen + steps)[:, None], window], dim=1)
         return self.output(read.transpose(1, 2).flatten(2)), state
-
-    def _by_head(self, x: Float[Tensor, "N T D"]) -> Float[Tensor, "N heads T W"]:
-        return x.unflatten(-1, (HEADS, self.width)).transpose(1, 2)
 
     def _rotated(
         self, x: Float[Tensor, "N heads T W"], position: Float[Tensor, "N T"]

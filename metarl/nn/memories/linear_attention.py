@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metarl.nn.memories.convolution import ShortConvolution
+from metarl.nn.memories.parts import CHUNK, by_head
 
 HEADS = 2
 SHARPNESS = 2.0
 """Factor on keys and queries before their softmax."""
 PRIOR = 4.0
 """How many steps with a key that is the same for all units the value 0 counts as."""
-CHUNK = 64
-"""Steps that are processed by one product of matrices."""
 
 
 class LinearAttention(nn.Module):
@@ -52,8 +51,8 @@ class LinearAttention(nn.Module):
         query, written, gate = self.inputs(x).split([size, 3 * size, size], dim=-1)
         written, earlier = self.convolution(written, earlier)
         key, left, right = written.chunk(3, dim=-1)
-        q, k = (self._by_head(part * SHARPNESS).softmax(-1) for part in (query, key))
-        v = functional.pad(self._by_head(left * right), (0, 1), value=1.0)
+        q, k = (by_head(part * SHARPNESS, HEADS).softmax(-1) for part in (query, key))
+        v = functional.pad(by_head(left * right, HEADS), (0, 1), value=1.0)
         sums = flat.view(len(x), HEADS, self.width, self.width + 1)
         read = []
         for start in range(0, x.shape[1], CHUNK):
@@ -65,6 +64,3 @@ class LinearAttention(nn.Module):
         average = total[..., :-1] / (total[..., -1:] + PRIOR / self.width)
         together = average.transpose(1, 2).flatten(2) * functional.silu(gate)
         return self.output(together), torch.cat([earlier, sums.flatten(1)], dim=-1)
-
-    def _by_head(self, x: Float[Tensor, "N T D"]) -> Float[Tensor, "N heads T W"]:
-        return x.unflatten(-1, (HEADS, self.width)).transpose(1, 2)

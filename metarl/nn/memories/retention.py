@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metarl.nn.memories.convolution import ShortConvolution
+from metarl.nn.memories.parts import CHUNK, by_head
 
 HALF_LIVES = (float("inf"), 128.0, 32.0, 8.0)
 """Steps after which a head's decay halves a memory; the first head never forgets. The paper's heads
 all forget, which is right for text: what an arm paid counts as much later in a trial."""
-CHUNK = 64
-"""Steps that are processed by one product of matrices."""
 
 
 class Retention(nn.Module):
@@ -48,7 +47,7 @@ class Retention(nn.Module):
         q, kv, gate = self.inputs(x).split([size, 2 * size, size], dim=-1)
         kv, earlier = self.convolution(kv, earlier)
         k, v = kv.chunk(2, dim=-1)
-        q, k, v = (self._by_head(part) for part in (q, k * self.width**-0.5, v))
+        q, k, v = (by_head(part, self.heads) for part in (q, k * self.width**-0.5, v))
         matrices = flat.view(len(x), self.heads, self.width, self.width)
         read = []
         for start in range(0, x.shape[1], CHUNK):
@@ -59,9 +58,6 @@ class Retention(nn.Module):
         together = normal.transpose(1, 2).flatten(2)
         state = torch.cat([earlier, matrices.flatten(1)], dim=-1)
         return self.output(together * functional.silu(gate)), state
-
-    def _by_head(self, x: Float[Tensor, "N T D"]) -> Float[Tensor, "N heads T W"]:
-        return x.unflatten(-1, (self.heads, self.width)).transpose(1, 2)
 
     def _chunk(
         self, q: Tensor, k: Tensor, v: Tensor, matrices: Float[Tensor, "N heads W W"]

@@ -13,8 +13,9 @@ from metarl.nn.memories import Memory, MemoryKind, build_memory
 from metarl.nn.memories.attention import HEADS, Attention
 from metarl.nn.memories.convolution import WIDTH, ShortConvolution
 from metarl.nn.memories.linear_attention import LinearAttention
+from metarl.nn.memories.parts import CHUNK
 from metarl.nn.memories.recurrence import SHARPNESS, Recurrence, gated_scan
-from metarl.nn.memories.retention import CHUNK, HALF_LIVES, Retention
+from metarl.nn.memories.retention import HALF_LIVES, Retention
 
 KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 ALONE = ("gru", "lstm")
