@@ -383,7 +383,8 @@ def test_two_hot_values_start_at_zero_and_stay_near_returns() -> None:
 def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: str) -> None:
     agent = new_agent(memory=memory)
     rollout = play(agent)
-    chunks = chunks_of(agent, rollout, torch.randn(SLOTS, STEPS), STEPS)
+    advantage = torch.randn(SLOTS, STEPS, generator=torch_generator(0, CPU))
+    chunks = chunks_of(agent, rollout, advantage, STEPS)
     gradients = []
     for agent.bfloat16 in (False, True):
         agent.network.zero_grad()
@@ -394,7 +395,9 @@ def test_products_in_bfloat16_change_an_update_by_their_rounding_only(memory: st
         )
         assert all(p.dtype == torch.float32 for p in agent.network.parameters())
     exact, rounded = gradients
-    assert 0 < (rounded - exact).norm() < 0.06 * exact.norm()
+    # Retention normalizes a sum of both signs: where it is near 0, rounding turns its direction.
+    bound = 0.25 if memory == "retention" else 0.03
+    assert 0 < (rounded - exact).norm() < bound * exact.norm()
 
 
 def test_chunks_must_divide_the_trial() -> None:
