@@ -135,7 +135,7 @@ class RecurrentEncoder(nn.Module):
 
 class RecurrentActorCritic(RecurrentEncoder):
     """A recurrent encoder, and a policy head and a value head on its memory; with
-    `predict_rewards` a third that predicts the reward of an action."""
+    `predict_rewards`, also a head that predicts the reward of an action."""
 
     def __init__(
         self,

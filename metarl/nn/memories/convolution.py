@@ -26,7 +26,7 @@ class ShortConvolution(nn.Module):
         super().__init__()
         self.state_size = (WIDTH - 1) * size
         self.weight = nn.Parameter(torch.empty(WIDTH, size))
-        """Of the input three steps ago, two, one, and now, for each unit."""
+        """Weights of the inputs three steps ago, two, one, and now, for each unit."""
         self.initialize()
 
     def initialize(self) -> None:
