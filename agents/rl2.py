@@ -29,7 +29,7 @@ from metarl.config import Size, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import discounted_returns, gae, linear_baseline
-from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_passes
+from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_optimizer, ppo_passes
 from metarl.nn.heads import HeadKind
 from metarl.nn.memories import MemoryConfig
 from metarl.nn.policies import RecurrentActorCritic
@@ -58,7 +58,8 @@ class RL2Config(PPOConfig, MemoryConfig):
     variance; above 0 the memory learns from every reward what actions pay in this task, also where
     returns do not tell yet."""
     normalize_inputs: bool = True
-    """Scale all inputs of the policy by their running mean and standard deviation."""
+    """Scale the inputs of the policy, except discrete actions, by their running mean and standard
+    deviation."""
     normalize_obs: bool = True
     """Include observations in this scaling. Scaling enlarges features that vary little but differ
     between tasks; the agent may then memorise the training tasks."""
@@ -202,11 +203,7 @@ class RL2:
                 normalize_inputs=config.normalize_inputs,
                 normalize_obs=config.normalize_obs,
             ).to(device)
-        self.optimizer = torch.optim.Adam(
-            [p for p in self.network.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            eps=1e-5,
-        )
+        self.optimizer = ppo_optimizer(self.network, config)
 
     # -- acting: every step of a trial updates the memory ------------------------------------------
 
@@ -334,6 +331,7 @@ class RL2:
             advantage=chunks.advantage,
             returns=chunks.returns,
             targets=self.values,
+            optimizer=self.optimizer,
             config=config,
         )
         if config.prediction_coef:

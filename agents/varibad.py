@@ -28,7 +28,7 @@ from metarl.config import Count, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
 from metarl.learning.advantages import gae
-from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_passes
+from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_optimizer, ppo_passes
 from metarl.learning.replay import Transitions, TrialReplay
 from metarl.nn.distributions import (
     ActionDistribution,
@@ -307,11 +307,7 @@ class VariBAD:
                 self.vae["transitions"] = Decoder(*inputs, outputs=num_obs)
             self.vae.to(device)
         self.replay = TrialReplay(config.replay_trials, device=device)
-        self.policy_optimizer = torch.optim.Adam(
-            [p for p in self.policy.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            eps=1e-5,
-        )
+        self.policy_optimizer = ppo_optimizer(self.policy, config)
         self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), lr=config.vae_learning_rate)
 
     @property
@@ -395,6 +391,7 @@ class VariBAD:
                 advantage=advantage,
                 returns=returns,
                 targets=self.values,
+                optimizer=self.policy_optimizer,
                 config=config,
             )
 

@@ -15,6 +15,8 @@ from metarl.errors import NotFiniteError, UserError, printable
 
 PREFIX = "optimizer."
 """Prefix of the names of an optimizer's tensors."""
+SCHEDULED = {"learning_rate": "lr", "entropy_coef": "entropy_coef"}
+"""What changes from update to update, and where a parameter group holds it, if it has it."""
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """Adam's state for each parameter that it has updated."""
 
@@ -32,14 +34,18 @@ def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def state_dict(
     optimizer: torch.optim.Optimizer, module: nn.Module, *, prefix: str = ""
 ) -> dict[str, Tensor]:
-    """Step size and moments of an optimizer; moments are named after their parameters.
+    """Scheduled values and moments of an optimizer; moments are named after their parameters.
 
     Args:
         prefix: tells this optimizer's tensors from those of another, such as `policy.`.
     """
     prefix = PREFIX + prefix
-    rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float64)
-    tensors = {f"{prefix}learning_rate": rate}
+    group = optimizer.param_groups[0]
+    tensors = {
+        prefix + name: torch.tensor(group[key], dtype=torch.float64)
+        for name, key in SCHEDULED.items()
+        if key in group
+    }
     for name, parameter in module.named_parameters():
         for key, tensor in optimizer.state.get(parameter, {}).items():
             tensors[f"{prefix}{key}.{name}"] = tensor
@@ -57,9 +63,11 @@ def load_state_dict(
     prefix = PREFIX + prefix
     parameters = dict(module.named_parameters())
     moments = section(tensors, prefix)
-    rate = float(moments.pop("learning_rate"))
-    if rate < 0:
-        raise UserError(f"{prefix}learning_rate is {rate}")
+    group = optimizer.param_groups[0]
+    scheduled = {key: float(moments.pop(name)) for name, key in SCHEDULED.items() if key in group}
+    for name, key in SCHEDULED.items():
+        if scheduled.get(key, 0) < 0:
+            raise UserError(f"{prefix}{name} is {scheduled[key]}")
     state: dict[str, dict[str, Tensor]] = {}
     for key_and_name, tensor in moments.items():
         key, _, name = key_and_name.partition(".")
@@ -78,7 +86,7 @@ def load_state_dict(
     for name, found in state.items():
         if missing := set(MOMENTS) - found.keys():
             raise UserError(f"it has no tensor {prefix}{min(missing)}.{name}")
-    optimizer.param_groups[0]["lr"] = rate
+    group.update(scheduled)
     optimizer.state.clear()
     optimizer.state.update({parameters[name]: found for name, found in state.items()})
 

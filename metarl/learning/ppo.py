@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import torch
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.config import Config, Fraction, Positive, Size
 from metarl.learning.values import ValueLoss, ValueTargets
@@ -69,6 +69,10 @@ class PPOConfig(Config):
     """Gradient steps per pass, each on its share of the experience."""
     entropy_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the entropy bonus."""
+    entropy_coef_decay: Fraction = 1.0
+    """Factor on this weight after each update. A large bonus at first keeps the policy near uniform
+    until the memory knows what every action pays; without it, the policy settles on some of many
+    actions by chance."""
     value_coef: Annotated[float, Field(ge=0)] = 0.5
     """Weight of the value loss."""
     max_kl: Positive | None = None
@@ -87,6 +91,14 @@ class PPOConfig(Config):
             root=self.root_values,
             device=device,
         )
+
+
+def ppo_optimizer(network: nn.Module, config: PPOConfig) -> torch.optim.Adam:
+    """Adam on what a network learns, with what `decay` changes in its parameter group."""
+    learned = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=config.learning_rate, eps=1e-5)
+    optimizer.param_groups[0]["entropy_coef"] = config.entropy_coef
+    return optimizer
 
 
 def clipped_surrogate(
@@ -123,6 +135,7 @@ def ppo_loss(
     advantage: Float[Tensor, "*batch"],
     returns: Float[Tensor, "*batch"],
     targets: ValueTargets,
+    optimizer: torch.optim.Optimizer,
     config: PPOConfig,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """PPO's loss (eq. 9): clipped surrogate, entropy bonus and value error; and metrics.
@@ -135,13 +148,14 @@ def ppo_loss(
         advantage: normalized advantages.
         returns: targets of the value head, as returns.
         targets: what the value head predicts of a return.
+        optimizer: holds the present weight of the entropy bonus.
         config: clip and weights.
     """
     log_ratio = policy.log_prob(action) - log_prob
     ratio = log_ratio.exp()
     policy_loss = -clipped_surrogate(ratio, advantage, clip=config.clip)
     entropy = policy.entropy().mean()
-    loss = policy_loss - config.entropy_coef * entropy
+    loss = policy_loss - optimizer.param_groups[0]["entropy_coef"] * entropy
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
     if value is not None:
         value_loss = targets.loss(value, returns)
@@ -203,11 +217,16 @@ def ppo_passes(
 def decay(
     optimizer: torch.optim.Optimizer, log_std: Float[Tensor, " A"], config: PPOConfig
 ) -> dict[str, float]:
-    """Lets step size and standard deviation decay, after an update; returns what they were in it,
-    as metrics."""
+    """Lets step size, entropy bonus and standard deviation decay, after an update; returns what
+    they were in it, as metrics."""
     group = optimizer.param_groups[0]
-    metrics = {"std": float(log_std.exp().mean()), "learning_rate": group["lr"]}
+    metrics = {
+        "std": float(log_std.exp().mean()),
+        "learning_rate": group["lr"],
+        "entropy_coef": group["entropy_coef"],
+    }
     group["lr"] *= config.learning_rate_decay
+    group["entropy_coef"] *= config.entropy_coef_decay
     if config.std_decay < 1:
         log_std.copy_((log_std + math.log(config.std_decay)).clamp(min=math.log(config.min_std)))
     return metrics

@@ -70,6 +70,9 @@ class RecurrentEncoder(nn.Module):
     previous action, previous reward and the episode-start flag.
     """
 
+    normalized: Tensor
+    """Indices of the inputs that are normalized."""
+
     def __init__(
         self,
         observation_space: spaces.Box,
@@ -84,12 +87,15 @@ class RecurrentEncoder(nn.Module):
         normalize_obs: bool,
     ) -> None:
         super().__init__()
-        obs_size = int(observation_space.shape[0])
-        input_size = obs_size + action_size(action_space) + 2
-        self.first_normalized = 0 if normalize_obs else obs_size
-        self.normalizer = (
-            RunningNormalizer(input_size - self.first_normalized) if normalize_inputs else None
-        )
+        # One-hot actions have unit length as they are. In units of their deviation those of many
+        # actions would be large, and drown the reward.
+        continuous = isinstance(action_space, spaces.Box)
+        obs_size, num_actions = int(observation_space.shape[0]), action_size(action_space)
+        parts = [(obs_size, normalize_obs), (num_actions, continuous), (2, True)]
+        normalized = torch.cat([torch.full((size,), scaled) for size, scaled in parts])
+        input_size = len(normalized)
+        self.register_buffer("normalized", normalized.nonzero().squeeze(-1), persistent=False)
+        self.normalizer = RunningNormalizer(int(normalized.sum())) if normalize_inputs else None
         encoder: list[nn.Module] = []
         for size in encoder_sizes:
             encoder += [nn.Linear(input_size, size), nn.Tanh()]
@@ -115,7 +121,7 @@ class RecurrentEncoder(nn.Module):
     def update_normalizer(self, step: TimeStep) -> None:
         """Adds time steps to the running statistics, if inputs are normalized."""
         if self.normalizer is not None:
-            self.normalizer.update(self.features(step)[..., self.first_normalized :])
+            self.normalizer.update(self.features(step)[..., self.normalized])
 
     def encode(
         self, step: TimeStep, state: Float[Tensor, "N S"], *, bfloat16: bool = False
@@ -124,9 +130,8 @@ class RecurrentEncoder(nn.Module):
         the last memory state. With `bfloat16` the products take rounded inputs."""
         features = self.features(step)
         if self.normalizer is not None:
-            raw = features[..., : self.first_normalized]
-            scaled = self.normalizer(features[..., self.first_normalized :])
-            features = torch.cat([raw, scaled], dim=-1) if self.first_normalized else scaled
+            scaled = self.normalizer(features[..., self.normalized])
+            features = features.index_copy(-1, self.normalized, scaled)
         with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
             present = self.encoder(features).to(features.dtype)
             read, state = self.memory(present, state)

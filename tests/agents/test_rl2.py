@@ -12,8 +12,9 @@ from agents.rl2 import RL2, Chunks, RL2Config, cut
 from envs.bandit import BanditConfig
 from envs.navigation import PointConfig
 from metarl.errors import UserError
-from metarl.learning.ppo import clipped_surrogate, kl_from_acting, normalized
+from metarl.learning.ppo import clipped_surrogate, kl_from_acting, normalized, ppo_loss
 from metarl.learning.values import value_error
+from metarl.nn.distributions import Categorical
 from metarl.rollout.trial import run_trial, trial_in_parts
 from metarl.system.seeding import torch_generator
 from metarl.types import Rollout, TrialShape
@@ -293,7 +294,12 @@ def test_rewards_of_a_task_are_predicted_once_they_were_seen() -> None:
 
 
 def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
-    agent, twin = (new_agent(learning_rate_decay=0.9, prediction_coef=0.5) for _ in range(2))
+    agent, twin = (
+        new_agent(
+            learning_rate_decay=0.9, entropy_coef=0.1, entropy_coef_decay=0.5, prediction_coef=0.5
+        )
+        for _ in range(2)
+    )
     agent.meta_update([play(agent)], generator=torch_generator(0, CPU))
     twin.load_state_dict({name: t.clone() for name, t in agent.state_dict().items()})
     for each in (agent, twin):
@@ -302,6 +308,7 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit() -> None:
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert ours["optimizer.learning_rate"] == pytest.approx(5e-4 * 0.81)
+    assert ours["optimizer.entropy_coef"] == pytest.approx(0.1 * 0.25)
 
 
 def parts_of_a_trial(agent: RL2, steps: int | None) -> list[Rollout]:
@@ -420,3 +427,20 @@ def test_the_standard_deviation_decays_to_its_bound(learned: bool) -> None:
         agent.meta_update([play(agent)], generator=torch_generator(0, CPU))["std"] for _ in range(5)
     ]
     assert found == pytest.approx([0.5, 0.4, 0.32, 0.3, 0.3], abs=1e-3)
+
+
+def test_the_entropy_bonus_decays() -> None:
+    agent = new_agent(entropy_coef=0.4, entropy_coef_decay=0.5)
+    found = [
+        agent.meta_update([play(agent)], generator=torch_generator(0, CPU))["entropy_coef"]
+        for _ in range(3)
+    ]
+    assert found == pytest.approx([0.4, 0.2, 0.1])
+
+    policy, zero = Categorical(torch.tensor([[0.0, 1.0, 2.0]])), torch.zeros(1)
+    loss, metrics = ppo_loss(
+        policy, None, action=torch.tensor([0]), log_prob=policy.log_prob(torch.tensor([0])),
+        advantage=zero, returns=zero, targets=agent.values, optimizer=agent.optimizer,
+        config=agent.config,
+    )  # fmt: skip
+    torch.testing.assert_close(loss, -0.05 * metrics["entropy"])

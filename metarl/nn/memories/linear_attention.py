@@ -5,41 +5,46 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metarl.nn.memories.convolution import ShortConvolution
 from metarl.nn.memories.parts import CHUNK, by_head
 
 HEADS = 2
-SHARPNESS = 2.0
-"""Factor on keys and queries before their softmax."""
-PRIOR = 4.0
-"""How many steps with a key that is the same for all units the value 0 counts as."""
+KEY_SHARPNESS, SHARE_SHARPNESS = 2.0, 4.0
+"""Factors on keys and queries, and on shares, before their softmax."""
+PRIOR = 0.125
+"""Weight of the value 0 in every average; a step has a weight of 1, shared out among W units."""
 
 
 class LinearAttention(nn.Module):
-    """Heads that average values over the steps so far, by how well their keys match the query.
+    """Heads in which every unit averages its values over the steps so far.
 
-        o_t = Σ_s (q_t · k_s) v_s / (Σ_s q_t · k_s + PRIOR / W)    over s ≤ t
+    A step's value counts in a unit by how well the step's key matches the query, and by the unit's
+    share in the step:
 
-    as in eq. 5 of the paper, with positive features that add up to 1: keys and queries are softmax
-    distributions over W units, so a key says to which of W bins a step belongs. The prior makes an
-    average of few steps smaller, as Bayes' rule does for the mean of noisy values around 0. Values
-    are products of two linear layers (Shazeer 2020, arXiv:2002.05202, "bilinear"): an action and
-    its reward make a value that tells what this action paid. Keys and values pass a short
-    convolution, as a reward arrives one step after its state.
+        w_ts = W (q_t · k_s) p_s,    Σ_t = Σ_s w_ts over s ≤ t
+        o_t = output [Σ_s w_ts v_s / (Σ_t + PRIOR), log(1 + Σ_t / PRIOR)]
 
-    The state holds the numerators' and denominators' sums, which nothing decays.
+    with a query q, a key k and shares p that are softmax distributions over a head's W units, and
+    linear values v. This is eq. 5 of the paper with positive features that add up to 1, and a
+    denominator for each unit. So one query can read many averages: what each arm of a bandit paid
+    (shares tell arms apart), or what each action paid in the present state (keys tell states
+    apart). The prior makes an average of few steps smaller, as Bayes' rule does for the mean of
+    noisy values around 0; the logarithm tells how many they were, which exploration needs.
+
+    Keys pass a short convolution, as action and reward arrive one step after the observation that
+    they belong to. The state holds the sums, which nothing decays. No gate follows: until it has
+    learned, a gate multiplies what is read by noise, and the memory learns slowly.
     """
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.width = size // HEADS
-        self.convolution = ShortConvolution(3 * size)
-        self.sizes = [self.convolution.state_size, HEADS * self.width * (self.width + 1)]
+        self.convolution = ShortConvolution(size)
+        self.sizes = [self.convolution.state_size, 2 * HEADS * self.width**2]
         self.state_size = sum(self.sizes)
-        self.inputs = nn.Linear(size, 5 * size)
-        self.output = nn.Linear(size, size)
+        self.inputs = nn.Linear(size, 4 * size)
+        self.output = nn.Linear(2 * size, size)
 
     def forward(
         self, x: Float[Tensor, "N T D"], state: Float[Tensor, "N S"]
@@ -47,20 +52,19 @@ class LinearAttention(nn.Module):
         """Outputs at each step, and the state after the last: that of the convolution, and the
         sums."""
         earlier, flat = state.split(self.sizes, dim=-1)
-        size = self.inputs.in_features
-        query, written, gate = self.inputs(x).split([size, 3 * size, size], dim=-1)
-        written, earlier = self.convolution(written, earlier)
-        key, left, right = written.chunk(3, dim=-1)
-        q, k = (by_head(part * SHARPNESS, HEADS).softmax(-1) for part in (query, key))
-        v = functional.pad(by_head(left * right, HEADS), (0, 1), value=1.0)
-        sums = flat.view(len(x), HEADS, self.width, self.width + 1)
+        query, key, share, value = self.inputs(x).chunk(4, dim=-1)
+        key, earlier = self.convolution(key, earlier)
+        q, k = (by_head(part * KEY_SHARPNESS, HEADS).softmax(-1) for part in (query, key))
+        p = by_head(share * SHARE_SHARPNESS, HEADS).softmax(-1)
+        q, weighted = q * self.width, torch.cat([p * by_head(value, HEADS), p], dim=-1)
+        sums = flat.view(len(x), HEADS, self.width, 2 * self.width)
         read = []
         for start in range(0, x.shape[1], CHUNK):
             chunk = slice(start, start + CHUNK)
-            q_here, k_here, v_here = q[:, :, chunk], k[:, :, chunk], v[:, :, chunk]
+            q_here, k_here, v_here = q[:, :, chunk], k[:, :, chunk], weighted[:, :, chunk]
             read.append((q_here @ k_here.mT).tril() @ v_here + q_here @ sums)
             sums = sums + k_here.mT @ v_here
-        total = torch.cat(read, dim=2)
-        average = total[..., :-1] / (total[..., -1:] + PRIOR / self.width)
-        together = average.transpose(1, 2).flatten(2) * functional.silu(gate)
-        return self.output(together), torch.cat([earlier, sums.flatten(1)], dim=-1)
+        total, weight = torch.cat(read, dim=2).chunk(2, dim=-1)
+        found = torch.cat([total / (weight + PRIOR), (weight / PRIOR).log1p()], dim=-1)
+        state = torch.cat([earlier, sums.flatten(1)], dim=-1)
+        return self.output(found.transpose(1, 2).flatten(2)), state

@@ -1,5 +1,6 @@
 """Normalization equals the statistics of all inputs; memory is per slot and exact."""
 
+import dataclasses
 from typing import get_args
 
 import pytest
@@ -17,13 +18,14 @@ KINDS = get_args(MemoryKind)
 def network(
     memory: MemoryKind = "gru",
     *,
+    actions: spaces.Box | spaces.Discrete | None = None,
     normalize_obs: bool = True,
     reenter: bool = False,
     head: HeadKind = "linear",
 ) -> RecurrentActorCritic:
     torch.manual_seed(0)
     return RecurrentActorCritic(
-        spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), memory=memory,
+        spaces.Box(-1, 1, (3,)), actions or spaces.Box(-1, 1, (2,)), memory=memory,
         layers=2 if memory == "mixed" else 1, window=5, hidden_size=16, encoder_sizes=(6,),
         reenter=reenter, head=head, value_outputs=1, predict_rewards=False, initial_std=0.5,
         min_std=0.1, learn_std=True, normalize_inputs=True,
@@ -69,6 +71,22 @@ def test_observations_can_be_left_as_they_are_and_the_rest_is_scaled() -> None:
     rest = seen[0][..., 3:].flatten(0, 1)  # two actions, the reward, the flag
     torch.testing.assert_close(rest.mean(0), torch.zeros(4), rtol=0, atol=1e-6)
     torch.testing.assert_close(rest.var(0, correction=0), torch.ones(4))
+
+
+def test_discrete_actions_are_left_as_they_are() -> None:
+    """The deviation of a rare action is small; its one-hot would outweigh all other inputs."""
+    net = network(actions=spaces.Discrete(2))
+    sequence = dataclasses.replace(
+        steps(slots=4, length=9), prev_action=torch.eye(2)[torch.zeros(4, 9, dtype=torch.int64)]
+    )
+    seen: list[torch.Tensor] = []
+    net.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.update_normalizer(sequence)
+    net(sequence, torch.zeros(4, net.state_size))
+    assert torch.equal(seen[0][..., 3:5], sequence.prev_action)
+    rest = seen[0][..., [0, 1, 2, 5, 6]].flatten(0, 1)
+    torch.testing.assert_close(rest.mean(0), torch.zeros(5), rtol=0, atol=1e-6)
+    torch.testing.assert_close(rest.var(0, correction=0), torch.ones(5))
 
 
 @pytest.mark.parametrize("memory", KINDS)

@@ -163,20 +163,19 @@ def test_retention_is_that_of_its_paper() -> None:
 
 
 def test_linear_attention_averages_by_how_well_keys_match() -> None:
-    """Eq. 5 of arXiv:2006.16236 with a prior in the denominator, step by step."""
+    """Eq. 5 of arXiv:2006.16236 with a prior and a share of each unit, step by step."""
     torch.manual_seed(0)
     layer, x = LinearAttention(SIZE).double(), torch.randn(1, 150, SIZE, dtype=torch.float64)
     output, _ = layer(x, torch.zeros(1, layer.state_size, dtype=torch.float64))
-    inputs = layer.inputs(x)
-    written = convolution_of(inputs[..., SIZE : 4 * SIZE], layer.convolution)[0]
+    query, key, share, value = layer.inputs(x).chunk(4, dim=-1)
+    key = convolution_of(key, layer.convolution)
     width = SIZE // 2
-    k, left, right = (part.view(150, 2, width) for part in written.chunk(3, dim=-1))
-    k, v = (2 * k).softmax(-1), left * right
+    q, k, p, v = (part.view(150, 2, width) for part in (query, key, share, value))
+    q, k, p = (2 * q).softmax(-1), (2 * k).softmax(-1), (4 * p).softmax(-1)
     for t in (0, 1, 70, 149):
-        q = (2 * inputs[0, t, :SIZE].view(2, width)).softmax(-1)
-        match = (q * k[: t + 1]).sum(-1, keepdim=True)
-        average = (match * v[: t + 1]).sum(0) / (match.sum(0) + 4 / width)
-        read = average.flatten() * functional.silu(inputs[0, t, 4 * SIZE :])
+        weight = width * (q[t] * k[: t + 1]).sum(-1, keepdim=True) * p[: t + 1]
+        average = (weight * v[: t + 1]).sum(0) / (weight.sum(0) + 1 / 8)
+        read = torch.cat([average, (1 + 8 * weight.sum(0)).log()], dim=-1).flatten()
         torch.testing.assert_close(output[0, t], layer.output(read), rtol=1e-9, atol=1e-9)
 
 
