@@ -53,6 +53,11 @@ class RL2Config(PPOConfig, MemoryConfig):
     head: HeadKind = "linear"
     """What reads the memory: a `linear` layer, an `mlp` of two layers, or a `hypernetwork` that
     generates the weights of a policy on the encoded present input."""
+    per_action: bool = False
+    """Give each discrete action a memory of its own, of `hidden_size` units and all with the same
+    weights, so that what is learned of one action holds for all (after Kirsch et al. 2022,
+    arXiv:2109.10781). Much quicker to learn where the tasks do not tell actions apart, as bandits;
+    needs `encoder_sizes: []`, and neither `reenter` nor a `hypernetwork`."""
     prediction_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of an auxiliary loss, the squared error of predicted rewards in units of their
     variance; above 0 the memory learns from every reward what actions pay in this task, also where
@@ -115,6 +120,19 @@ class RL2Config(PPOConfig, MemoryConfig):
                 "one step has no deviation to normalize its advantage by; give more "
                 "train.rollout_steps, or trials of more steps"
             )
+
+    def check_per_action(self, action_space: spaces.Box | spaces.Discrete) -> None:
+        """Checks that each action can have its own memory.
+
+        Raises:
+            UserError: actions are continuous, or a setting would not treat all actions alike.
+        """
+        if isinstance(action_space, spaces.Box):
+            raise UserError("agent.per_action is for discrete actions; these are continuous")
+        if self.encoder_sizes:
+            raise UserError("agent.per_action needs agent.encoder_sizes []: layers mix actions")
+        if self.reenter or self.head == "hypernetwork":
+            raise UserError("agent.per_action needs agent.reenter false, and head linear or mlp")
 
 
 def _check_divides(length: int, steps: int, *, what: str, of: str) -> None:
@@ -183,6 +201,8 @@ class RL2:
         self.device = device
         self.bfloat16 = config.products == "bfloat16" and has_fast_bfloat16(device)
         self.values = config.value_targets(device)
+        if config.per_action:
+            config.check_per_action(action_space)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = RecurrentActorCritic(
@@ -202,6 +222,7 @@ class RL2:
                 learn_std=config.learn_std,
                 normalize_inputs=config.normalize_inputs,
                 normalize_obs=config.normalize_obs,
+                per_action=config.per_action,
             ).to(device)
         self.optimizer = ppo_optimizer(self.network, config)
 

@@ -56,38 +56,34 @@ PAPER = {
 """Total reward of the paper's RL² (Duan et al. 2016, arXiv:1611.02779, tables 1 and 2), after up to
 250 million env steps of training."""
 
-GRU = {
+PER_ACTION = {
     "agent.memory": "gru",
-    "agent.learning_rate": 2e-3,
-    "agent.discount": 0.97,
-    "agent.gae_lambda": 1.0,
-    "agent.entropy_coef": 0.0,
-    "agent.epochs": 4,
-    "train.meta_batch_size": 200,
+    "agent.per_action": True,
+    "agent.hidden_size": 16,
+    "agent.prediction_coef": 1.0,
+    "agent.num_minibatches": 8,
+    "train.meta_batch_size": 100,
 }
 PULLS_10 = {
-    **GRU,
+    **PER_ACTION,
+    "agent.learning_rate_decay": 0.99,
     "agent.discount": 1.0,
-    "agent.learning_rate_decay": 0.995,
-    "train.meta_batch_size": 1000,
-    "train.env_steps": 3_000_000,
+    "train.meta_batch_size": 500,
+    "train.env_steps": 2_000_000,
 }
 PULLS_100 = {
-    **GRU,
-    "agent.discount": 0.98,
-    "agent.gae_lambda": 0.95,
-    "agent.learning_rate": 3e-3,
-    "agent.learning_rate_decay": 0.9925,
-    "agent.entropy_coef": 5e-3,
-    "agent.epochs": 3,
-    "train.env_steps": 6_000_000,
+    **PER_ACTION,
+    "agent.learning_rate_decay": 0.99,
+    "agent.discount": 0.995,
+    "train.env_steps": 3_000_000,
 }
 PULLS_500 = {
-    "agent.learning_rate": 1e-3,
-    "agent.learning_rate_decay": 0.9993,
-    "agent.discount": 0.995,
-    "train.rollout_steps": 100,
-    "train.env_steps": 15_000_000,
+    **PER_ACTION,
+    "agent.learning_rate_decay": 0.98,
+    "agent.discount": 0.998,
+    "train.rollout_steps": 250,
+    "agent.chunk_length": 125,
+    "train.env_steps": 6_000_000,
 }
 
 
@@ -98,30 +94,12 @@ def in_parts(steps: int) -> dict[str, Any]:
 
 # Differences from configs/rl2_bandit.yaml or rl2_tabular.yaml.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "bandit_5x10": {
-        **PULLS_10,
-        "agent.learning_rate_decay": 0.99,
-        "train.env_steps": 2_500_000,
-    },
+    "bandit_5x10": PULLS_10,
     "bandit_10x10": PULLS_10,
     "bandit_50x10": PULLS_10,
     "bandit_5x100": PULLS_100,
-    "bandit_10x100": {
-        **PULLS_100,
-        "agent.hidden_size": 128,
-        "agent.entropy_coef": 0.01,
-        "agent.learning_rate_decay": 0.998,
-        "train.env_steps": 24_000_000,
-    },
-    "bandit_50x100": {
-        "agent.hidden_size": 128,
-        "agent.products": "bfloat16",
-        "agent.learning_rate": 7e-4,
-        "agent.learning_rate_decay": 0.9993,
-        "agent.discount": 0.995,
-        "train.meta_batch_size": 100,
-        "train.env_steps": 20_000_000,
-    },
+    "bandit_10x100": PULLS_100,
+    "bandit_50x100": PULLS_100,
     "bandit_5x500": PULLS_500,
     "bandit_10x500": PULLS_500,
     "bandit_50x500": PULLS_500,

@@ -96,24 +96,76 @@ def build_head(
     return (MLPHead if kind == "mlp" else LinearHead)(size, outputs)
 
 
+class ActionHead(nn.Module):
+    """One output for each of A discrete actions: a head, the same for all, reads the action's own
+    memory and the mean of all actions' (`PerAction`)."""
+
+    def __init__(self, kind: HeadKind, size: int, num_actions: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.head = build_head(kind, 2 * size // num_actions, 0, 1)
+
+    def initialize(self, gain: float) -> None:
+        """Sets orthogonal weights; those of the outputs have this gain."""
+        self.head.initialize(gain)
+
+    def forward(
+        self, memory: Float[Tensor, "*batch H"], present: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch A"]:
+        """Outputs of the head."""
+        own = memory.unflatten(-1, (self.num_actions, -1))
+        mean = own.mean(-2, keepdim=True).expand_as(own)
+        return self.head(torch.cat([own, mean], dim=-1), present).squeeze(-1)
+
+
+class PooledHead(nn.Module):
+    """A head that reads the memories of A discrete actions (`PerAction`) by their mean, and by a
+    mean that weighs them as learned: the value of a policy is that of the actions it prefers."""
+
+    def __init__(self, kind: HeadKind, size: int, num_actions: int, outputs: int) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.score = nn.Linear(size // num_actions, 1)
+        self.head = build_head(kind, 2 * size // num_actions, 0, outputs)
+
+    def initialize(self, gain: float) -> None:
+        """Sets orthogonal weights; those of the outputs have this gain. At first, actions weigh the
+        same."""
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.head.initialize(gain)
+
+    def forward(
+        self, memory: Float[Tensor, "*batch H"], present: Float[Tensor, "*batch E"]
+    ) -> Float[Tensor, "*batch O"]:
+        """Outputs of the head."""
+        own = memory.unflatten(-1, (self.num_actions, -1))
+        weighed = (self.score(own).softmax(-2) * own).sum(-2)
+        return self.head(torch.cat([weighed, own.mean(-2)], dim=-1), present)
+
+
 class RewardHead(nn.Module):
     """Predicts the reward of an action from what the policy reads: linear outputs, one for each of
     discrete actions, or a perceptron with one tanh layer on it and a continuous action."""
 
-    def __init__(self, size: int, action_space: spaces.Box | spaces.Discrete) -> None:
+    def __init__(
+        self, size: int, action_space: spaces.Box | spaces.Discrete, *, per_action: bool = False
+    ) -> None:
         super().__init__()
         actions = action_size(action_space)
         self.discrete = isinstance(action_space, spaces.Discrete)
-        self.network = (
-            Perceptron((size, actions), nn.Tanh)
-            if self.discrete
-            else Perceptron((size + actions, size, 1), nn.Tanh)
-        )
+        if self.discrete:
+            self.network = (
+                ActionHead("linear", size, actions) if per_action else LinearHead(size, actions)
+            )
+            self.network.initialize(gain=1.0)
+        else:
+            self.network = Perceptron((size + actions, size, 1), nn.Tanh)
 
     def forward(
         self, read: Float[Tensor, "*batch H"], action: Shaped[Tensor, "*batch *A"]
     ) -> Float[Tensor, "*batch"]:
         """The predicted reward of each action (indices, or vectors before clipping)."""
         if self.discrete:
-            return self.network(read).gather(-1, action[..., None]).squeeze(-1)
+            return self.network(read, read).gather(-1, action[..., None]).squeeze(-1)
         return self.network(torch.cat([read, action], dim=-1)).squeeze(-1)

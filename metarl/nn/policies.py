@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from metarl.nn.distributions import ActionDistribution, Categorical, DiagonalGaussian, action_size
-from metarl.nn.heads import HeadKind, RewardHead, build_head
+from metarl.nn.heads import ActionHead, HeadKind, PooledHead, RewardHead, build_head
 from metarl.nn.memories import MemoryKind, build_memory
+from metarl.nn.memories.per_action import PerAction
 from metarl.types import Rollout, TimeStep
 
 
@@ -85,6 +86,7 @@ class RecurrentEncoder(nn.Module):
         encoder_sizes: tuple[int, ...],
         normalize_inputs: bool,
         normalize_obs: bool,
+        per_action: bool = False,
     ) -> None:
         super().__init__()
         # One-hot actions have unit length as they are. In units of their deviation those of many
@@ -101,7 +103,9 @@ class RecurrentEncoder(nn.Module):
             encoder += [nn.Linear(input_size, size), nn.Tanh()]
             input_size = size
         self.encoder = nn.Sequential(*encoder)
-        self.memory = build_memory(memory, input_size, hidden_size, layers=layers, window=window)
+        own_size = PerAction.input_size(obs_size) if per_action else input_size
+        one = build_memory(memory, own_size, hidden_size, layers=layers, window=window)
+        self.memory = PerAction(one, num_actions) if per_action else one
         self.present_size, self.state_size = input_size, self.memory.state_size
 
     def initialize(self) -> None:
@@ -140,7 +144,11 @@ class RecurrentEncoder(nn.Module):
 
 class RecurrentActorCritic(RecurrentEncoder):
     """A recurrent encoder, and a policy head and a value head on its memory; with
-    `predict_rewards`, also a head that predicts the reward of an action."""
+    `predict_rewards`, also a head that predicts the reward of an action.
+
+    With `per_action` each discrete action has a memory of `hidden_size` units; there are then no
+    encoder layers before it.
+    """
 
     def __init__(
         self,
@@ -161,6 +169,7 @@ class RecurrentActorCritic(RecurrentEncoder):
         learn_std: bool,
         normalize_inputs: bool,
         normalize_obs: bool,
+        per_action: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -172,17 +181,18 @@ class RecurrentActorCritic(RecurrentEncoder):
             encoder_sizes=encoder_sizes,
             normalize_inputs=normalize_inputs,
             normalize_obs=normalize_obs,
+            per_action=per_action,
         )
         num_actions = action_size(action_space)
         self.reenter, self.value_outputs = reenter, value_outputs
-        read_size = hidden_size + (self.present_size if reenter else 0)
-        self.policy_head = build_head(head, read_size, self.present_size, num_actions)
-        self.value_head = build_head(
-            "linear" if head == "hypernetwork" else head,
-            read_size,
-            self.present_size,
-            value_outputs,
-        )
+        read_size = self.memory.output_size + (self.present_size if reenter else 0)
+        value_kind = "linear" if head == "hypernetwork" else head
+        if per_action:
+            self.policy_head = ActionHead(head, read_size, num_actions)
+            self.value_head = PooledHead(value_kind, read_size, num_actions, value_outputs)
+        else:
+            self.policy_head = build_head(head, read_size, self.present_size, num_actions)
+            self.value_head = build_head(value_kind, read_size, self.present_size, value_outputs)
         self.discrete = isinstance(action_space, spaces.Discrete)
         self.min_log_std = float(torch.tensor(min_std).log())
         self.log_std = nn.Parameter(
@@ -196,7 +206,7 @@ class RecurrentActorCritic(RecurrentEncoder):
         self.value_head.initialize(gain=1.0 if self.value_outputs == 1 else 0.0)
         self.predict_rewards = predict_rewards
         if predict_rewards:
-            self.reward_head = RewardHead(read_size, action_space)
+            self.reward_head = RewardHead(read_size, action_space, per_action=per_action)
             self.reward_normalizer = RunningNormalizer(1, clip=math.inf)
 
     def update_normalizers(self, rollout: Rollout) -> None:

@@ -47,7 +47,7 @@ def test_a_reward_head_tells_actions_apart() -> None:
     read = torch.randn(5, 3, 16)
     discrete = RewardHead(16, spaces.Discrete(4))
     action = torch.randint(4, (5, 3))
-    outputs = discrete.network(read)
+    outputs = discrete.network(read, read)
     expected = torch.stack([outputs[i, j, action[i, j]] for i in range(5) for j in range(3)])
     torch.testing.assert_close(discrete(read, action).flatten(), expected)
     continuous = RewardHead(16, spaces.Box(-1, 1, (2,)))
