@@ -56,29 +56,14 @@ PAPER = {
 """Total reward of the paper's RL² (Duan et al. 2016, arXiv:1611.02779, tables 1 and 2), after up to
 250 million env steps of training."""
 
-PER_ACTION = {
-    "agent.memory": "gru",
-    "agent.per_action": True,
-    "agent.hidden_size": 16,
-    "agent.prediction_coef": 1.0,
-    "agent.num_minibatches": 8,
-    "train.meta_batch_size": 100,
-}
 PULLS_10 = {
-    **PER_ACTION,
     "agent.learning_rate_decay": 0.99,
     "agent.discount": 1.0,
     "train.meta_batch_size": 500,
     "train.env_steps": 2_000_000,
 }
-PULLS_100 = {
-    **PER_ACTION,
-    "agent.learning_rate_decay": 0.99,
-    "agent.discount": 0.995,
-    "train.env_steps": 3_000_000,
-}
+PULLS_100 = {"agent.learning_rate_decay": 0.99, "train.env_steps": 3_000_000}
 PULLS_500 = {
-    **PER_ACTION,
     "agent.learning_rate_decay": 0.98,
     "agent.discount": 0.998,
     "train.rollout_steps": 250,
@@ -104,10 +89,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_10x500": PULLS_500,
     "bandit_50x500": PULLS_500,
     "tabular_10": {},
-    "tabular_25": in_parts(125),
-    "tabular_50": in_parts(100),
-    "tabular_75": in_parts(150),
-    "tabular_100": in_parts(100),
+    "tabular_25": {**in_parts(250), "train.env_steps": 2_500_000},
+    "tabular_50": {**in_parts(250), "train.env_steps": 3_000_000},
+    "tabular_75": {**in_parts(250), "train.env_steps": 3_000_000},
+    "tabular_100": {**in_parts(250), "train.env_steps": 4_000_000},
 }
 
 

@@ -63,6 +63,8 @@ SETTINGS = {
         "rl2_bandit",
         {
             "env.num_arms": 50,
+            "agent.per_action": False,
+            "agent.hidden_size": 64,
             "agent.learning_rate": 1e-3,
             "agent.learning_rate_decay": 0.996,
             "agent.discount": 0.99,

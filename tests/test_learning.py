@@ -47,8 +47,7 @@ def returns_of(evaluation: dict[str, Any]) -> torch.Tensor:
 
 def test_bandits_are_played_as_well_as_thompson_sampling_plays_them(tmp_path: Path) -> None:
     """On the same held-out bandits; Thompson sampling knows the prior, RL² has to learn it."""
-    shorter = ("--train.env-steps", "800000", "--agent.learning-rate-decay", "0.987")
-    returns = held_out_returns(tmp_path, "rl2_bandit", train_flags=shorter)
+    returns = held_out_returns(tmp_path, "rl2_bandit")
     tasks = load_experiment(ROOT / "configs/rl2_bandit.yaml").env.build().test
     rng = np.random.default_rng(1)  # 0 draws the tasks
     rewards = np.mean([thompson_sampling(tasks, pulls=100, rng=rng) for _ in range(20)], axis=0)

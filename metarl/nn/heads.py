@@ -97,8 +97,8 @@ def build_head(
 
 
 class ActionHead(nn.Module):
-    """One output for each of A discrete actions: a head, the same for all, reads the action's own
-    memory and the mean of all actions' (`PerAction`)."""
+    """One output for each of A discrete actions: a head, the same for all and not one that reads
+    the present input, reads the action's own memory and the mean of all actions' (`PerAction`)."""
 
     def __init__(self, kind: HeadKind, size: int, num_actions: int) -> None:
         super().__init__()
@@ -114,8 +114,9 @@ class ActionHead(nn.Module):
     ) -> Float[Tensor, "*batch A"]:
         """Outputs of the head."""
         own = memory.unflatten(-1, (self.num_actions, -1))
-        mean = own.mean(-2, keepdim=True).expand_as(own)
-        return self.head(torch.cat([own, mean], dim=-1), present).squeeze(-1)
+        both = torch.cat([own, own.mean(-2, keepdim=True).expand_as(own)], dim=-1)
+        del present
+        return self.head(both, both).squeeze(-1)
 
 
 class PooledHead(nn.Module):
@@ -141,7 +142,9 @@ class PooledHead(nn.Module):
         """Outputs of the head."""
         own = memory.unflatten(-1, (self.num_actions, -1))
         weighed = (self.score(own).softmax(-2) * own).sum(-2)
-        return self.head(torch.cat([weighed, own.mean(-2)], dim=-1), present)
+        both = torch.cat([weighed, own.mean(-2)], dim=-1)
+        del present
+        return self.head(both, both)
 
 
 class RewardHead(nn.Module):

@@ -444,3 +444,20 @@ def test_the_entropy_bonus_decays() -> None:
         config=agent.config,
     )  # fmt: skip
     torch.testing.assert_close(loss, -0.05 * metrics["entropy"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "actions", "message"),
+    [
+        ({}, spaces.Box(-1, 1, (2,)), "is for discrete actions"),
+        ({"encoder_sizes": (4,)}, spaces.Discrete(2), r"needs agent.encoder_sizes \[\]"),
+        ({"reenter": True}, spaces.Discrete(2), "needs agent.reenter false"),
+        ({"head": "hypernetwork"}, spaces.Discrete(2), "head linear or mlp"),
+    ],
+)
+def test_a_memory_for_each_action_needs_what_treats_actions_alike(
+    settings: dict[str, Any], actions: spaces.Box | spaces.Discrete, message: str
+) -> None:
+    config = RL2Config(**{"per_action": True, "encoder_sizes": (), **settings})
+    with pytest.raises(UserError, match=message):
+        config.build(spaces.Box(-1, 1, (3,)), actions, seed=0, device=CPU)

@@ -22,14 +22,16 @@ def network(
     normalize_obs: bool = True,
     reenter: bool = False,
     head: HeadKind = "linear",
+    per_action: bool = False,
 ) -> RecurrentActorCritic:
     torch.manual_seed(0)
     return RecurrentActorCritic(
         spaces.Box(-1, 1, (3,)), actions or spaces.Box(-1, 1, (2,)), memory=memory,
-        layers=2 if memory == "mixed" else 1, window=5, hidden_size=16, encoder_sizes=(6,),
-        reenter=reenter, head=head, value_outputs=1, predict_rewards=False, initial_std=0.5,
+        layers=2 if memory == "mixed" else 1, window=5, hidden_size=16,
+        encoder_sizes=() if per_action else (6,),
+        reenter=reenter, head=head, value_outputs=1, predict_rewards=per_action, initial_std=0.5,
         min_std=0.1, learn_std=True, normalize_inputs=True,
-        normalize_obs=normalize_obs,
+        normalize_obs=normalize_obs, per_action=per_action,
     )  # fmt: skip
 
 
@@ -105,6 +107,35 @@ def test_a_sequence_at_once_equals_step_by_step(
         torch.testing.assert_close(policy_t.mean[:, 0], policy.mean[:, t])
         torch.testing.assert_close(value_t[:, 0], value[:, t])
     torch.testing.assert_close(state, final)
+
+
+@pytest.mark.parametrize("memory", KINDS)
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_with_a_memory_for_each_action_exchanged_actions_exchange_outputs(
+    memory: MemoryKind, head: HeadKind
+) -> None:
+    net = network(memory, actions=spaces.Discrete(4), head=head, per_action=True).double()
+    taken = torch.randint(4, (3, 9), generator=torch.Generator().manual_seed(2))
+    sequence = steps(slots=3, length=9).map(lambda x: x.double() if x.is_floating_point() else x)
+    sequence = dataclasses.replace(sequence, prev_action=torch.eye(4).double()[taken])
+    net.update_normalizer(sequence)
+    order = torch.tensor([2, 0, 3, 1])
+    exchanged = dataclasses.replace(sequence, prev_action=sequence.prev_action[..., order])
+    empty = torch.zeros(3, net.state_size, dtype=torch.float64)
+    (read, present, last), (read_e, present_e, last_e) = (
+        net.read(each, empty) for each in (sequence, exchanged)
+    )
+    (policy, value), (policy_e, value_e) = net.heads(read, present), net.heads(read_e, present_e)
+    torch.testing.assert_close(policy_e.logits, policy.logits[..., order])
+    assert policy.logits.std(-1).max() > 0
+    torch.testing.assert_close(value_e, value)
+    torch.testing.assert_close(last_e.unflatten(1, (4, -1)), last.unflatten(1, (4, -1))[:, order])
+    rewards, rewards_e = (net.reward_head.network(each, each) for each in (read, read_e))
+    torch.testing.assert_close(rewards_e, rewards[..., order])
+    _, _, first = net.read(sequence.map(lambda x: x[:, :5]), empty)
+    rest, _, end = net.read(sequence.map(lambda x: x[:, 5:]), first)
+    torch.testing.assert_close(rest, read[:, 5:])
+    torch.testing.assert_close(end, last)
 
 
 @pytest.mark.parametrize("memory", KINDS)
