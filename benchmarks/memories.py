@@ -76,6 +76,7 @@ SETTINGS = {
     "tabular_25": Setting(
         "rl2_tabular",
         {
+            "agent.per_action": False,
             "agent.hidden_size": 64,
             "agent.learning_rate": 1e-3,
             "agent.learning_rate_decay": 0.99,
