@@ -94,11 +94,18 @@ class PPOConfig(Config):
 
 
 def ppo_optimizer(network: nn.Module, config: PPOConfig) -> torch.optim.Adam:
-    """Adam on what a network learns, with what `decay` changes in its parameter group."""
+    """Adam on what a network learns; its parameter group also holds the entropy bonus's weight, if
+    that decays."""
     learned = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(learned, lr=config.learning_rate, eps=1e-5)
-    optimizer.param_groups[0]["entropy_coef"] = config.entropy_coef
+    if config.entropy_coef_decay < 1:
+        optimizer.param_groups[0]["entropy_coef"] = config.entropy_coef
     return optimizer
+
+
+def entropy_coef(optimizer: torch.optim.Optimizer, config: PPOConfig) -> float:
+    """The present weight of the entropy bonus."""
+    return optimizer.param_groups[0].get("entropy_coef", config.entropy_coef)
 
 
 def clipped_surrogate(
@@ -155,7 +162,7 @@ def ppo_loss(
     ratio = log_ratio.exp()
     policy_loss = -clipped_surrogate(ratio, advantage, clip=config.clip)
     entropy = policy.entropy().mean()
-    loss = policy_loss - optimizer.param_groups[0]["entropy_coef"] * entropy
+    loss = policy_loss - entropy_coef(optimizer, config) * entropy
     metrics = {"policy_loss": policy_loss, "entropy": entropy}
     if value is not None:
         value_loss = targets.loss(value, returns)
@@ -223,10 +230,11 @@ def decay(
     metrics = {
         "std": float(log_std.exp().mean()),
         "learning_rate": group["lr"],
-        "entropy_coef": group["entropy_coef"],
+        "entropy_coef": entropy_coef(optimizer, config),
     }
     group["lr"] *= config.learning_rate_decay
-    group["entropy_coef"] *= config.entropy_coef_decay
+    if "entropy_coef" in group:
+        group["entropy_coef"] *= config.entropy_coef_decay
     if config.std_decay < 1:
         log_std.copy_((log_std + math.log(config.std_decay)).clamp(min=math.log(config.min_std)))
     return metrics

@@ -192,7 +192,8 @@ def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source
         if loaded[name].shape != tensor.shape:
             raise UserError(
                 f"checkpoint {source} does not fit: {name} is {_size(loaded[name])} there and "
-                f"{_size(tensor)} here; the observations, actions or layer sizes differ"
+                f"{_size(tensor)} here; the observations, actions or layer sizes "
+                "differ, or another version of this toolkit trained it"
             )
         if loaded[name].dtype != tensor.dtype:
             raise UserError(

@@ -13,7 +13,8 @@ HEADS = 2
 KEY_SHARPNESS, SHARE_SHARPNESS = 2.0, 4.0
 """Factors on keys and queries, and on shares, before their softmax."""
 PRIOR = 0.125
-"""Weight of the value 0 in every average; a step has a weight of 1, shared out among W units."""
+"""Weight of the value 0 in every average. A step's is 1, shared out among W units, if its key
+matches the query as well as a uniform one would."""
 
 
 class LinearAttention(nn.Module):
