@@ -65,10 +65,8 @@ PULLS_10 = {
 PULLS_100 = {"agent.learning_rate_decay": 0.99, "train.env_steps": 3_000_000}
 PULLS_500 = {
     "agent.learning_rate_decay": 0.98,
-    "agent.discount": 0.998,
-    "train.rollout_steps": 250,
-    "agent.chunk_length": 125,
-    "train.env_steps": 6_000_000,
+    "agent.chunk_length": 250,
+    "train.env_steps": 4_000_000,
 }
 
 
