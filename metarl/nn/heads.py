@@ -113,9 +113,9 @@ class ActionHead(nn.Module):
         self, memory: Float[Tensor, "*batch H"], present: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch A"]:
         """Outputs of the head."""
+        del present
         own = memory.unflatten(-1, (self.num_actions, -1))
         both = torch.cat([own, own.mean(-2, keepdim=True).expand_as(own)], dim=-1)
-        del present
         return self.head(both, both).squeeze(-1)
 
 
@@ -140,16 +140,17 @@ class PooledHead(nn.Module):
         self, memory: Float[Tensor, "*batch H"], present: Float[Tensor, "*batch E"]
     ) -> Float[Tensor, "*batch O"]:
         """Outputs of the head."""
+        del present
         own = memory.unflatten(-1, (self.num_actions, -1))
         weighed = (self.score(own).softmax(-2) * own).sum(-2)
         both = torch.cat([weighed, own.mean(-2)], dim=-1)
-        del present
         return self.head(both, both)
 
 
 class RewardHead(nn.Module):
     """Predicts the reward of an action from what the policy reads: linear outputs, one for each of
-    discrete actions, or a perceptron with one tanh layer on it and a continuous action."""
+    discrete actions (with `per_action` from the action's own memory), or a perceptron with one tanh
+    layer on it and a continuous action."""
 
     def __init__(
         self, size: int, action_space: spaces.Box | spaces.Discrete, *, per_action: bool = False
