@@ -53,6 +53,7 @@ from metarl.evaluation.trials import (
     find_trials,
     measure,
     output_folder,
+    play_along,
 )
 from metarl.report.adaptation import adaptation_report
 from metarl.report.blocks import Section
@@ -71,6 +72,7 @@ from metarl.report.output import (
 from metarl.report.page import write_report
 from metarl.report.yardsticks import yardstick_section
 from metarl.rollout.recording import Recordings, read_recordings, write_recordings
+from metarl.system import ranks
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.system.files import check_can_write
@@ -207,5 +209,9 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("evaluate.py"):
-        main(sys.argv[1:])
+    with one_line_errors("evaluate.py"), ranks.joined("evaluate.py"):
+        if ranks.is_first():
+            main(sys.argv[1:])
+            ranks.from_first(None)
+        else:
+            play_along()

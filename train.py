@@ -36,6 +36,7 @@ from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recorder, Recordings
 from metarl.rollout.task_set import play
 from metarl.rollout.trial import trial_in_parts
+from metarl.system import ranks
 from metarl.system.command_line import one_line_errors
 from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
@@ -51,7 +52,7 @@ from metarl.training.experiment import (
     load_run,
     told_in_a_line,
 )
-from metarl.training.iteration import episode_metrics, means, update_metrics, whole
+from metarl.training.iteration import episode_metrics, means, to_learn_from, update_metrics, whole
 from metarl.training.progress import RETURN_AND_SUCCESS
 from metarl.training.run import Run
 from metarl.training.session import Budget, training_session
@@ -70,7 +71,8 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
     plan = experiment.train
     distribution = experiment.env.build()
     shape = training_shape(experiment, distribution)
-    env = distribution.make_env(plan.meta_batch_size * shape.slots_per_task)
+    own = ranks.share_of(plan.meta_batch_size)
+    env = distribution.make_env(len(own) * shape.slots_per_task)
     agent = build_agent(experiment, env)
     if plan.video_every:
         check_can_film(env)
@@ -92,12 +94,14 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
             with session.iteration() as step:
                 tasks = distribution.train.sample(plan.meta_batch_size, step.task_rng)
                 parts = trial_in_parts(
-                    agent, env, tasks, shape=shape, seed=step.env_seed, generator=step.generator
-                )
+                    agent, env, own.of(tasks), shape=shape, seed=step.env_seed,
+                    generator=step.generator, place=own,
+                )  # fmt: skip
                 trial, learned = [], []
                 for part in step.each_timed("rollout", parts):
                     with step.timed("update"):
-                        learned.append(agent.meta_update(part, generator=step.generator))
+                        given = to_learn_from(part, experiment.agent)
+                        learned.append(agent.meta_update(given, generator=step.generator))
                     trial.append(part)
                 played = whole(trial)
                 step.log(episode_metrics(played, tasks, shape, by_class=by_class))
@@ -105,7 +109,8 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                 if isinstance(agent, Believer):
                     slots = shape.slots_per_task
                     step.log(belief_metrics(agent, played, tasks, slots_per_task=slots))
-            if plan.video_every and session.run.iteration % plan.video_every == 0:
+            due = plan.video_every and session.run.iteration % plan.video_every == 0
+            if due and isinstance(session.run, Run):
                 with session.failure_is_noted():
                     show_video(session.run, agent, distribution, experiment)
         session.show_hyperparameters(
@@ -148,7 +153,13 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
 
 
 def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
-    """Begins or resumes a training, of whichever kind of learning the experiment is."""
+    """Begins or resumes a training, of whichever kind of learning the experiment is.
+
+    Where torchrun starts failed ranks again, they resume the run that they had begun.
+    """
+    if new and ranks.restarted() and folder.exists():
+        new = load_run(folder, trusted=True) != experiment
+    ranks.check_enough(experiment.train.meta_batch_size, "train.meta_batch_size")
     with told_in_a_line(experiment.model_dump()):
         if isinstance(experiment, FewShotExperiment):
             train_few_shot(experiment, folder, new=new)
@@ -267,5 +278,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("train.py"):
+    with one_line_errors("train.py"), ranks.joined("train.py"):
         main(sys.argv[1:])

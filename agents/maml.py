@@ -35,6 +35,7 @@ from metarl.learning.gradient_steps import (
 )
 from metarl.learning.optim import OuterAdamConfig
 from metarl.nn.encoders import EncoderConfig, EncoderWithHead, MLPConfig
+from metarl.system import ranks
 from metarl.types import FewShotBatch, FewShotShape
 
 
@@ -183,14 +184,15 @@ class MAML:
         """
         del generator
         config = self.config
+        own = ranks.share_of(len(batch))
         measured: dict[str, list[Tensor]] = {}
-        for first in range(0, len(batch), config.tasks_at_once):
-            part = batch[first : first + config.tasks_at_once]
+        for first in range(own.start, own.stop, config.tasks_at_once):
+            part = batch[first : min(first + config.tasks_at_once, own.stop)]
             for measure, values in self._accumulate(part, num_tasks=len(batch)).items():
                 measured.setdefault(measure, []).append(values.detach())
         norm = optim.checked_step(self.optimizer, max_norm=config.max_gradient_norm)
         config.decay(self.optimizer)
-        metrics = {measure: float(torch.cat(parts).mean()) for measure, parts in measured.items()}
+        metrics = {name: float(ranks.mean(torch.cat(parts))) for name, parts in measured.items()}
         return {**metrics, "gradient_norm": norm, **self.learned.metrics()}
 
     def _accumulate(self, part: FewShotBatch, *, num_tasks: int) -> dict[str, Float[Tensor, " N"]]:

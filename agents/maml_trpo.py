@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -30,16 +30,21 @@ from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError, UserError
 from metarl.learning import optim
 from metarl.learning.adaptation import AdaptationConfig, check_meta_batch
+from metarl.learning.advantages import explained_variance
 from metarl.learning.hessians import LossHessian
 from metarl.learning.inner_loop import HessianProduct, InnerLoop, Unrolled, hessian_product
-from metarl.learning.task_batch import Experience, TaskBatch, experience_of, ratio
+from metarl.learning.task_batch import Baseline, Experience, TaskBatch, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
+from metarl.system import ranks
 from metarl.system.hardware import has_fast_bfloat16
 from metarl.types import Rollout, TimeStep, TrialShape
 
 
 class MAMLTRPOConfig(AdaptationConfig):
     """MAML-TRPO. Defaults are those of the Meta-World baselines unless stated otherwise."""
+
+    learns_on_ranks: ClassVar[bool] = True
+    """See `metarl.protocols.AgentConfig`."""
 
     kind: Literal["maml_trpo"] = "maml_trpo"
 
@@ -179,7 +184,7 @@ class KLCurvature:
                 None if autograd computes them.
         """
         self._damping = damping
-        self._num_tasks = sum(batch.num_tasks for batch in batches)
+        self._num_tasks = ranks.summed(sum(batch.num_tasks for batch in batches))
         self._unrolled = list(unrolled) or [
             inner_loop.unroll(meta, batch, products=products) for batch in batches
         ]
@@ -210,7 +215,7 @@ class KLCurvature:
         total = torch.zeros_like(vector)
         for unrolled, kl in zip(self._unrolled, self._kl, strict=True):
             total += unrolled.pull(kl(unrolled.push(vector)))
-        return total / self._num_tasks + self._damping * vector
+        return ranks.summed(total) / self._num_tasks + self._damping * vector
 
 
 def conjugate_gradient(
@@ -317,10 +322,9 @@ class MAMLTRPO:
         experience, _ = self.experience(rollout)
         return self.inner_loop.step(state, experience)
 
-    def experience(self, rollout: Rollout) -> tuple[Experience, float]:
+    def experience(self, rollout: Rollout) -> tuple[Experience, Baseline]:
         """The steps of each task with their advantages (GAE over a linear baseline per task,
-        normalised within the task), and the share of the returns' variance that the baseline
-        explains."""
+        normalised within the task), and the returns with that baseline."""
         return experience_of(
             rollout,
             obs=self.policies.scaled(rollout.seen.obs),
@@ -341,7 +345,7 @@ class MAMLTRPO:
         """
         del generator
         config, policies = self.config, self.policies
-        experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
+        experiences, baselines = zip(*(self.experience(rollout) for rollout in trial), strict=True)
         batches = TaskBatch.of(experiences, self.inner_loop.batch_size(experiences[0]))
         meta = policies.meta_parameters()
 
@@ -363,10 +367,7 @@ class MAMLTRPO:
 
         def accepts(candidate: Float[Tensor, " D"]) -> bool:
             nonlocal after, kl
-            try:
-                after, kl = self._surrogate_and_kl(candidate, batches, acted)
-            except NotFiniteError:  # the step is too long; a shorter one may work
-                after, kl = math.nan, math.nan
+            after, kl = self._surrogate_and_kl(candidate, batches, acted)
             return after > before and kl <= config.max_kl
 
         meta, tried, fraction = line_search(
@@ -390,7 +391,7 @@ class MAMLTRPO:
             "step_fraction": fraction,
             "gradient_norm": float(gradient.norm()),
             "step_norm": fraction * float(step.norm()),
-            "explained_variance": sum(explained) / len(explained),
+            "explained_variance": sum(explained_variance(*b) for b in baselines) / len(baselines),
             **policies.metrics(),
         }
 
@@ -411,10 +412,11 @@ class MAMLTRPO:
             acted.append(policy.detach())
             if self.config.curvature_stride == 1:
                 kept.append(unrolled)
-        num_tasks = sum(batch.num_tasks for batch in batches)
+        num_tasks = ranks.summed(sum(batch.num_tasks for batch in batches))
+        gradient = ranks.summed(gradient)
         if not gradient.isfinite().all():
             raise NotFiniteError("the meta-gradient")
-        return total / num_tasks, gradient / num_tasks, acted, kept
+        return ranks.summed(total) / num_tasks, gradient / num_tasks, acted, kept
 
     def _surrogate_and_kl(
         self,
@@ -423,16 +425,19 @@ class MAMLTRPO:
         acted: Sequence[ActionDistribution],
     ) -> tuple[float, float]:
         """The surrogate at `meta`, and the KL (nats) from the policies that acted to the adapted
-        policies there."""
+        policies there; NaN where a step is so long that adapted parameters are not finite."""
         total, kl = 0.0, 0.0
-        for batch, old in zip(batches, acted, strict=True):
-            unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
-            with torch.no_grad():
-                policy = self.policies.distribution(unrolled.adapted, batch.query.obs)
-                total += float(surrogate(policy, batch.query).sum())
-                kl += float(mean_kl(old, policy).sum())
-        num_tasks = sum(batch.num_tasks for batch in batches)
-        return total / num_tasks, kl / num_tasks
+        try:
+            for batch, old in zip(batches, acted, strict=True):
+                unrolled = self.inner_loop.unroll(meta, batch, differentiable=False)
+                with torch.no_grad():
+                    policy = self.policies.distribution(unrolled.adapted, batch.query.obs)
+                    total += float(surrogate(policy, batch.query).sum())
+                    kl += float(mean_kl(old, policy).sum())
+        except NotFiniteError:  # a shorter step may work
+            total, kl = math.nan, math.nan
+        num_tasks = ranks.summed(sum(batch.num_tasks for batch in batches))
+        return ranks.summed(total) / num_tasks, ranks.summed(kl) / num_tasks
 
     # -- saving ------------------------------------------------------------------------------------
 

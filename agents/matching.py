@@ -26,6 +26,7 @@ from metarl.learning.few_shot import scores
 from metarl.learning.gradient_steps import on_each_task
 from metarl.learning.optim import OuterAdamConfig
 from metarl.nn.encoders import Conv4Config, Encoder, EncoderConfig
+from metarl.system import ranks
 from metarl.types import FewShotBatch, FewShotShape
 
 
@@ -181,13 +182,13 @@ class Matching:
             NotFiniteError: the gradient is NaN or infinite; the parameters are unchanged.
         """
         del generator
-        measured = scores(
-            self.outputs(batch.support_x, batch.support_y, batch.query_x), batch.query_y
-        )
-        measured["loss"].mean().backward()
+        own, weight = ranks.split(len(batch))
+        part = own.of(batch)
+        measured = scores(self.outputs(part.support_x, part.support_y, part.query_x), part.query_y)
+        (weight * measured["loss"].mean()).backward()
         norm = optim.checked_step(self.optimizer)
         self.config.decay(self.optimizer)
-        metrics = {measure: float(values.detach().mean()) for measure, values in measured.items()}
+        metrics = {name: float(ranks.mean(values.detach())) for name, values in measured.items()}
         return {**metrics, "gradient_norm": norm}
 
     def state_dict(self) -> dict[str, Tensor]:

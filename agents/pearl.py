@@ -35,6 +35,7 @@ from metarl.learning.replay import Groups, Transitions, TrialReplay, below
 from metarl.learning.sac import actor_loss, q_error, q_target, temperature_loss
 from metarl.nn.distributions import DiagonalGaussian, SquashedGaussian, execute, kl_divergence
 from metarl.nn.perceptron import Perceptron
+from metarl.system import ranks
 from metarl.system.hardware import has_fast_bfloat16
 from metarl.types import Rollout, TimeStep, TrialShape
 
@@ -47,6 +48,9 @@ class PEARLConfig(Config):
 
     discrete_actions: ClassVar[bool] = False
     """Actions must be continuous."""
+
+    learns_on_ranks: ClassVar[bool] = True
+    """See `metarl.protocols.AgentConfig`."""
 
     kind: Literal["pearl"] = "pearl"
 
@@ -402,13 +406,19 @@ class PEARL:
         """Adds a trial to the replay and takes `gradient_steps` steps; returns metrics to log."""
         (rollout,) = trial
         self.replay.add(rollout, execute(rollout.action, self.action_space)[1])
+        own, weight = ranks.split(self.config.tasks_per_step)
         every, newest = self.replay.by_task(), self.replay.by_task(newest=True)
         history: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range(self.config.gradient_steps):
-            metrics = self._gradient_step(*self._draw(every, newest, generator), generator)
+            experience = self._draw(every, newest, generator)
+            with ranks.taking(own, generator):
+                metrics = self._gradient_step(*experience, generator)
             for name, metric in metrics.items():
-                history[name].append(metric)
-        metrics = {name: float(torch.stack(values).mean()) for name, values in history.items()}
+                history[name].append(weight * metric)
+        metrics = {
+            name: float(ranks.summed(torch.stack(values)).mean())
+            for name, values in history.items()
+        }
         metrics["tasks_in_replay"] = float(every.num_tasks)
         return metrics
 
@@ -416,15 +426,18 @@ class PEARL:
         self, every: Groups, newest: Groups, generator: torch.Generator
     ) -> tuple[Transitions, Float[Tensor, "G C F"]]:
         """Transitions of tasks drawn at random (`G B …`) for policy and Q functions, and other
-        transitions of the same tasks for the encoder."""
+        transitions of the same tasks for the encoder; those of the rank's own share."""
         config, replay = self.config, self.replay
+        own, _ = ranks.split(config.tasks_per_step)
         num_tasks = torch.full((config.tasks_per_step,), every.num_tasks, device=self.device)
         tasks = below(num_tasks, generator)
         rows = every.draw(tasks, config.batch_size, generator)
-        batch = replay.transitions(rows, replay.draw_steps(rows, generator))
+        steps = replay.draw_steps(rows, generator)
+        batch = replay.transitions(own.of(rows), own.of(steps))
         rows = newest.draw(tasks, config.context_size, generator)
         first = config.prior_episodes * replay.horizon if config.context == "prior" else None
-        context = replay.transitions(rows, replay.draw_steps(rows, generator, first=first))
+        steps = replay.draw_steps(rows, generator, first=first)
+        context = replay.transitions(own.of(rows), own.of(steps))
         return batch, self._inputs(context.obs, context.action, context.reward, context.next_obs)
 
     def _gradient_step(
@@ -433,8 +446,9 @@ class PEARL:
         context: Float[Tensor, "G C F"],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """One step of Q functions and encoder, then of the policy; returns metrics."""
+        """One step of Q functions and encoder, then of the policy; returns metrics of own tasks."""
         config, actor = self.config, self.actor
+        own, weight = ranks.split(config.tasks_per_step)
         temperature = actor.log_temperature.detach().exp()
         with self._products():
             mean, precision = self.critic.encoder(context)
@@ -452,7 +466,9 @@ class PEARL:
             q = self.critic.q(batch.obs, latent, self._unscaled(batch.action))
         q_loss, kl = q_error(q, target), kl_from_prior(posterior)
         self.critic_optimizer.zero_grad()
-        (q_loss + config.kl_coef * kl.sum()).backward()
+        kl_of_all = own.total / len(own) * kl.sum()
+        (weight * (q_loss + config.kl_coef * kl_of_all)).backward()
+        ranks.sum_gradients(self.critic.parameters())
         self.critic_optimizer.step()
 
         latent = latent.detach()
@@ -469,7 +485,8 @@ class PEARL:
                 actor.log_temperature, log_prob, entropy=-float(self.action_size)
             )
         self.actor_optimizer.zero_grad()
-        loss.backward()
+        (weight * loss).backward()
+        ranks.sum_gradients(self.actor.parameters())
         self.actor_optimizer.step()
 
         with torch.no_grad():

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -29,14 +29,19 @@ from metarl.config import Positive, Size
 from metarl.errors import NotFiniteError
 from metarl.learning import optim
 from metarl.learning.adaptation import AdaptationConfig
+from metarl.learning.advantages import explained_variance
 from metarl.learning.inner_loop import InnerLoop
-from metarl.learning.task_batch import Experience, TaskBatch, experience_of, ratio
+from metarl.learning.task_batch import Baseline, Experience, TaskBatch, experience_of, ratio
 from metarl.nn.distributions import ActionDistribution, kl_divergence
+from metarl.system import ranks
 from metarl.types import Rollout, TimeStep
 
 
 class ProMPConfig(AdaptationConfig):
     """ProMP. Defaults are those of the paper unless stated otherwise."""
+
+    learns_on_ranks: ClassVar[bool] = True
+    """See `metarl.protocols.AgentConfig`."""
 
     kind: Literal["promp"] = "promp"
 
@@ -142,10 +147,9 @@ class ProMP:
         experience, _ = self.experience(rollout)
         return self.inner_loop.step(state, experience)
 
-    def experience(self, rollout: Rollout) -> tuple[Experience, float]:
+    def experience(self, rollout: Rollout) -> tuple[Experience, Baseline]:
         """The steps of each task with their advantages (GAE over a linear baseline per task,
-        normalised within the task), and the share of the returns' variance that the baseline
-        explains."""
+        normalised within the task), and the returns with that baseline."""
         return experience_of(
             rollout,
             obs=self.policies.scaled(rollout.seen.obs),
@@ -166,7 +170,7 @@ class ProMP:
                 infinite.
         """
         del generator
-        experiences, explained = zip(*(self.experience(rollout) for rollout in trial), strict=True)
+        experiences, baselines = zip(*(self.experience(rollout) for rollout in trial), strict=True)
         batches = TaskBatch.of(experiences, self.inner_loop.batch_size(experiences[0]))
         acted = [self._policies_before_steps(batch) for batch in batches]
 
@@ -186,7 +190,7 @@ class ProMP:
             "inner_kl": after["inner_kl"],
             "clipped": after["clipped"],
             "gradient_norm": before["gradient_norm"],
-            "explained_variance": sum(explained) / len(explained),
+            "explained_variance": sum(explained_variance(*b) for b in baselines) / len(baselines),
             **self.policies.metrics(),
         }
 
@@ -204,15 +208,17 @@ class ProMP:
     ) -> tuple[Float[Tensor, " D"], dict[str, float]]:
         """The gradient of the objective and the metrics, as means over all tasks."""
         meta = self.policies.meta_parameters()
-        num_tasks = sum(batch.num_tasks for batch in batches)
+        num_tasks = ranks.summed(sum(batch.num_tasks for batch in batches))
         gradient, metrics = torch.zeros_like(meta), defaultdict[str, float](float)
         for batch, policies in zip(batches, acted, strict=True):
             part, measured = self._gradient(meta, batch, policies)
             gradient += part / num_tasks
             for name, value in measured.items():
                 metrics[name] += value / num_tasks
+        gradient = ranks.summed(gradient)
         if not gradient.isfinite().all():
             raise NotFiniteError("the meta-gradient")
+        metrics = {name: ranks.summed(value) for name, value in metrics.items()}
         return gradient, metrics | {"gradient_norm": float(gradient.norm())}
 
     def _gradient(

@@ -34,6 +34,7 @@ from metarl.learning.gradient_steps import (
     on_each_task,
 )
 from metarl.nn.encoders import EncoderConfig, EncoderWithHead, MLPConfig
+from metarl.system import ranks
 from metarl.types import FewShotBatch, FewShotShape
 
 MEASURED_PART = 5
@@ -147,11 +148,22 @@ class Reptile:
         *,
         steps: int,
         generator: torch.Generator,
+        own: ranks.Share | None = None,
     ) -> list[Parameters]:
-        """Parameters of each task before the first step on minibatches and after each step."""
+        """Parameters of each task before the first step on minibatches and after each step.
+
+        Args:
+            own: the place of these N tasks among those for which `generator` draws.
+        """
         minibatches = draw_minibatches(
-            x.shape[1], self.config.inner_batch, num_tasks=len(x), steps=steps, generator=generator
+            x.shape[1],
+            self.config.inner_batch,
+            num_tasks=own.total if own else len(x),
+            steps=steps,
+            generator=generator,
         )
+        if own:
+            minibatches = [own.of(rows) for rows in minibatches]
         tasks = torch.arange(len(x), device=x.device)[:, None]
 
         def loss_on(rows: Tensor):
@@ -200,9 +212,11 @@ class Reptile:
         config = self.config
         before = self.start()
         seen = batch[: max(1, len(batch) // MEASURED_PART)]
+        own, _ = ranks.split(len(seen))
+        seen = own.of(seen)
         with torch.no_grad():
             adapted = self.train_on(
-                seen.support_x, seen.support_y, steps=config.steps, generator=generator
+                seen.support_x, seen.support_y, steps=config.steps, generator=generator, own=own
             )[-1]
             measured = scores(self.outputs(adapted, seen.query_x, seen.support_x), seen.query_y)
         share = falling(
@@ -211,10 +225,14 @@ class Reptile:
             done=int(self.updates),
             total=config.decay_updates,
         )
+        # One task after the other is all the work of each rank.
         for part in [batch] if config.batched else [batch[n : n + 1] for n in range(len(batch))]:
+            own, _ = ranks.split(len(part))
+            part = own.of(part)
             x = torch.cat([part.support_x, part.query_x], 1)
             y = torch.cat([part.support_y, part.query_y], 1)
-            reached = self.train_on(x, y, steps=config.steps, generator=generator)[-1]
+            reached = self.train_on(x, y, steps=config.steps, generator=generator, own=own)[-1]
+            reached = {name: ranks.mean(rows)[None] for name, rows in reached.items()}
             self._move_to(moved_towards(self.start(), reached, share=share))
         after = self.start()
         moved = torch.stack([(after[name] - p).norm() for name, p in before.items()]).norm()
@@ -222,7 +240,7 @@ class Reptile:
             self._move_to(before)
             raise NotFiniteError("the new starting point")
         self.updates = self.updates + 1
-        metrics = {measure: float(values.mean()) for measure, values in measured.items()}
+        metrics = {measure: float(ranks.mean(values)) for measure, values in measured.items()}
         return {**metrics, "moved": float(moved), "outer_step": share}
 
     def _move_to(self, parameters: Parameters) -> None:

@@ -28,7 +28,12 @@ from torch import Tensor
 from metarl.config import Size, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
-from metarl.learning.advantages import discounted_returns, gae, linear_baseline
+from metarl.learning.advantages import (
+    discounted_returns,
+    explained_variance,
+    gae,
+    linear_baseline,
+)
 from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_optimizer, ppo_passes
 from metarl.nn.heads import HeadKind
 from metarl.nn.memories import MemoryConfig
@@ -42,6 +47,8 @@ class RL2Config(PPOConfig, MemoryConfig):
 
     learns_within_trials: ClassVar[bool] = True
     """`meta_update` also takes a part of a trial, so that `train.rollout_steps` may be given."""
+    learns_on_ranks: ClassVar[bool] = True
+    """See `metarl.protocols.AgentConfig`."""
 
     kind: Literal["rl2"] = "rl2"
 
@@ -281,7 +288,7 @@ class RL2:
             config=config,
             generator=generator,
         )
-        metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
+        metrics["explained_variance"] = explained_variance(returns, value)
 
         # The normalizers change last: until here the policy had to be the one that acted.
         self.values.update(returns)

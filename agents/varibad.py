@@ -16,7 +16,7 @@ and maximises the return of the whole trial by PPO; its gradients do not reach t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from metarl.config import Count, Fraction, Positive, Size, Width, Widths
 from metarl.errors import UserError
 from metarl.learning import optim
-from metarl.learning.advantages import gae
+from metarl.learning.advantages import explained_variance, gae
 from metarl.learning.ppo import PPOConfig, decay, normalized, ppo_loss, ppo_optimizer, ppo_passes
 from metarl.learning.replay import Transitions, TrialReplay
 from metarl.nn.distributions import (
@@ -42,6 +42,7 @@ from metarl.nn.heads import HyperHead
 from metarl.nn.memories import MemoryConfig
 from metarl.nn.perceptron import Perceptron
 from metarl.nn.policies import RecurrentEncoder, RunningNormalizer
+from metarl.system import ranks
 from metarl.types import Rollout, TimeStep, TrialShape
 
 Belief = DiagonalGaussian
@@ -50,6 +51,9 @@ Belief = DiagonalGaussian
 
 class VariBADConfig(PPOConfig, MemoryConfig):
     """VariBAD with PPO. Defaults are those of its published code unless stated otherwise."""
+
+    learns_on_ranks: ClassVar[bool] = True
+    """See `metarl.protocols.AgentConfig`."""
 
     kind: Literal["varibad"] = "varibad"
 
@@ -398,7 +402,7 @@ class VariBAD:
         metrics = ppo_passes(
             loss, self.policy_optimizer, num_rows=value.numel(), config=config, generator=generator
         )
-        metrics["explained_variance"] = float(1 - (returns - value).var() / returns.var())
+        metrics["explained_variance"] = explained_variance(returns, value)
         self.values.update(returns)
         self.policy.normalizer.update(features)
         return metrics | decay(self.policy_optimizer, self.policy.log_std, config)
@@ -407,13 +411,19 @@ class VariBAD:
         history: list[dict[str, Tensor]] = []
         for _ in range(self.config.vae_updates):
             rows = self.replay.draw_trials(self.config.vae_batch_size, generator)
-            loss, metrics = self._vae_loss(*self.replay.trials(rows), generator=generator)
+            own, weight = ranks.split(len(rows))
+            with ranks.taking(own, generator):
+                loss, metrics = self._vae_loss(
+                    *self.replay.trials(own.of(rows)), generator=generator
+                )
             self.vae_optimizer.zero_grad()
-            loss.backward()
+            (weight * loss).backward()
+            ranks.sum_gradients(self.vae.parameters())
             self.vae_optimizer.step()
-            history.append(metrics)
+            history.append({name: weight * metric for name, metric in metrics.items()})
         return {
-            name: float(torch.stack([each[name] for each in history]).mean()) for name in history[0]
+            name: float(ranks.summed(torch.stack([each[name] for each in history])).mean())
+            for name in history[0]
         }
 
     def _vae_loss(

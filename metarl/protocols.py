@@ -128,6 +128,8 @@ class AgentConfig(Protocol):
     If it has a class method `small()`, which returns a config whose agent learns within moments,
     `train.py --check` tries a user's tasks with this agent too. If it has `learns_within_trials`,
     True, its agent also learns from a part of a trial (`train.rollout_steps`). If it has
+    `learns_on_ranks`, True, its agent learns from the rollouts of its own rank, and sums what it
+    learns over ranks (`metarl.system.ranks`); any other is given those of all ranks. If it has
     `discrete_actions`, False, its agent plays with continuous actions only.
     """
 

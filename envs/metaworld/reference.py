@@ -79,7 +79,8 @@ class ReferenceEnv(DrawnEnv[MetaWorldTask]):
     def _seed(self, slots: Int[np.ndarray, " n"], seeds: Sequence[int | None] | int) -> None:
         super()._seed(slots, seeds)
         for slot in slots.tolist():
-            seed, stream = (seeds, slot) if isinstance(seeds, int) else (seeds[slot], 0)
+            number = self.first_slot + slot
+            seed, stream = (seeds, number) if isinstance(seeds, int) else (seeds[slot], 0)
             if seed is not None:
                 self._new_seeds[slot] = derive_seed(seed, stream) % 2**32
 

@@ -22,6 +22,7 @@ from metarl.protocols import Agent, TaskDistribution, TaskVectorEnv
 from metarl.rollout.interface import Interface
 from metarl.rollout.recording import Recordings
 from metarl.rollout.task_set import play
+from metarl.system import ranks
 from metarl.system.files import check_can_write
 from metarl.system.memory import check_trial_fits
 from metarl.tasks import TaskSet, goals_of
@@ -38,7 +39,7 @@ from metarl.training.experiment import (
 )
 from metarl.training.provenance import environment
 from metarl.training.run import CONFIG, is_published, load_agent
-from metarl.types import EvaluationProtocol, TrialShape
+from metarl.types import AdaptationCurve, EvaluationProtocol, TrialShape
 
 Options = TypeVar("Options", bound=EvaluationOptions)
 
@@ -113,26 +114,8 @@ class Trials:
             self.trained_agent(env)
 
     def play(self, options: Mapping[str, Any], recordings: Recordings | None = None) -> Evaluation:
-        """Plays every task.
-
-        Args:
-            options: options stored with the evaluation; `tasks_at_once`, `seed` and `greedy`
-                determine how it is played.
-            recordings: collects the rollouts; environments must be `Recorder`s then.
-        """
-        at_once = min(options["tasks_at_once"], len(self.tasks))
-        check_trial_fits(self.shape, num_tasks=at_once, horizon=self.distribution.horizon)
-        num_slots = at_once * self.shape.slots_per_task
-        with closing(self.distribution.make_env(num_slots)) as env:
-            agent = self.trained_agent(env)
-            beliefs = None
-            if isinstance(agent, Believer):
-                beliefs = BeliefLog(agent, slots_per_task=self.shape.slots_per_task)
-            curve = play(
-                agent, env, self.tasks,
-                shape=self.shape, seed=options["seed"], greedy=options["greedy"],
-                recordings=recordings, watch=beliefs.keep if beliefs else None,
-            )  # fmt: skip
+        """Plays every task; `options` and `recordings` are those of `played`."""
+        curve, beliefs = self.played(options, recordings)
         return Evaluation(
             experiment=self.experiment,
             agent=self.agent,
@@ -151,6 +134,34 @@ class Trials:
             reward_version=self.reward_version,
             belief=beliefs.curve(self.tasks) if beliefs else None,
         )
+
+    def played(
+        self, options: Mapping[str, Any], recordings: Recordings | None
+    ) -> tuple[AdaptationCurve, BeliefLog | None]:
+        """Scores and beliefs on every task, which ranks share out among them.
+
+        Args:
+            options: options stored with the evaluation; `tasks_at_once`, `seed` and `greedy`
+                determine how it is played.
+            recordings: collects the rollouts; environments must be `Recorder`s then.
+        """
+        at_once = min(options["tasks_at_once"], len(self.tasks))
+        check_trial_fits(self.shape, num_tasks=at_once, horizon=self.distribution.horizon)
+        num_slots = at_once * self.shape.slots_per_task
+        with closing(self.distribution.make_env(num_slots)) as env:
+            agent = self.trained_agent(env)
+            beliefs = None
+            if isinstance(agent, Believer):
+                beliefs = BeliefLog(agent, slots_per_task=self.shape.slots_per_task)
+            curve = play(
+                agent, env, self.tasks,
+                shape=self.shape, seed=options["seed"], greedy=options["greedy"],
+                recordings=recordings, watch=beliefs.keep if beliefs else None, together=True,
+            )  # fmt: skip
+        for log in (beliefs, recordings):
+            if log is not None:
+                log.gather()
+        return curve, beliefs
 
 
 def find_trials(folder: Path, config: EvaluationOptions) -> Trials:
@@ -250,7 +261,16 @@ def measure(trials: Trials, config: EvaluationOptions, recordings: Recordings | 
     if config.tasks is None:
         train_hash = trials.distribution.train.content_hash
         note_changes(read_meta(trials.checkpoint), train_hash, trials.agent_file_hash)
+    ranks.from_first((trials.folder, config, recordings))
     return trials.play(config.result_options(few_shot=False), recordings)
+
+
+def play_along() -> None:
+    """Plays this rank's share of all that the first rank measures, until that one is done."""
+    nothing: Any = None
+    while (job := ranks.from_first(nothing)) is not None:
+        folder, config, recordings = job
+        find_trials(folder, config).played(config.result_options(few_shot=False), recordings)
 
 
 def note_changes(meta: Meta, train_hash: str, agent_file_hash: str | None) -> None:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from metarl.system import ranks
+
 
 def discounted_returns(
     reward: Float[Tensor, "N T"],
@@ -63,6 +65,12 @@ def gae(
     return discounted_returns(
         td_error, cut=cut, discount=discount * gae_lambda, last_value=torch.zeros_like(last_value)
     )
+
+
+def explained_variance(returns: Float[Tensor, "N T"], value: Float[Tensor, "N T"]) -> float:
+    """Share of the variance of returns, over all ranks, that the values explain."""
+    left = ranks.variance(returns - value) / ranks.variance(returns).clamp(min=1e-12)
+    return float(1 - left)
 
 
 def linear_baseline(

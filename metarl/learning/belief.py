@@ -13,6 +13,7 @@ from pydantic import FiniteFloat
 
 from metarl.errors import NotFiniteError, UserError
 from metarl.nn.distributions import DiagonalGaussian
+from metarl.system import ranks
 from metarl.system.files import check_shape
 from metarl.tasks import Task, goals_of
 from metarl.types import Rollout
@@ -119,6 +120,11 @@ class BeliefLog:
         self._means.append(mean[:, self._steps].cpu())
         self._stds.append(log_std[:, self._steps].exp().cpu())
 
+    def gather(self) -> None:
+        """Adds the beliefs that all ranks have kept, in their order."""
+        self._means = ranks.gathered_objects(self._means)
+        self._stds = ranks.gathered_objects(self._stds)
+
     def curve(self, tasks: Sequence[Task]) -> BeliefCurve:
         """The beliefs on all tasks, in the order in which they were played."""
         mean, std = torch.cat(self._means).double(), torch.cat(self._stds).double()
@@ -144,9 +150,10 @@ def belief_metrics(
     agent: Believer, trial: Sequence[Rollout], tasks: Sequence[Task], *, slots_per_task: int
 ) -> dict[str, float]:
     """Standard deviation of the posterior at the first and at the last step of a trial, and how
-    well a linear probe reads the goal from its mean at the last; on the tasks of the trial."""
+    well a linear probe reads the goal from its mean at the last; on the tasks of all ranks."""
     log = BeliefLog(agent, slots_per_task=slots_per_task)
-    log.keep(trial, len(tasks))
+    log.keep(trial, len(ranks.share_of(len(tasks))))
+    log.gather()
     curve = log.curve(tasks)
     metrics = {
         "belief/std_first_step": curve.mean_std[0],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarl.config import Config, Count, Positive
 from metarl.errors import NotFiniteError, UserError, printable
+from metarl.system import ranks
 
 PREFIX = "optimizer."
 """Prefix of the names of an optimizer's tensors."""
@@ -92,7 +93,7 @@ def load_state_dict(
 
 
 def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf) -> float:
-    """Takes a step along the accumulated gradients, and clears them.
+    """Takes a step along the accumulated gradients of all ranks, and clears them.
 
     Returns:
         The norm of the gradients before they are clipped to `max_norm`.
@@ -100,6 +101,7 @@ def checked_step(optimizer: torch.optim.Optimizer, *, max_norm: float = math.inf
     Raises:
         NotFiniteError: a gradient is NaN or infinite; no step is taken.
     """
+    ranks.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
     gradients = [
         p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None
     ]

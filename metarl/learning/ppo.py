@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from metarl.config import Config, Fraction, Positive, Size
 from metarl.learning.values import ValueLoss, ValueTargets
 from metarl.nn.distributions import ActionDistribution
+from metarl.system import ranks
 from metarl.types import TrialShape
 
 
@@ -127,9 +128,15 @@ def kl_from_acting(log_ratio: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
 
 
 def normalized(advantage: Float[Tensor, "N T"], *, each_trial: bool) -> Float[Tensor, "N T"]:
-    """Advantages with mean 0 and standard deviation 1, over all trials or within each trial."""
-    over = 1 if each_trial else (0, 1)
-    mean, std = advantage.mean(over, keepdim=True), advantage.std(over, keepdim=True)
+    """Advantages with mean 0 and standard deviation 1, over all trials (of all ranks) or within
+    each trial."""
+    if each_trial:
+        mean, std = advantage.mean(1, keepdim=True), advantage.std(1, keepdim=True)
+    elif ranks.number() == 1:
+        mean, std = advantage.mean(), advantage.std()
+    else:
+        _, mean, variance = ranks.moments(advantage.flatten())
+        std = variance.sqrt()
     return (advantage - mean) / (std + 1e-8)
 
 
@@ -181,13 +188,13 @@ def ppo_passes(
     config: PPOConfig,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Gradient steps on shuffled minibatches, in `config.epochs` passes over all rows.
+    """Gradient steps on shuffled minibatches, in `config.epochs` passes over the rows of all ranks.
 
     Args:
-        loss: function from the indices of a minibatch's rows to its loss and metrics, which include
-            `kl`.
+        loss: function from the indices of a minibatch's own rows to their loss and metrics, means
+            over these rows; metrics include `kl`.
         optimizer: steps along the gradients, once they are clipped.
-        num_rows: number of rows of experience, such as chunks of trials.
+        num_rows: number of own rows of experience, such as chunks of trials.
         config: says how many passes and minibatches.
         generator: random stream of the order of rows.
 
@@ -196,25 +203,32 @@ def ppo_passes(
     """
     history: dict[str, list[Tensor]] = defaultdict(list)
 
-    def last_kl() -> float:
-        return float(torch.stack(history["kl"][-config.num_minibatches :]).mean())
+    def mean(of_steps: Sequence[Tensor]) -> float:
+        return float(ranks.summed(torch.stack(list(of_steps))).mean())
 
+    def last_kl() -> float:
+        return mean(history["kl"][-config.num_minibatches :])
+
+    place = ranks.place_of(num_rows)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for _ in range(config.epochs):
-        order = torch.randperm(num_rows, generator=generator, device=generator.device)
+        order = torch.randperm(place.total, generator=generator, device=generator.device)
         for chosen in order.chunk(config.num_minibatches):
-            value, metrics = loss(chosen)
+            rows = place.chosen(chosen)
+            share = len(rows) / len(chosen)
+            value, metrics = loss(rows if share else torch.zeros_like(chosen[:1]))
             optimizer.zero_grad()
-            value.backward()
+            (share * value).backward()
+            ranks.sum_gradients(parameters)
             metrics["gradient_norm"] = torch.nn.utils.clip_grad_norm_(
                 parameters, config.max_grad_norm
             )
             optimizer.step()
             for name, metric in metrics.items():
-                history[name].append(metric)
+                history[name].append(share * metric)
         if config.max_kl is not None and last_kl() > config.max_kl:
             break
-    metrics = {name: float(torch.stack(values).mean()) for name, values in history.items()}
+    metrics = {name: mean(values) for name, values in history.items()}
     metrics["kl"] = last_kl()
     metrics["epochs"] = len(history["kl"]) / config.num_minibatches
     return metrics

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl.errors import UserError
 from metarl.learning.optim import section
+from metarl.system import ranks
 from metarl.system.memory import check_memory
 from metarl.types import Rollout, TimeStep
 
@@ -95,7 +96,7 @@ class TrialReplay:
         return self._tensors["obs"].shape[2] - 1
 
     def add(self, rollout: Rollout, executed: Float[Tensor, "N T A"]) -> None:
-        """Adds a trial for each slot, in place of the oldest ones.
+        """Adds a trial for each slot of all ranks, in place of the oldest ones.
 
         Args:
             rollout: whole trials.
@@ -114,7 +115,8 @@ class TrialReplay:
             "reward": rollout.reward,
             "task": rollout.task,
         }
-        new["added_at"] = torch.full_like(rollout.task, self.added)
+        new = {name: ranks.gathered(tensor) for name, tensor in new.items()}
+        new["added_at"] = torch.full_like(new["task"], self.added)
         if not self._tensors:
             check_memory(
                 self.capacity * sum(t[0].numel() * t.element_size() for t in new.values()),
@@ -132,7 +134,7 @@ class TrialReplay:
                     f"the replay holds trials with {name} of {tuple(self._tensors[name].shape[1:])}"
                     f", these have {tuple(tensor.shape[1:])}; train the new config anew"
                 )
-        num_slots = len(rollout.reward)
+        num_slots = len(new["reward"])
         where = (self.added + torch.arange(num_slots, device=self.device)) % self.capacity
         kept = slice(max(0, num_slots - self.capacity), None)
         for name, tensor in new.items():

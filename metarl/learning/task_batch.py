@@ -36,6 +36,13 @@ class Experience(NamedTuple):
         return Experience(*(x[:, ::stride] for x in self))
 
 
+class Baseline(NamedTuple):
+    """The returns of a rollout, and the values that the baseline gives them."""
+
+    returns: Float[Tensor, "N T"]
+    value: Float[Tensor, "N T"]
+
+
 @dataclass(frozen=True)
 class TaskBatch:
     """Tasks of a meta-batch that are processed together."""
@@ -78,9 +85,8 @@ def experience_of(
     slots_per_task: int,
     discount: float,
     gae_lambda: float,
-) -> tuple[Experience, float]:
-    """The experience in a rollout, and the share of the returns' variance that the baseline
-    explains.
+) -> tuple[Experience, Baseline]:
+    """The experience in a rollout, and its returns with their baseline.
 
     Advantages are GAE's, over a linear baseline that is fitted to each task separately; episodes do
     not bootstrap at their end. Advantages are scaled to mean 0 and standard deviation 1 within each
@@ -127,8 +133,7 @@ def experience_of(
         advantage=(advantage - advantage.mean(1, keepdim=True)) / spread,
     )
     check_finite("the advantage", experience.advantage)
-    explained = float(1 - (returns - value).var() / returns.var().clamp(min=1e-12))
-    return experience, explained
+    return experience, Baseline(returns, value)
 
 
 def check_finite(what: str, values: Shaped[Tensor, "G F"], *, first_task: int = 0) -> None:

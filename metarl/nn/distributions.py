@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from metarl.system import ranks
+
 FEW_ACTIONS = 16
 """Number of actions below which log-probabilities are computed across the batch: torch's softmax
 along rows that are shorter than a processor's vector takes several times as long."""
@@ -64,9 +66,7 @@ class DiagonalGaussian:
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "*batch A"]:
         """Draws an action."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
+        noise = ranks.drawn(torch.randn, self.mean.shape, generator, dtype=self.mean.dtype)
         return self.mean + self.log_std.exp() * noise
 
     def mode(self) -> Float[Tensor, "*batch A"]:
@@ -132,9 +132,7 @@ class Categorical:
         total = cumulative[-1]
         # A number below 1 times the total is below the total also when rounded, so an action is
         # always found, and none that has no probability.
-        uniform = torch.rand(
-            total.shape, generator=generator, device=total.device, dtype=total.dtype
-        )
+        uniform = ranks.drawn(torch.rand, total.shape, generator, dtype=total.dtype)
         return (cumulative <= uniform * total).sum(0).view(self.logits.shape[:-1])
 
     def mode(self) -> Int[Tensor, "*batch"]:

@@ -14,6 +14,7 @@ from metarl.nn.distributions import ActionDistribution, Categorical, DiagonalGau
 from metarl.nn.heads import ActionHead, HeadKind, PooledHead, RewardHead, build_head
 from metarl.nn.memories import MemoryKind, build_memory
 from metarl.nn.memories.per_action import PerAction
+from metarl.system import ranks
 from metarl.types import Rollout, TimeStep
 
 
@@ -37,15 +38,17 @@ class RunningNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Float[Tensor, "*batch F"]) -> None:
-        """Adds a batch to the statistics (Chan et al. 1979, Welford's algorithm in parallel)."""
+        """Adds a batch, of all ranks, to the statistics (Chan et al. 1979, Welford's algorithm in
+        parallel)."""
         rows = features.reshape(-1, features.shape[-1]).double()
         if self.count == 0:
             self.variance.zero_()
-        total = self.count + len(rows)
-        delta = rows.mean(0) - self.mean
-        spread = self.variance * self.count + rows.var(0, correction=0) * len(rows)
-        spread += delta**2 * self.count * len(rows) / total
-        self.mean += delta * len(rows) / total
+        added, mean, variance = ranks.moments(rows, correction=0)
+        total = self.count + added
+        delta = mean - self.mean
+        spread = self.variance * self.count + variance * added
+        spread += delta**2 * self.count * added / total
+        self.mean += delta * added / total
         self.variance.copy_(spread / total)
         self.count.copy_(total)
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float64
 
 from metarl.errors import UserError, printable
 from metarl.rollout.scene import Scene
+from metarl.system import ranks
 from metarl.system.files import check_is_file, written_whole
 from metarl.types import Rollout, TrialShape
 
@@ -121,6 +122,11 @@ class Recordings:
             yield
         finally:
             env.record(None)
+
+    def gather(self) -> None:
+        """Keeps tasks from among those that all ranks have kept."""
+        if ranks.number() > 1:
+            self.kept = chosen(ranks.gathered_objects(self.kept), self.limit)
 
     def _write_down(self, states: Float64[np.ndarray, "N S R"]) -> None:
         number = self._num_episodes

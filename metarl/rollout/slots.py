@@ -86,6 +86,9 @@ class SlotEnv(VectorEnv, Generic[T]):
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
         self.next_tasks = tuple(tasks)
+        self.first_slot = 0
+        """Number of slot 0 among those of all ranks: slots draw from streams of their own
+        numbers, so that it does not matter which rank plays them."""
         self.tasks: tuple[T, ...] = ()
         """The tasks being played; empty before the first `reset` and after one that failed."""
         self._started = False
@@ -191,7 +194,7 @@ class SlotEnv(VectorEnv, Generic[T]):
         if not self._rngs:
             return
         if isinstance(seeds, int):
-            rngs = slot_generators(seeds, list(given))
+            rngs = slot_generators(seeds, [self.first_slot + slot for slot in given])
         else:
             rngs = [slot_generator(seed, 0) for seed in given.values()]
         for slot, rng in zip(given, rngs, strict=True):

@@ -10,6 +10,7 @@ from metarl.protocols import Agent, TaskVectorEnv
 from metarl.rollout.curve import adaptation_curve, first_rows, join
 from metarl.rollout.recording import Recordings
 from metarl.rollout.trial import run_trial
+from metarl.system import ranks
 from metarl.system.seeding import derive_seed, torch_generator
 from metarl.tasks import TaskSet
 from metarl.types import AdaptationCurve, Rollout, TrialShape
@@ -25,6 +26,7 @@ def play(
     greedy: bool = False,
     recordings: Recordings | None = None,
     watch: Callable[[list[Rollout], int], None] | None = None,
+    together: bool = False,
 ) -> AdaptationCurve:
     """Plays one trial on every task, as many in parallel as the environment has slots for.
 
@@ -37,10 +39,13 @@ def play(
         greedy: take the policy's mode instead of sampling from it.
         recordings: collects the recorded episodes; the environment must then be a `Recorder`.
         watch: called with each trial and the number of its tasks that count.
+        together: share the batches of tasks out among ranks, which all must call this; each batch
+            is played as a single process plays it, and all ranks get the whole curve.
     """
     curves = []
     at_once = env.num_envs // shape.slots_per_task
-    for start in range(0, len(tasks), at_once):
+    starts = list(range(0, len(tasks), at_once))
+    for start in ranks.share_of(len(starts)).of(starts) if together else starts:
         batch = list(tasks[start : start + at_once])
         # The last batch is padded with tasks whose results are dropped.
         filled = batch + batch[:1] * (at_once - len(batch))
@@ -61,4 +66,4 @@ def play(
             watch(trial, len(batch))
         curve = adaptation_curve(trial, names, slots_per_task=shape.slots_per_task)
         curves.append(first_rows(curve, len(batch)))
-    return join(curves)
+    return join(ranks.gathered_objects(curves) if together else curves)

@@ -15,7 +15,7 @@ from torch import Tensor
 from metarl.errors import NotFiniteError
 from metarl.nn.distributions import action_size, execute, execute_on
 from metarl.protocols import Agent, DeviceVectorEnv, TaskVectorEnv
-from metarl.system import stopping
+from metarl.system import ranks, stopping
 from metarl.system.finite import check_weights, is_finite
 from metarl.tasks import Task, number_of
 from metarl.types import Rollout, TimeStep, TrialShape
@@ -61,12 +61,18 @@ def trial_in_parts(
     shape: TrialShape,
     seed: int,
     generator: torch.Generator | None,
+    place: ranks.Share | None = None,
 ) -> Iterator[list[Rollout]]:
     """Plays one trial as `run_trial` does, in parts that the agent can learn from in between.
 
     A part is the whole trial, or the next `shape.rollout_steps` steps of it. Then the agent's state
     is carried on, as are the environments, and a rollout tells where it begins and goes on.
+
+    With `place`, the tasks are those rows of the tasks of all ranks, and are played as a single
+    process that has all would play them.
     """
+    if place is not None:
+        env.first_slot = place.start * shape.slots_per_task  # pyright: ignore
     of_slots = [task for task in tasks for _ in range(shape.slots_per_task)]
     env.set_tasks(of_slots)
     obs, _ = env.reset(seed=seed)
@@ -78,9 +84,10 @@ def trial_in_parts(
     def play(num_steps: int, *, played: int = 0) -> Rollout:
         nonlocal state, step
         try:
-            rollout, state, step = collect(
-                agent, env, state, step, num_steps=num_steps, played=played, generator=generator
-            )
+            with ranks.taking(place, generator):
+                rollout, state, step = collect(
+                    agent, env, state, step, num_steps=num_steps, played=played, generator=generator
+                )
         except SlotNotFiniteError as error:
             task = error.slot // shape.slots_per_task
             raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None

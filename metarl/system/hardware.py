@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from metarl.errors import UserError
+from metarl.system import ranks
 
 INSTALL = "pip install --no-deps -r requirements-gpu.txt"
 NEEDED = ("mujoco-warp", "warp-lang")
@@ -53,10 +54,10 @@ def _is_installed(name: str) -> bool:
 
 
 def num_processors() -> int:
-    """Number of processors that this process may use; where the system does not tell, of all."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of processors that this process may use; where the system does not tell, of all. The
+    ranks on a machine share its processors."""
+    every = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, every // ranks.on_this_machine())
 
 
 @cache

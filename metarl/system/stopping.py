@@ -53,6 +53,7 @@ class _Signals:
         self.program = ""
         self.phase = Phase.DEFERRED
         self.requested = False
+        self.checks = 0
         self.times: list[float] = []
 
     def handle(self, number: int, frame: object) -> None:
@@ -143,5 +144,11 @@ def check() -> None:
     Raises:
         KeyboardInterrupt: a signal has come.
     """
+    _signals.checks += 1
     if _signals.requested:
         raise KeyboardInterrupt
+
+
+def checks() -> int:
+    """Number of calls of `check` so far: a command that goes on has more and more."""
+    return _signals.checks

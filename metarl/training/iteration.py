@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarl.learning.few_shot import MEASURES
+from metarl.protocols import AgentConfig
 from metarl.rollout.curve import adaptation_curve
-from metarl.system.seeding import derive_seed, torch_generator
+from metarl.system import ranks
+from metarl.system.seeding import derive_seed
 from metarl.tasks import Task
 from metarl.types import Rollout, TrialShape
 
@@ -36,7 +40,7 @@ class Iteration:
         """Draws the tasks."""
         self.env_seed = derive_seed(seed, "env", number)
         """Seeds the environments."""
-        self.generator = torch_generator(derive_seed(seed, "agent", number), device)
+        self.generator = ranks.OwnRows(device).manual_seed(derive_seed(seed, "agent", number))
         """Draws the agent's actions and everything else that the agent samples."""
         self.metrics: dict[str, float] = {}
 
@@ -70,6 +74,22 @@ def whole(parts: Sequence[list[Rollout]]) -> list[Rollout]:
     return [Rollout.one_after_another([rollout for part in parts for rollout in part])]
 
 
+def to_learn_from(trial: list[Rollout], config: AgentConfig) -> list[Rollout]:
+    """The rollouts that an agent learns from: those on this rank's tasks, if it sums over ranks
+    itself, or those on the tasks of all ranks."""
+    if ranks.number() == 1 or getattr(config, "learns_on_ranks", False):
+        return trial
+    return [_of_all_ranks(rollout) for rollout in trial]
+
+
+def _of_all_ranks(rollout: Rollout) -> Rollout:
+    gathered: dict[str, Any] = {"seen": rollout.seen.map(ranks.gathered)}
+    for field in fields(rollout):
+        if isinstance(values := getattr(rollout, field.name), Tensor):
+            gathered[field.name] = ranks.gathered(values)
+    return Rollout(**gathered)
+
+
 def means(learned: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means of metrics over several updates."""
     return {name: sum(each[name] for each in learned) / len(learned) for name in learned[0]}
@@ -83,14 +103,16 @@ def episode_metrics(
     The gap between first and last episode is what the agent gained by adapting.
 
     Args:
-        trial: rollouts of the trial.
-        tasks: tasks of the trial.
+        trial: rollouts of the trial, on this rank's tasks.
+        tasks: tasks of the meta-batch, of all ranks.
         shape: layout of the episodes.
         by_class: also gives the last episode's means for each class of tasks.
     """
     env_names = [task.env_name for task in tasks]
-    curve = adaptation_curve(trial, env_names, slots_per_task=shape.slots_per_task)
+    own = ranks.share_of(len(tasks)).of(env_names)
+    curve = adaptation_curve(trial, own, slots_per_task=shape.slots_per_task)
     measures = {"return": curve.scores["return"], "success": curve.scores["success_any"]}
+    measures = {measure: ranks.gathered(scores) for measure, scores in measures.items()}
     metrics = {f"train/{measure}": float(scores.mean()) for measure, scores in measures.items()}
     for measure, scores in measures.items():
         metrics[f"{measure}/first_episode"] = float(scores[:, 0].mean())

@@ -26,6 +26,7 @@ class Progress:
     values for the first and the last episode of a trial shows both. On a terminal the display stays
     in place; elsewhere a line is printed at most every `line_seconds` seconds, and always for the
     first and the last iteration. Lines that cannot be written are dropped: they must not end a run.
+    A quiet one shows only notes.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Progress:
         unit: str = "env steps",
         shown: Mapping[str, str] = RETURN_AND_SUCCESS,
         line_seconds: float = 10.0,
+        quiet: bool = False,
     ) -> None:
         self._title = printable(title)
         self._unit = unit
@@ -49,9 +51,10 @@ class Progress:
         self._console = plain_console()
         self._live: Live | None = None
         self._failed = False
+        self._quiet = quiet
 
     def __enter__(self) -> Progress:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._quiet:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()
             self._live.update(f"{self._title}: the first iteration …")
@@ -69,6 +72,8 @@ class Progress:
 
     def show(self, metrics: dict[str, float], *, iteration: int, env_steps: int) -> None:
         """Shows the newest iteration's metrics."""
+        if self._quiet:
+            return
         with self._or_go_on_without():
             self._show(metrics, iteration, env_steps)
 

@@ -31,6 +31,7 @@ from metarl.errors import NotFiniteError, UserError, note, printable
 from metarl.learning import optim
 from metarl.learning.replay import PREFIX
 from metarl.protocols import Learner
+from metarl.system import ranks
 from metarl.system.files import check_is_file, set_aside, written_whole
 from metarl.system.finite import check_weights
 from metarl.tasks import ContentHashes
@@ -130,10 +131,7 @@ class Run:
                 the last good state is kept.
             OSError: the iteration cannot be logged.
         """
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise NotFiniteError(name)
-        check_weights(self.agent)
+        check_finite_iteration(metrics, self.agent)
         self._count(env_steps, metrics)
 
     def skip_iteration(self, *, env_steps: int) -> None:
@@ -235,6 +233,80 @@ class Run:
             raise UserError(f"cannot go on with {path}: {printable(error)}") from None
         if kept < self.iteration:
             note(f"{path} lacks {self.iteration - kept} of {self.iteration} iterations")
+
+
+class Follower:
+    """The run on a rank that is not the first: it learns and counts as the first one does, and
+    writes nothing.
+
+    Args:
+        folder: folder of the run, for messages.
+        agent: the agent that is trained.
+    """
+
+    def __init__(self, folder: Path, agent: Learner) -> None:
+        self.folder, self.agent = folder, agent
+        self.iteration = self.env_steps = self.skipped = 0
+        self.metrics: dict[str, float] = {}
+
+    def finish_iteration(self, metrics: dict[str, float], *, env_steps: int) -> None:
+        """Counts an iteration.
+
+        Raises:
+            NotFiniteError: a metric or a part of the agent is not finite.
+        """
+        check_finite_iteration(metrics, self.agent)
+        self.iteration += 1
+        self.env_steps += env_steps
+        self.metrics = metrics
+
+    def save(self) -> Path:
+        """Where the first rank saves."""
+        return self.folder / CHECKPOINTS
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def begin_together(run: Run | Follower) -> None:
+    """Gives all ranks the first one's progress and everything that its agent has learned."""
+    first = (run.iteration, run.env_steps, run.skipped, run.agent.state_dict())
+    if ranks.number() > 1:
+        run.iteration, run.env_steps, run.skipped, tensors = ranks.from_first(first)
+        if isinstance(run, Follower):
+            run.agent.load_state_dict({k: t.to(run.agent.device) for k, t in tensors.items()})
+
+
+def check_finite_iteration(metrics: dict[str, float], agent: Learner) -> None:
+    """Checks what an iteration measured and taught.
+
+    Raises:
+        NotFiniteError: a metric or a part of the agent is not finite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NotFiniteError(name)
+    check_weights(agent)
+    check_alike(agent)
+
+
+def check_alike(agent: Learner) -> None:
+    """Checks that all ranks have learned the same, up to rounding on unlike processors.
+
+    Raises:
+        UserError: they have not.
+    """
+    if ranks.number() == 1:
+        return
+    tensors = {k: t for k, t in agent.state_dict().items() if not k.startswith(PREFIX)}
+    sums = torch.stack([t.double().abs().sum().cpu() for t in tensors.values()])
+    means = ranks.summed(sums) / ranks.number()
+    for name, own, mean in zip(tensors, sums, means, strict=True):
+        if abs(own - mean) > 1e-3 * (1 + abs(mean)):
+            raise UserError(
+                f"{name} differs between ranks: the agent learns from its own rank alone. Sum over "
+                "ranks what it learns (metarl.system.ranks), or leave out learns_on_ranks"
+            )
 
 
 def _copy_lines(log: BinaryIO, whole: BinaryIO, *, last: int) -> tuple[int, int]:

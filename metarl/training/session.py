@@ -26,14 +26,14 @@ from metarl.errors import (
 )
 from metarl.protocols import FewShotDistribution, Learner, TaskDistribution
 from metarl.rollout.interface import Interface
-from metarl.system import stopping
+from metarl.system import ranks, stopping
 from metarl.system.command_line import take_any_output
 from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, FewShotExperiment, codes_of, file_hash
 from metarl.training.iteration import Iteration
 from metarl.training.progress import Progress
-from metarl.training.run import Run
+from metarl.training.run import Follower, Run, begin_together
 from metarl.training.trust import trust
 
 
@@ -52,7 +52,7 @@ class Session:
 
     def __init__(
         self,
-        run: Run,
+        run: Run | Follower,
         progress: Progress,
         experiment: Experiment | FewShotExperiment,
         budget: Budget,
@@ -88,12 +88,14 @@ class Session:
             run.finish_iteration(iteration.metrics, env_steps=step)
         except (NotFiniteError, EnvironmentFailedError) as error:
             check_can_skip(error, run, on_nan=self._experiment.on_nan)
+            assert isinstance(run, Run)
             run.skip_iteration(env_steps=step)
             self._progress.note(f"iteration {run.iteration} skipped: {error}")
         else:
             self._progress.show(run.metrics, iteration=run.iteration, env_steps=run.env_steps)
         if run.iteration % self._experiment.train.checkpoint_every == 0:
             run.save()
+        ranks.watch()
 
     @contextmanager
     def failure_is_noted(self) -> Iterator[None]:
@@ -107,6 +109,8 @@ class Session:
     def show_hyperparameters(self, names: Iterable[str]) -> None:
         """Adds the run to TensorBoard's hyperparameter table, with the last value of these
         metrics."""
+        if isinstance(self.run, Follower):
+            return
         metrics = self.run.metrics
         if scores := {name: metrics[name] for name in names if name in metrics}:
             self.run.board.show_hyperparameters(self._experiment.model_dump(mode="json"), scores)
@@ -139,6 +143,35 @@ def training_session(
     Raises:
         UserError: the run cannot be resumed or cannot be written.
     """
+    if ranks.is_first():
+        run = begun(experiment, folder, learner, distribution, budget.unit, interface, new=new)
+    else:
+        run = Follower(folder, learner)
+    begin_together(run)
+    progress = Progress(
+        f"{experiment.name}: {distribution.name}",
+        total_env_steps=budget.total,
+        done_env_steps=run.env_steps,
+        unit=budget.unit.replace("_", " "),
+        shown=shown,
+        quiet=not ranks.is_first(),
+    )
+    with closing(run), how_it_ends(run, budget), progress, saved_first(run):
+        yield Session(run, progress, experiment, budget)
+
+
+def begun(
+    experiment: Experiment | FewShotExperiment,
+    folder: Path,
+    learner: Learner,
+    distribution: TaskDistribution | FewShotDistribution,
+    unit: Literal["env_steps", "tasks"],
+    interface: Interface | None,
+    *,
+    new: bool,
+) -> Run:
+    """The run in a folder, new or resumed from its newest checkpoint, and locked; its arguments are
+    those of `training_session`."""
     if new:
         for code in codes_of(experiment):  # before `create`, so that --resume need not ask again
             trust(code)
@@ -146,29 +179,16 @@ def training_session(
     try:
         if interface is not None:
             interface.check(folder)
-        run = Run(
-            folder,
-            learner,
-            unit=budget.unit,
-            task_hashes=hashes_of(distribution, experiment),
-        )
+        run = Run(folder, learner, unit=unit, task_hashes=hashes_of(distribution, experiment))
         if interface is not None:  # only now: `Run` refuses published runs, which must not change
             interface.keep(folder)
     except OSError as error:
         raise UserError(f"cannot write the run {folder}: {error}") from None
-    progress = Progress(
-        f"{experiment.name}: {distribution.name}",
-        total_env_steps=budget.total,
-        done_env_steps=run.env_steps,
-        unit=budget.unit.replace("_", " "),
-        shown=shown,
-    )
-    with closing(run), how_it_ends(run), progress, saved_first(run):
-        yield Session(run, progress, experiment, budget)
+    return run
 
 
 @contextmanager
-def saved_first(run: Run) -> Iterator[None]:
+def saved_first(run: Run | Follower) -> Iterator[None]:
     """Saves the newest finished state before anything is closed, however training ends."""
     try:
         run.save()
@@ -179,7 +199,7 @@ def saved_first(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def how_it_ends(run: Run) -> Iterator[None]:
+def how_it_ends(run: Run | Follower, budget: Budget) -> Iterator[None]:
     """Tells the user what is saved and how to continue, however training ends.
 
     It may end by its budget, by a signal, or because the system refuses to write.
@@ -187,16 +207,19 @@ def how_it_ends(run: Run) -> Iterator[None]:
     Raises:
         UserError: something cannot be written.
     """
-    unit = run.unit.replace("_", " ")
+    unit = budget.unit.replace("_", " ")
     try:
         yield
+        if isinstance(run, Follower):
+            return
         take_any_output()  # an environment may have closed stdout
         print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
               f"  python evaluate.py {run.folder}")  # fmt: skip
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be gone
-            print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
-                  f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
+            if isinstance(run, Run):
+                print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
+                      f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
         raise SystemExit(stopping.EXIT_CODE) from None
     except BrokenPipeError:  # handled by the command line: `train.py | head`
         raise
@@ -204,7 +227,7 @@ def how_it_ends(run: Run) -> Iterator[None]:
         raise UserError(f"cannot write: {error}; {what_is_saved(run)}") from None
 
 
-def what_is_saved(run: Run) -> str:
+def what_is_saved(run: Run | Follower) -> str:
     """Message part: the saved state of a run that cannot be written to, and how to resume it."""
     if not run.folder.is_dir():
         return f"{run.folder} is gone, and what was learned with it"
@@ -216,7 +239,7 @@ def what_is_saved(run: Run) -> str:
 
 
 def check_can_skip(
-    error: NotFiniteError | EnvironmentFailedError, run: Run, *, on_nan: str
+    error: NotFiniteError | EnvironmentFailedError, run: Run | Follower, *, on_nan: str
 ) -> None:
     """Checks that training can continue without the failed iteration.
 
@@ -224,6 +247,9 @@ def check_can_skip(
         UserError: it cannot; says what to do.
     """
     skip_nan = isinstance(error, NotFiniteError) and on_nan == "skip"
+    if ranks.number() > 1:  # the others have no such failure, and wait
+        last = f"; go on from the newest checkpoint with --resume {run.folder}"
+        raise UserError(f"iteration {run.iteration + 1}: {error}{last}") from None
     if skip_nan or isinstance(error, TrialLostError):
         return
     advice = (
