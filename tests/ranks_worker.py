@@ -3,7 +3,8 @@
     python -m tests.ranks_worker FOLDER NAME…     trains into FOLDER/NAME
 
 With the environment variable FAULT=RANK:UPDATE:HOW a rank comes to harm in an update of RL²; not
-again once torchrun has started the ranks anew. HOW: raise, kill, stop, hang or nan.
+again once torchrun has started the ranks anew. HOW: raise, kill, stop, hang or nan; or later: the
+rank of any agent is killed UPDATE milliseconds after the beginning.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,11 @@ def experiment_of(name: str) -> Any:
 
 
 def with_fault(rank: int, update: int, how: str) -> None:
-    """Lets a rank come to harm in RL²'s update of that number."""
+    """Lets a rank come to harm in RL²'s update of that number, or later."""
+    if how == "later":
+        if ranks.own() == rank and not ranks.restarted():
+            threading.Timer(update / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        return
     learn, updates = RL2.meta_update, itertools.count()
 
     def meta_update(self: RL2, trial: list[Rollout], **options: Any) -> dict[str, float]:
@@ -104,11 +110,11 @@ def with_fault(rank: int, update: int, how: str) -> None:
 
 if __name__ == "__main__":
     folder, *names = sys.argv[1:]
-    if fault := os.environ.get("FAULT"):
-        rank, update, how = fault.split(":")
-        with_fault(int(rank), int(update), how)
     seconds = float(os.environ.get("SECONDS_TO_GO_ON", ranks.SECONDS))
     with one_line_errors("ranks_worker"), ranks.joined("ranks_worker", seconds=seconds):
+        if fault := os.environ.get("FAULT"):
+            rank, update, how = fault.split(":")
+            with_fault(int(rank), int(update), how)
         for each in names or SMALL:
             # Few-shot examples are float32.
             torch.set_default_dtype(torch.float32 if each in FEW_SHOT else torch.float64)

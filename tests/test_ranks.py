@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -110,6 +111,23 @@ def test_a_rank_that_raises_is_named_and_one_process_goes_on(
     one, other = newest(trained[1] / "rl2"), newest(tmp_path / "rl2")
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.long
+def test_ranks_killed_at_any_time_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    assert worker(tmp_path, ranks=2).returncode == 0
+    rng = np.random.default_rng(int(os.environ.get("SEED", "0")))
+    names = [list(SMALL)[n % len(SMALL)] for n in range(int(os.environ.get("KILLS", "10")))]
+    killed = 0
+    for number, name in enumerate(names):
+        fault = f"{rng.integers(2)}:{rng.integers(3_000)}:later"
+        folder = tmp_path / str(number)
+        done = worker(folder, name, ranks=2, restarts=1, FAULT=fault)
+        assert done.returncode == 0, (name, fault, done.stderr)
+        assert sha256(folder / name) == sha256(tmp_path / name), (name, fault)
+        killed += "Signal 9" in done.stderr or "exitcode: -9" in done.stderr
+        print(number, name, fault)
+    assert killed
 
 
 @pytest.mark.long

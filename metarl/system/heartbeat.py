@@ -138,7 +138,7 @@ class Heartbeat:
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=self._every)
+        self._thread.join()
 
     def _run(self) -> None:
         beats = 0

@@ -113,6 +113,8 @@ class _Joined:
     whether it has to go on by now."""
 
     sums = 0
+    bytes = 0
+    seconds = 0.0
     waiting = False
     watched = False
 
@@ -120,6 +122,22 @@ class _Joined:
 def _state() -> tuple[int, bool]:
     progress = stopping.checks() + _Joined.sums if _Joined.watched else 0
     return progress, _Joined.waiting
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a rank has exchanged with the others so far."""
+
+    sums: int
+    bytes: int
+    """Size of what was summed."""
+    seconds: float
+    """Time in sums, with the wait for slower ranks."""
+
+
+def traffic() -> Traffic:
+    """What this rank has exchanged so far."""
+    return Traffic(_Joined.sums, _Joined.bytes, _Joined.seconds)
 
 
 def watch() -> None:
@@ -161,19 +179,28 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
         store.clone(), rank=rank, size=size, seconds=seconds,
         who=name(), state=_state, program=program,
     )  # fmt: skip
-    with heartbeat:
-        try:
+    try:
+        with heartbeat, _told(store, program):
             yield
             dist.barrier()
-        except RankLostError as error:
-            time.sleep(SECONDS_TO_TELL)  # the rank that failed knows why
-            if may_tell(store):
-                say(f"{program}: {error}; all ranks end")
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _told(store: Any, program: str) -> Iterator[None]:
+    """Context whose failure is told by the first rank that has one."""
+    try:
+        yield
+    except RankLostError as error:
+        time.sleep(SECONDS_TO_TELL)  # the rank that failed knows why
+        if may_tell(store):
+            say(f"{program}: {error}; all ranks end")
+        raise SystemExit(EXIT_CODE) from None
+    except UserError as error:
+        if not may_tell(store):
             raise SystemExit(EXIT_CODE) from None
-        except UserError as error:
-            if not may_tell(store):
-                raise SystemExit(EXIT_CODE) from None
-            raise UserError(f"{name()}: {error}") from None
+        raise UserError(f"{name()}: {error}") from None
 
 
 # -- own rows --------------------------------------------------------------------------------------
@@ -351,6 +378,7 @@ def from_first(value: T) -> T:
 
 
 def _reduce(tensor: Tensor) -> None:
+    _Joined.bytes += tensor.numel() * tensor.element_size()
     with _waiting():
         dist.all_reduce(tensor)
 
@@ -358,6 +386,7 @@ def _reduce(tensor: Tensor) -> None:
 @contextmanager
 def _waiting() -> Iterator[None]:
     _Joined.waiting = True
+    started = time.perf_counter()
     try:
         yield
     except RuntimeError as error:
@@ -366,3 +395,4 @@ def _waiting() -> Iterator[None]:
     finally:
         _Joined.waiting = False
         _Joined.sums += 1
+        _Joined.seconds += time.perf_counter() - started

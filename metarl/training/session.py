@@ -78,10 +78,12 @@ class Session:
         """
         run, step = self.run, self._budget.per_iteration
         iteration = Iteration(self._experiment.seed, run.iteration, run.agent.device)
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), ranks.traffic().seconds
         try:
             with stopping.interruptible():
                 yield iteration
+            if ranks.number() > 1:
+                iteration.log({"ranks_s": ranks.traffic().seconds - waited}, group="timing")
             if self._budget.unit == "env_steps":
                 speed = step / (time.perf_counter() - started)
                 iteration.log({"env_steps_per_s": speed}, group="timing")
