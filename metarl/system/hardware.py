@@ -52,11 +52,17 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+def processors() -> list[int]:
+    """Numbers of the processors that this process may use; where the system does not tell, of
+    all."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def num_processors() -> int:
     """Number of processors that this process may use; where the system does not tell, of all."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(processors())
 
 
 @cache
