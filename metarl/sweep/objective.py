@@ -30,7 +30,7 @@ GROUPS = ("train", "return", "success", "classes", "belief", "timing", "update")
 SOMETIMES = ("classes", "belief")
 """Groups that some iterations lack."""
 VALIDATION = "success on left-out classes"
-Line = Mapping[str, float]
+Line = Mapping[str, float | int]
 
 
 class UnknownMetricError(UserError):
@@ -170,7 +170,7 @@ def objective_of(plan: Plan) -> Objective:
     return Objective(metric=metric, minimize=settings.minimize, folds=None)
 
 
-def read_lines(path: Path) -> list[dict[str, float]]:
+def read_lines(path: Path) -> list[dict[str, float | int]]:
     """The whole lines of a log, also of one that is being written; none if there is no log.
 
     Raises:

@@ -205,7 +205,9 @@ class Plan:
     def point_name(self, point: Mapping[str, Any]) -> str:
         """Name of a combination of values, fit for a folder; without values, that of the config."""
         said = [f"{self.short(key)}={as_argument(value)}" for key, value in point.items()]
-        name = re.sub(r"[^\w.,=+-]+", "-", ",".join(said).replace('"', "")) or self.settings.name
+        plain = [re.sub(r"[\[\]{}\"']", "", text) for text in said]
+        parts = [re.sub(r"[^\w.=+-]+", "-", text) for text in plain]
+        name = ",".join(parts) or self.settings.name
         if len(name.encode()) > NAME_LENGTH - len("_trial0000") or name != name.strip(".-"):
             name = (
                 f"{name[:40].strip('.-')}-{hashlib.sha256(','.join(said).encode()).hexdigest()[:8]}"

@@ -56,7 +56,7 @@ class Asked:
         if step not in self.reported:
             self.reported.add(step)
             self.told.report(score, step)
-        return self.told.should_prune()
+        return bool(self.told.should_prune())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +179,17 @@ class Search:
 
     def _interrupted(self, held: ExitStack) -> Asked | None:
         """A trial of this folder whose process has ended before it."""
+        import optuna
         from optuna.trial import TrialState
 
         for point, study in self._studies:
             for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 mine = each.user_attrs.get(OWNER) == self._plan.settings.id
                 if mine and self._is_free(point, each.number, held):
-                    return self._asked(study, point, each._trial_id)
+                    study.sampler = sampler(each.number)
+                    # Optuna has no other way back to a trial; its values and reports are kept.
+                    trial = optuna.Trial(study, each._trial_id)
+                    return self._asked(study, point, trial, set(each.intermediate_values))
         return None
 
     def _new(self, held: ExitStack) -> Asked | None:
@@ -199,7 +203,7 @@ class Search:
         trial = study.ask()
         trial.set_user_attr(OWNER, self._plan.settings.id)
         self._is_free(point, trial.number, held)
-        return self._asked(study, point, trial._trial_id)
+        return self._asked(study, point, trial, set())
 
     def _is_free(self, point: Mapping[str, Any], number: int, held: ExitStack) -> bool:
         """Holds the lock of a trial, if no process does and this one has not run it before."""
@@ -209,16 +213,16 @@ class Search:
         self._seen.add(name)
         return True
 
-    def _asked(self, study: optuna.Study, point: dict[str, Any], trial_id: int) -> Asked:
-        import optuna
-
-        number = study._storage.get_trial(trial_id).number
-        study.sampler = sampler(number)
-        trial = optuna.Trial(study, trial_id)  # one that was interrupted keeps its values
+    def _asked(
+        self, study: optuna.Study, point: dict[str, Any], trial: optuna.Trial, reported: set[int]
+    ) -> Asked:
         values = {key: suggested(trial, key, each) for key, each in self._plan.ranges.items()}
-        reported = set(study._storage.get_trial(trial_id).intermediate_values)
         return Asked(
-            study=study, told=trial, number=number, values={**point, **values}, reported=reported
+            study=study,
+            told=trial,
+            number=trial.number,
+            values={**point, **values},
+            reported=reported,
         )
 
 

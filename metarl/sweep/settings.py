@@ -76,8 +76,8 @@ class Numbers:
     """A range of numbers; both ends belong to it."""
 
     scale: Literal["log", "uniform", "int"]
-    low: float
-    high: float
+    low: float | int
+    high: float | int
 
     def ends(self) -> list[Any]:
         """Values that every other one lies between."""
@@ -166,9 +166,9 @@ def values_of(text: str, *, source: str) -> list[Any]:
     """
     values = read_argument(f"[{text}]", source=source)
     if not isinstance(values, list):
-        raise UserError(f"{source} {printable(text)} should be values with commas between them")
+        raise UserError(f"{source} {printable(text)} should be values with a comma between two")
     if not values or None in values:
-        raise UserError(f"{source} {printable(text)} has an empty value; leave it out")
+        raise UserError(f"{source} {printable(text)} has a value that says nothing; leave it out")
     if len({json.dumps(value) for value in values}) < len(values):
         raise UserError(f"{source} {printable(text)} has a value twice; give each once")
     if len(values) > MOST:
