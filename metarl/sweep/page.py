@@ -243,7 +243,7 @@ def said_of_values(plan: Plan, *, varied: bool) -> str:
 def said_of_seeds(plan: Plan) -> str:
     """What the numbers are means over, and their intervals."""
     if len(plan.seeds) == 1:
-        return "Of one seed, so nothing is said of other seeds"
+        return "One seed, so nothing is said of other seeds"
     return f"Means over {count(len(plan.seeds), 'seed')}, with 95 % intervals (Student's t)"
 
 
