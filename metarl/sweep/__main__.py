@@ -119,6 +119,8 @@ def given_plan(options: argparse.Namespace) -> Plan:
         ):
             raise UserError("--resume and --show take a sweep as it is; give only --jobs with them")
         return open_plan(folder, trusted=options.trust)
+    if options.trust:
+        raise UserError("--trust is for --resume; a config that you train with is trusted anyway")
     plan = planned(options)
     if plan.settings.search:
         check_installed()

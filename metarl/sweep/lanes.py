@@ -126,7 +126,7 @@ class Sweep:
             Its score; None if it failed, was stopped, or is trained by another process.
 
         Raises:
-            UserError: the objective is no metric of it.
+            UnknownMetricError: no run logs the objective.
         """
         with claimed(self.plan.folder / LOCKS / run.label.replace("/", "-")) as ours:
             if not ours or is_in_training(run):
@@ -148,6 +148,7 @@ class Sweep:
                     )
                     code = yield from self._watched(run, process, look)
                 if not code and (judged := self.objective.evaluation(run)):
+                    print(f"{run.label} is judged on {said_of(on)}", flush=True)
                     process = self.children.run("evaluate.py", judged[0], log=run.log, on=on)
                     code = yield from process
                 if code:

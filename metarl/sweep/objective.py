@@ -24,7 +24,7 @@ from metarl.sweep.plan import Plan, PlannedRun
 DEFAULT, FEW_SHOT_DEFAULT = "return/last_episode", "train/loss"
 PARTS = 10
 """Parts of a run; the objective is the mean over the last one."""
-HELD_OUT = re.compile(r"test|eval|held|hold|valid", re.IGNORECASE)
+HELD_OUT = re.compile(r"(?:^|[\W_])(?:test|eval|held|hold.?out|valid)", re.IGNORECASE)
 GROUPS = ("train", "return", "success", "classes", "belief", "timing", "update")
 """First parts of the names of metrics; see docs/metrics.md."""
 SOMETIMES = ("classes", "belief")

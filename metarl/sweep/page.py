@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,7 @@ def results_of(
         scores = scores_of(trial, objective) if known.state == "finished" else {}
         one = result(trial, known.number, known.state, scores, objective)
         if known.value is not None and one.found is None:  # its runs are on another machine
-            found = Estimate(value=[known.value], low=[None], high=[None])
-            one = Result(trial=trial, number=known.number, state=known.state, scores={},
-                         found=found)  # fmt: skip
+            one = replace(one, found=Estimate(value=[known.value], low=[None], high=[None]))
         results.append(one)
     sign = 1 if objective.minimize else -1
     return sorted(results, key=lambda one: sign * one.found.value[0] if one.found else np.inf)
@@ -176,17 +174,15 @@ def report_of(plan: Plan, objective: Objective, results: Sequence[Result]) -> Re
     ]
     curves = curves_of(plan, objective, results)
     if curves.lines:
-        quiet = len(curves.lines) > COLOURED
+        said = []
+        if len(results[0].trial.runs) > 1:
+            said.append("means over runs, with the lowest and the highest")
+        if len(curves.lines) > COLOURED:
+            said.append(f"the {COLOURED} best in colour, the others in grey")
         sections.append(
             Section(
                 title="Learning curves",
-                text="Means over runs"
-                + (f"; the {COLOURED} best in colour, the others in grey" if quiet else "")
-                + (
-                    ", with the lowest and the highest run."
-                    if len(results[0].trial.runs) > 1
-                    else "."
-                ),
+                text=f"Of each trial{': ' if said else ''}{'; '.join(said)}.",
                 blocks=[curves],
             )
         )

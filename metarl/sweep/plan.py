@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -132,21 +133,24 @@ class Plan:
         return seeds_of(self.settings.seeds)
 
     @cached_property
+    def values(self) -> dict[str, list[Any]]:
+        """The values that are set."""
+        return {
+            key: values_of(text, source=f"--set {key}") for key, text in self.settings.set.items()
+        }
+
+    @cached_property
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of the values that are set; the last key changes fastest.
 
         Raises:
             UserError: the values cannot be read, or the combinations are too many.
         """
-        values = {
-            key: values_of(text, source=f"--set {key}") for key, text in self.settings.set.items()
-        }
-        count = 1
-        for each in values.values():
-            count *= len(each)
+        count = math.prod(map(len, self.values.values()))
         if count > MOST_TRIALS:
             raise UserError(f"{count:,} trials are more than {MOST_TRIALS:,}; set fewer values")
-        return [dict(zip(values, each, strict=True)) for each in product(*values.values())]
+        combined = product(*self.values.values())
+        return [dict(zip(self.values, each, strict=True)) for each in combined]
 
     @cached_property
     def ranges(self) -> dict[str, Range]:
@@ -159,10 +163,10 @@ class Plan:
     @cached_property
     def varied(self) -> list[str]:
         """The keys that differ between trials."""
-        several = [
-            key for key in self.settings.set if len({as_argument(p[key]) for p in self.grid}) > 1
+        return [
+            *(key for key, values in self.values.items() if len(values) > 1),
+            *self.settings.search,
         ]
-        return [*several, *self.settings.search]
 
     def short(self, key: str) -> str:
         """A varied key as names and tables show it: its last part, if that is unique."""
@@ -179,39 +183,34 @@ class Plan:
         Raises:
             UserError: the base config does not allow them.
         """
-        shown = self._shown(values)
-        point = {key: value for key, value in shown.items() if key in self.settings.set}
-        name = self.point_name(point)
+        name = self.point_name(values)
         if number is not None:
-            name = f"{name}_trial{number:04}" if point else f"trial{number:04}"
+            several = len(self.grid) > 1
+            name = f"{name}_trial{number:04}" if several else f"trial{number:04}"
         folds = range(1, self.settings.folds + 1) if self.settings.folds else [None]
         runs = []
         for seed, fold in product(self.seeds, folds):
             options = {**values, "name": name, "seed": seed}
             if fold is not None:
                 options |= {"env.fold": fold, "env.folds": self.settings.folds}
+            place = f"seed{seed}" if fold is None else f"fold{fold}_seed{seed}"
             runs.append(
                 PlannedRun(
-                    folder=self.folder
-                    / name
-                    / (f"fold{fold}_seed{seed}" if fold else f"seed{seed}"),
+                    folder=self.folder / name / place,
                     seed=seed,
                     experiment=load(self.base, options),
                     options=options,
                 )
             )
-        return Trial(name=name, values=shown, runs=runs)
+        return Trial(name=name, values={key: values[key] for key in self.varied}, runs=runs)
 
-    def point_name(self, point: Mapping[str, Any]) -> str:
-        """Name of a combination of values, fit for a folder; without values, that of the config."""
-        said = [f"{self.short(key)}={as_argument(value)}" for key, value in point.items()]
-        plain = [re.sub(r"[\[\]{}\"']", "", text) for text in said]
-        parts = [re.sub(r"[^\w.=+-]+", "-", text) for text in plain]
-        name = ",".join(parts) or self.settings.name
+    def point_name(self, values: Mapping[str, Any]) -> str:
+        """Name of a point of the grid, fit for a folder; of a grid of one point, the config's."""
+        varied = [key for key in self.varied if key in self.values]
+        said = ",".join(f"{self.short(key)}={as_argument(values[key])}" for key in varied)
+        name = re.sub(r"[^\w.,=+-]+", "-", re.sub(r"[][{}\"' ]", "", said)) or self.settings.name
         if len(name.encode()) > NAME_LENGTH - len("_trial0000") or name != name.strip(".-"):
-            name = (
-                f"{name[:40].strip('.-')}-{hashlib.sha256(','.join(said).encode()).hexdigest()[:8]}"
-            )
+            name = f"{name[:40].strip('.-')}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
         return name
 
     def check(self) -> None:
@@ -223,7 +222,7 @@ class Plan:
         check_apart([*self.settings.set, *self.settings.search])
         if self.settings.folds is not None and "fold" not in type(self._first.env).model_fields:
             raise UserError(f"--folds: {self._first.env.kind} has no classes to divide into folds")
-        names = [self.point_name(self._shown(point)) for point in self.grid]
+        names = list(map(self.point_name, self.grid))
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(f"two trials would be named {twice[0]}; leave one of them out")
         checked: set[str] = set()
@@ -243,10 +242,6 @@ class Plan:
             for point in self.grid
             for end in [{key: e} for key, each in self.ranges.items() for e in each.ends()] or [{}]
         ]
-
-    def _shown(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the varied keys."""
-        return {key: values[key] for key in self.varied if key in values}
 
     @cached_property
     def _first(self) -> Experiment | FewShotExperiment:

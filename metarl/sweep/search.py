@@ -89,8 +89,7 @@ class Search:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         self._plan = plan
         self._seen: set[str] = set()
-        with told_in_a_line(plan), ExitStack() as stack:
-            stack.enter_context(self._alone())
+        with told_in_a_line(plan), self._alone():
             storage = storage_of(plan)
             self._studies = [
                 (point, self._study(storage, point, minimize=minimize)) for point in plan.grid
@@ -102,7 +101,9 @@ class Search:
         plan = self._plan
         content = plan.settings.model_dump(mode="json", exclude={"id", "trials", "storage"})
         facts = {"settings": content, "base": text_hash(plan.base)}
-        name = f"{plan.folder.name}: {plan.point_name(point)}"
+        # Folders of one name share a study; a folder with a storage of its own may be renamed.
+        sweep = plan.folder.resolve().name if plan.settings.storage else plan.settings.name
+        name = f"{sweep}: {plan.point_name(point)}"
         study = optuna.create_study(
             study_name=name, storage=storage, load_if_exists=True,
             direction="minimize" if minimize else "maximize",

@@ -40,7 +40,7 @@ def test_the_grid_is_the_product(tiny: Path) -> None:
 
 def test_names_are_folders_and_differ(tiny: Path) -> None:
     plan = plan_of(tiny, set={"agent.encoder_sizes": "[32, 32],[64]", "agent.memory": "gru,lstm"})
-    assert plan.trial(plan.grid[0]).name == "encoder_sizes=32-32,memory=gru"
+    assert plan.trial(plan.grid[0]).name == "encoder_sizes=32,32,memory=gru"
     long = plan_of(tiny, set={"agent.encoder_sizes": f"{[1000] * 15},{[1000] * 16}"})
     one, other = (long.trial(point).name for point in long.grid)
     assert one != other and max(len(one), len(other)) < 90

@@ -263,6 +263,7 @@ def test_without_optuna_grids_run_and_searches_say_what_is_missing(
         (["--resume", "nowhere"], "nowhere is no sweep"),
         (["--resume", "a", "--seeds", "3"], "give only --jobs"),
         (["--show", "nowhere"], "nowhere is no sweep"),
+        (["tiny.yaml", "--trust"], "--trust is for --resume"),
     ],
 )
 def test_mistakes(tiny: Path, capsys, arguments: list[str], message: str) -> None:
