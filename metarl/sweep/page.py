@@ -29,6 +29,11 @@ POINTS = 25
 COLOURED = 6
 """Trials whose learning curves have a colour, the best ones."""
 
+BEST_FIRST = (
+    " The best first; to be the best of several is partly luck, and with new seeds the same values "
+    "tend to score worse."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
@@ -167,8 +172,7 @@ def report_of(plan: Plan, objective: Objective, results: Sequence[Result]) -> Re
     sections = [
         Section(
             title="Trials",
-            text=f"{said_of_seeds(plan)}. The best first; to be the best of several is partly "
-            "luck, and with new seeds the same values tend to score worse.",
+            text=f"{said_of_seeds(plan)}.{BEST_FIRST if len(results) > 1 else ''}",
             blocks=[trial_table(plan, objective, results)],
         )
     ]
