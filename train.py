@@ -18,7 +18,6 @@ import os
 import re
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,6 @@ from metarl.rollout.task_set import play
 from metarl.rollout.trial import trial_in_parts
 from metarl.system import ranks
 from metarl.system.command_line import one_line_errors
-from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet
 from metarl.training.experiment import (
@@ -51,13 +49,13 @@ from metarl.training.experiment import (
     load,
     load_run,
     told_in_a_line,
+    training_shape,
 )
 from metarl.training.iteration import episode_metrics, means, to_learn_from, update_metrics, whole
 from metarl.training.progress import RETURN_AND_SUCCESS
 from metarl.training.run import Run
 from metarl.training.session import Budget, training_session
 from metarl.training.tensorboard import LINES, check_can_film
-from metarl.types import TrialShape
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
 
@@ -179,31 +177,6 @@ def show_video(
         assert isinstance(env, Recorder)
         play(agent, env, TaskSet(task), shape=shape, seed=seed, recordings=recordings)
         run.board.show_video(env.scene(task[0]), recordings.kept[0], env_steps=run.env_steps)
-
-
-def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:
-    """The layout of trials in training.
-
-    Raises:
-        UserError: the agent cannot learn from such trials, or they do not fit into memory.
-    """
-    plan = experiment.train
-    shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
-    if plan.rollout_steps is not None:
-        if not getattr(experiment.agent, "learns_within_trials", False):
-            raise UserError(
-                f"agent.kind {experiment.agent.kind} learns from whole trials; leave out "
-                "train.rollout_steps"
-            )
-        shape = replace(shape, rollout_steps=plan.rollout_steps)
-    check_trial_fits(shape, num_tasks=plan.meta_batch_size, horizon=distribution.horizon)
-    experiment.agent.check_training(
-        shape,
-        horizon=distribution.horizon,
-        num_tasks=plan.meta_batch_size,
-        num_classes=len(distribution.train.classes),
-    )
-    return shape
 
 
 def checking_agents() -> list[Any]:

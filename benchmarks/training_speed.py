@@ -28,10 +28,15 @@ from metarl.errors import UserError
 from metarl.protocols import TaskVectorEnv
 from metarl.rollout.trial import run_trial
 from metarl.system.command_line import one_line_errors
-from metarl.training.experiment import Experiment, build_agent, load_experiment
+from metarl.training.experiment import (
+    Experiment,
+    build_agent,
+    load_experiment,
+    training_shape,
+)
 from metarl.training.iteration import Iteration
 from metarl.training.provenance import environment
-from train import DEFAULT_CONFIG, training_shape
+from train import DEFAULT_CONFIG
 
 ENGINES = ("native", "reference")
 EXPERIMENTS = ("maml_trpo_ml10", "rl2_ml10")

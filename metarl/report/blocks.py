@@ -25,7 +25,8 @@ class Line:
     low: list[float | None] | None = None
     """Lower ends of the intervals; None for a point without one."""
     high: list[float | None] | None = None
-    style: Literal["main", "dashed", "steps"] = "main"
+    style: Literal["main", "dashed", "steps", "quiet"] = "main"
+    """How it is drawn; a quiet line is one of many, thin, grey and without its label."""
     color: int = 0
     """Number of the colour; lines of one colour belong together."""
 
@@ -79,7 +80,7 @@ class HeatMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """Tasks as points at their goals, coloured by a value."""
+    """Points coloured by a value, such as tasks at their goals."""
 
     name: str
     title: str
@@ -91,10 +92,13 @@ class Scatter:
     value: list[float]
     limits: tuple[float, float]
     """Values of the first and the last colour."""
+    log_x: bool = False
+    x_names: list[str] | None = None
+    """Names of x = 0, 1, …, where x counts things without an order."""
     kind: Literal["scatter"] = "scatter"
 
     def rows(self) -> Iterator[list[Cell]]:
-        """The block as a table, one row per task."""
+        """The block as a table, one row per point."""
         yield [self.x_label, self.y_label, self.value_label]
         for point in zip(self.x, self.y, self.value, strict=True):
             yield list(point)

@@ -53,6 +53,8 @@ TALLEST = 12.0  # largest height of a heat map, in inches
 PIXEL_ROWS = 1000
 """Most rows of the tallest heat map that have their own pixel."""
 LONGEST_LABEL = 33
+LINES_INSIDE = 4
+"""Most lines whose legend lies inside a chart."""
 
 
 def svg(block: Curves | HeatMap | Scatter, *, png: Path | None = None) -> str:
@@ -95,12 +97,21 @@ def draw_curves(block: Curves) -> Figure:
     """Lines with their intervals."""
     figure, axes = plt.subplots(figsize=(4.6, 3.3), layout="constrained")
     draw_lines(axes, block)
+    legend = axes.get_legend()
+    if legend is not None and len(names := legend.get_texts()) > LINES_INSIDE:
+        handles, labels = axes.get_legend_handles_labels()
+        legend.remove()  # it would cover the lines
+        figure.set_figheight(3.3 + 0.1 * len(names))
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
 def draw_lines(axes: Axes, block: Curves) -> None:
     """Draws lines with their intervals on given axes."""
     for line in block.lines:
+        if line.style == "quiet":
+            axes.plot(line.x, line.y, color=QUIET, alpha=0.35, linewidth=0.8, zorder=1)
+            continue
         color = COLORS[line.color % len(COLORS)]
         if line.low is not None and line.high is not None:
             step = "post" if line.style == "steps" else None
@@ -124,7 +135,7 @@ def draw_lines(axes: Axes, block: Curves) -> None:
         axes.set_ylim(-0.03, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid()
-    if len(block.lines) > 1:
+    if sum(line.style != "quiet" for line in block.lines) > 1:
         axes.legend(fontsize=8)
     _name(axes, block)
 
@@ -216,6 +227,10 @@ def draw_scatter(block: Scatter) -> Figure:
         s=46, edgecolors=QUIET, linewidths=0.6,
     )  # fmt: skip
     figure.colorbar(points, ax=axes, label=as_it_is(block.value_label))
+    if block.log_x:
+        axes.set_xscale("log")
+    if block.x_names is not None:
+        axes.set_xticks(range(len(block.x_names)), [shortened(name) for name in block.x_names])
     axes.grid()
     axes.margins(0.08)
     _name(axes, block)

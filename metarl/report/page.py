@@ -21,18 +21,22 @@ from metarl.system.files import read_json, written_whole
 HERE = Path(__file__).parent
 
 
-def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None) -> Path:
+def write_report(
+    folder: Path, report: Report, rollouts: Rollouts | None = None, *, name: str = "report"
+) -> Path:
     """Writes `report.html` and its files into a folder, in place of an earlier report.
 
     Args:
         rollouts: files in the folder; the page contains copies of them.
+        name: name of the page, and of its numbers as JSON, in place of `report`.
 
     Returns:
         Path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names_of_blocks(folder / "report.json"):
-        for file in (folder / f"{name}.csv", folder / f"{name}.png"):
+    stored = folder / f"{name}.json"
+    for block in names_of_blocks(stored):
+        for file in (folder / f"{block}.csv", folder / f"{block}.png"):
             file.unlink(missing_ok=True)
     pictures: dict[str, str] = {}
     for block in (block for section in report.sections for block in section.blocks):
@@ -40,9 +44,9 @@ def write_report(folder: Path, report: Report, rollouts: Rollouts | None = None)
             csv.writer(file).writerows(block.rows())
         if not isinstance(block, Table):
             pictures[block.name] = svg(block, png=folder / f"{block.name}.png")
-    with written_whole(folder / "report.json") as partial:
+    with written_whole(stored) as partial:
         partial.write_text(json.dumps(asdict(report), indent=1), encoding="utf-8")
-    page = folder / "report.html"
+    page = folder / f"{name}.html"
     with written_whole(page) as partial:
         partial.write_text(render(report, pictures, rollouts, folder=folder), encoding="utf-8")
     return page

@@ -53,11 +53,18 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+def processors() -> list[int]:
+    """Numbers of the processors that this process may use; where the system does not tell, of
+    all."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def num_processors() -> int:
     """Number of processors that this process may use; where the system does not tell, of all. The
     ranks on a machine share its processors."""
-    every = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, every // ranks.on_this_machine())
+    return max(1, len(processors()) // ranks.on_this_machine())
 
 
 @cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -25,12 +26,13 @@ from metarl.config import Config, override, read_yaml, validate
 from metarl.errors import UserError, nearest, printable
 from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVectorEnv
 from metarl.system import stopping
+from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
 from metarl.system.user_module import UserModule, describe
 from metarl.training.run import CONFIG, choose_device
 from metarl.training.settings import FewShotTrainConfig, RunConfig, TrainConfig
 from metarl.training.trust import check_trusted, code_of
-from metarl.types import FewShotShape
+from metarl.types import FewShotShape, TrialShape
 
 E = TypeVar("E", bound=Config)
 """Config of a task distribution."""
@@ -270,6 +272,31 @@ def build_learner(experiment: FewShotExperiment, shape: FewShotShape) -> FewShot
         seed=derive_seed(experiment.seed, "weights"),
         device=choose_device(experiment.device),
     )
+
+
+def training_shape(experiment: Experiment, distribution: TaskDistribution) -> TrialShape:
+    """The layout of trials in training.
+
+    Raises:
+        UserError: the agent cannot learn from such trials, or they do not fit into memory.
+    """
+    plan = experiment.train
+    shape = experiment.agent.trial_shape(plan.episodes_per_trial, training=True)
+    if plan.rollout_steps is not None:
+        if not getattr(experiment.agent, "learns_within_trials", False):
+            raise UserError(
+                f"agent.kind {experiment.agent.kind} learns from whole trials; leave out "
+                "train.rollout_steps"
+            )
+        shape = replace(shape, rollout_steps=plan.rollout_steps)
+    check_trial_fits(shape, num_tasks=plan.meta_batch_size, horizon=distribution.horizon)
+    experiment.agent.check_training(
+        shape,
+        horizon=distribution.horizon,
+        num_tasks=plan.meta_batch_size,
+        num_classes=len(distribution.train.classes),
+    )
+    return shape
 
 
 def _kind(

@@ -51,6 +51,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 REPLAY = "replay"
+LOCK = ".lock"
 LONGEST_LINE = 2**20
 """Largest size of a line of metrics (bytes); a longer line was not written by this module."""
 
@@ -352,7 +353,7 @@ def _check_trainable(folder: Path) -> None:
 
 def _locked(folder: Path) -> FileLock:
     """The lock of a run's folder; the system releases it when the process ends, in any way."""
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
