@@ -155,7 +155,7 @@ def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool
 
     Where torchrun starts failed ranks again, they resume the run that they had begun.
     """
-    if new and ranks.restarted() and folder.exists():
+    if new and ranks.restarted() and ranks.is_first() and folder.exists():
         new = load_run(folder, trusted=True) != experiment
     ranks.check_enough(experiment.train.meta_batch_size, "train.meta_batch_size")
     with told_in_a_line(experiment.model_dump()):

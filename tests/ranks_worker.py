@@ -88,13 +88,13 @@ def experiment_of(name: str) -> Any:
 def with_fault(rank: int, update: int, how: str) -> None:
     """Lets a rank come to harm in RL²'s update of that number, or later."""
     if how == "later":
-        if ranks.own() == rank and not ranks.restarted():
+        if not ranks.restarted() and ranks.own() == rank:
             threading.Timer(update / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()
         return
-    learn, updates = RL2.meta_update, itertools.count()
+    learn, updates, restarted = RL2.meta_update, itertools.count(), ranks.restarted()
 
     def meta_update(self: RL2, trial: list[Rollout], **options: Any) -> dict[str, float]:
-        if next(updates) == update and ranks.own() == rank and not ranks.restarted():
+        if next(updates) == update and ranks.own() == rank and not restarted:
             if how == "raise":
                 raise EnvironmentFailedError("slot 0 is on fire")
             elif how == "nan":

@@ -123,10 +123,12 @@ def test_ranks_killed_at_any_time_go_on_to_the_same_bits(tmp_path: Path) -> None
         fault = f"{rng.integers(2)}:{rng.integers(3_000)}:later"
         folder = tmp_path / str(number)
         done = worker(folder, name, ranks=2, restarts=1, FAULT=fault)
-        assert done.returncode == 0, (name, fault, done.stderr)
+        print(number, name, fault)
+        if done.returncode:
+            print(done.stderr)
+        assert done.returncode == 0, (name, fault)
         assert sha256(folder / name) == sha256(tmp_path / name), (name, fault)
         killed += "Signal 9" in done.stderr or "exitcode: -9" in done.stderr
-        print(number, name, fault)
     assert killed
 
 

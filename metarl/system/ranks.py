@@ -99,8 +99,9 @@ def device_number() -> int:
 
 
 def restarted() -> bool:
-    """True if torchrun started the ranks again, after one had failed."""
-    return launched() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """True if torchrun started the ranks again, after one had failed. All ranks must call this: the
+    torchrun of a machine that has just joined does not know."""
+    return launched() and summed(int(os.environ["TORCHELASTIC_RESTART_COUNT"])) > 0
 
 
 def name() -> str:
@@ -166,8 +167,8 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
     with_gpu = torch.cuda.is_available()
     if with_gpu:
         torch.cuda.set_device(device_number())
-    store, rank, size = next(iter(c10d.rendezvous("env://", timeout=timedelta(seconds=300))))
-    store = c10d.PrefixStore(f"metarl {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _store(rank, size)
     # A sum waits for the slowest rank, however long that one plays: whether it is alive is the
     # heartbeat's to find out.
     dist.init_process_group(
@@ -185,6 +186,19 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
             dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _store(rank: int, size: int) -> Any:
+    """The store of this start of all ranks: torchrun's, or that of the first rank."""
+    torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = c10d.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size,
+        is_master=rank == 0 and not torchruns, timeout=timedelta(seconds=300),
+    )  # fmt: skip
+    # torchrun's outlives the ranks. Ours does not; and on a machine that has just joined the number
+    # is another one.
+    start = os.environ["TORCHELASTIC_RESTART_COUNT"] if torchruns else ""
+    return c10d.PrefixStore(f"metarl {start}", store)
 
 
 @contextmanager
@@ -389,9 +403,9 @@ def _waiting() -> Iterator[None]:
     started = time.perf_counter()
     try:
         yield
-    except RuntimeError as error:
+    except RuntimeError:
         stopping.check()  # all ranks were stopped, and another was quicker
-        raise RankLostError(f"another rank has ended or cannot be reached ({error})") from None
+        raise RankLostError("another rank has ended or cannot be reached") from None
     finally:
         _Joined.waiting = False
         _Joined.sums += 1
