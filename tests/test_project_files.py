@@ -1,6 +1,8 @@
 """Files about the project agree with it: hooks, citation, changelog, links between pages."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,15 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", linked.read_text("utf-8"), re.M)
             slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
             assert heading in slugs, link
+
+
+def test_cluster_examples_pass_their_linters() -> None:
+    scripts = [*(ROOT / "docs/examples").glob("*.sh"), *(ROOT / "benchmarks").glob("*.sh")]
+    bin = Path(sys.executable).parent
+    linters = [
+        [bin / "shellcheck", *scripts],
+        [bin / "kubernetes-validate", "--strict", ROOT / "docs/examples/kubernetes_train.yaml"],
+    ]
+    for command in linters:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr

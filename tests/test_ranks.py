@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import evaluate
+from metarl.training.checkpoint import TENSORS, checkpoints
 from tests.ranks_worker import FEW_SHOT, ITERATIONS, SMALL, experiment_of
 from train import main, start
 
@@ -43,9 +44,7 @@ def worker(folder: Path, *names: str, ranks: int, **options: Any) -> Any:
 
 
 def newest(run: Path) -> dict[str, torch.Tensor]:
-    folders = sorted((run / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    (file,) = folders[-1].glob("*.safetensors")
-    return load_file(file)
+    return load_file(checkpoints(run / "checkpoints")[-1] / TENSORS)
 
 
 def sha256(run: Path) -> str:
