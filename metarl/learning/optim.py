@@ -75,7 +75,9 @@ def load_state_dict(
         if key not in MOMENTS or name not in parameters:
             known = printable(prefix + key_and_name, limit=200)
             raise UserError(f"it has a tensor {known}, which belongs to no parameter here")
-        like = torch.zeros(()) if key == "step" else parameters[name]
+        # A fused Adam counts in float32, another one in torch's default precision.
+        counts = tensor.dtype if tensor.is_floating_point() else None
+        like = torch.zeros((), dtype=counts) if key == "step" else parameters[name]
         if (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
             raise UserError(
                 f"{prefix}{key_and_name} is {tuple(tensor.shape)} of {tensor.dtype}, and should be "
