@@ -87,9 +87,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_10x500": PULLS_500,
     "bandit_50x500": PULLS_500,
     "tabular_10": {},
-    "tabular_25": {**in_parts(250), "train.env_steps": 2_500_000},
+    "tabular_25": {**in_parts(250), "train.env_steps": 4_000_000},
     "tabular_50": {**in_parts(250), "train.env_steps": 5_000_000},
-    "tabular_75": {**in_parts(250), "train.env_steps": 3_000_000},
+    "tabular_75": {**in_parts(250), "train.env_steps": 5_000_000},
     "tabular_100": {**in_parts(250), "train.env_steps": 4_000_000},
 }
 
