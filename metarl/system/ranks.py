@@ -183,7 +183,8 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
     try:
         with heartbeat, _told(store, program):
             yield
-            dist.barrier()
+            with _waiting():
+                dist.barrier()
     finally:
         dist.destroy_process_group()
 
