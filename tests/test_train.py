@@ -185,6 +185,39 @@ def test_without_its_replay_a_run_can_be_evaluated_but_not_go_on(tiny: Path, cap
     assert "train its config anew" in message
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_new_run_begins_with_what_another_has_learned(tiny: Path, agent: str) -> None:
+    tiny.write_text(with_agent(tiny.read_text(), agent))
+    train.main([str(tiny), "--run-dir", "first"])
+    for source in (Path("first"), checkpoints(Path("first/checkpoints"))[-1]):
+        train.main([str(tiny), "--run-dir", "second", "--start-from", str(source)])
+        learned, begun = (
+            load_checkpoint(path).tensors
+            for path in (checkpoints(Path("first/checkpoints"))[-1], Path("second/checkpoints/0"))
+        )
+        assert {name for name in learned if not name.startswith(("optimizer.", "replay."))}
+        for name, tensor in begun.items():
+            if name == "optimizer.learning_rate":
+                assert tensor >= learned[name]
+            elif not name.startswith(("optimizer.", "replay.")):
+                assert torch.equal(tensor, learned[name]), name
+        assert not any(".exp_avg." in name for name in begun)
+        assert [line["iteration"] for line in metrics(Path("second"))] == [1, 2, 3, 4, 5]
+        shutil.rmtree("second")
+
+
+def test_what_a_run_cannot_begin_with_is_one_line(tiny: Path, capsys) -> None:
+    train.main([str(tiny), "--run-dir", "first"])
+    for options, message in (
+        (["--start-from", "nowhere"], "start_from: nowhere is no run with a checkpoint"),
+        (["--start-from", "first", "--agent.hidden-size", "9"], "does not fit"),
+        (["--start-from", "first", "--agent.encoder-sizes", "[4]"], "does not fit"),
+    ):
+        line = fails(capsys, train, [str(tiny), "--run-dir", "second", *options])
+        assert message in line
+        assert not Path("second").exists()
+
+
 def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
     assert "--list takes nothing else" in fails(capsys, train, ["--list", "--seed", "1"])
     train.main(["--list"])

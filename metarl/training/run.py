@@ -36,6 +36,8 @@ from metarl.system.files import check_is_file, set_aside, written_whole
 from metarl.system.finite import check_weights
 from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import (
+    GROWING,
+    META,
     Meta,
     Saved,
     check_fits,
@@ -392,6 +394,27 @@ def load_agent(agent: Learner, folder: Path, *, replay: Path | None = None) -> M
     except UserError as error:
         raise UserError(f"checkpoint {folder} does not fit: {error}") from None
     return meta
+
+
+def begin_with(agent: Learner, source: Path) -> None:
+    """Gives an agent what another has learned: all but its optimizer's moments and its replay.
+
+    Args:
+        agent: a new agent.
+        source: folder of a run, whose newest checkpoint is taken, or of a checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, it is damaged, or it does not fit the agent.
+    """
+    of_run = checkpoints(source / CHECKPOINTS)
+    folder = of_run[-1] if of_run else source
+    if not os.path.lexists(folder / META):
+        raise UserError(f"start_from: {source} is no run with a checkpoint, and no checkpoint")
+    tensors, own = load_checkpoint(folder).tensors, agent.state_dict()
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(GROWING)}
+    tensors |= {name: tensor for name, tensor in own.items() if name.startswith(GROWING)}
+    check_fits(tensors, own, source=folder)
+    agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
 
 
 def is_published(checkpoint: Path) -> bool:

@@ -33,7 +33,7 @@ from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, FewShotExperiment, codes_of, file_hash
 from metarl.training.iteration import Iteration
 from metarl.training.progress import Progress
-from metarl.training.run import Follower, Run, begin_together
+from metarl.training.run import Follower, Run, begin_together, begin_with
 from metarl.training.trust import trust
 
 
@@ -177,6 +177,8 @@ def begun(
     if new:
         for code in codes_of(experiment):  # before `create`, so that --resume need not ask again
             trust(code)
+        if experiment.start_from is not None:
+            begin_with(learner, Path(experiment.start_from))
         Run.create(folder, experiment)
     try:
         if interface is not None:

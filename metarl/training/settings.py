@@ -65,6 +65,9 @@ class RunConfig(Config):
     """Name of the run; its folder is runs/<name>/seed<seed>."""
     seed: Seed = 1
     """Seed of initial weights, task sampling and actions. Goals have their own seed, env.seed."""
+    start_from: str | None = None
+    """Folder of a run, or of one of its checkpoints, whose weights and normalizers a new run begins
+    with, as if it had learned them; if not given, it begins with random weights."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of the agent; auto chooses CUDA if there is a CUDA device."""
     on_nan: Literal["stop", "skip"] = "stop"
