@@ -39,6 +39,7 @@ from metarl.report.terminal import with_interval
 from metarl.system.command_line import one_line_errors
 from metarl.system.seeding import derive_seed
 from metarl.tasks import TaskSet
+from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, load_experiment
 from metarl.training.provenance import environment
 
@@ -64,9 +65,12 @@ PULLS_10 = {
 }
 PULLS_100 = {"agent.learning_rate_decay": 0.99, "train.env_steps": 3_000_000}
 PULLS_500 = {
+    "agent.learning_rate": 7e-4,
     "agent.learning_rate_decay": 0.98,
+    "agent.entropy_coef": 2e-3,
     "agent.chunk_length": 250,
-    "train.env_steps": 4_000_000,
+    "train.meta_batch_size": 50,
+    "train.env_steps": 2_000_000,
 }
 
 
@@ -92,6 +96,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tabular_75": {**in_parts(250), "train.env_steps": 5_000_000},
     "tabular_100": {**in_parts(250), "train.env_steps": 4_000_000},
 }
+
+
+BEGINS_WITH = {f"bandit_{arms}x500": f"bandit_{arms}x100" for arms in (5, 10, 50)}
+"""Settings whose agents begin with what those of other settings have learned. A trial of 500 pulls
+tells as much about exploring as one of 100, and takes five times as many env steps."""
 
 
 def trained_for(setting: str, seed: int) -> Experiment:
@@ -146,21 +155,29 @@ def measure(setting: str) -> dict[str, Any]:
 
 def measure_rl2(setting: str, seed: int, runs: Path) -> dict[str, Any]:
     """Total rewards of RL² on the same tasks, after its training with a seed."""
-    experiment = trained_for(setting, seed)
-    folder = runs / setting / f"seed{seed}"
-    train_to_the_end(experiment, folder)
+    experiment, folders = trained(setting, seed, runs)
     tasks = TaskSet(experiment.env.build().test[:NUM_TASKS])
-    checkpoint, returns = rl2_returns(
-        experiment, folder, tasks, episodes=num_episodes(setting), seed=seed
-    )
+    returns = rl2_returns(experiment, folders[0], tasks, episodes=num_episodes(setting), seed=seed)
     return {
         "experiment": experiment.model_dump(mode="json"),
-        "env_steps": int(checkpoint.name),
-        "training_s": training_seconds(folder),
-        "curve": learning_curve(folder, points=40),
+        "env_steps": sum(int(checkpoints(each / "checkpoints")[-1].name) for each in folders),
+        "training_s": sum(map(training_seconds, folders)),
+        "curve": learning_curve(folders[0], points=40),
         "totals": totals_of(returns),
         "environment": environment(),
     }
+
+
+def trained(setting: str, seed: int, runs: Path) -> tuple[Experiment, list[Path]]:
+    """The experiment of a setting, and the folders of its run and of one that it may begin with;
+    both are trained to the end."""
+    experiment, folders = trained_for(setting, seed), [runs / setting / f"seed{seed}"]
+    if setting in BEGINS_WITH:
+        _, before = trained(BEGINS_WITH[setting], seed, runs)
+        experiment = experiment.model_copy(update={"start_from": str(before[0])})
+        folders += before
+    train_to_the_end(experiment, folders[0])
+    return experiment, folders
 
 
 def totals_of(rewards: np.ndarray) -> list[float]:
@@ -175,14 +192,12 @@ def stream(learner: str) -> np.random.Generator:
 
 def rl2_returns(
     experiment: Experiment, folder: Path, tasks: TaskSet, *, episodes: int, seed: int
-) -> tuple[Path, np.ndarray]:
-    """The newest checkpoint, and its returns, tasks x episodes, with sampled actions."""
+) -> np.ndarray:
+    """Returns of the newest checkpoint, tasks x episodes, with sampled actions."""
     config = EvaluationConfig(tasks_at_once=len(tasks), episodes=episodes)
     shape = find_shape(experiment, None, config)
-    checkpoint, curve = play_newest(
-        experiment, folder, tasks, shape=shape, at_once=len(tasks), seed=seed
-    )
-    return checkpoint, curve.scores["return"].numpy()
+    _, curve = play_newest(experiment, folder, tasks, shape=shape, at_once=len(tasks), seed=seed)
+    return curve.scores["return"].numpy()
 
 
 def tabular_returns(

@@ -211,7 +211,7 @@ def test_what_a_run_cannot_begin_with_is_one_line(tiny: Path, capsys) -> None:
     for options, message in (
         (["--start-from", "nowhere"], "start_from: nowhere is no run with a checkpoint"),
         (["--start-from", "first", "--agent.hidden-size", "9"], "does not fit"),
-        (["--start-from", "first", "--agent.encoder-sizes", "[4]"], "does not fit"),
+        (["--start-from", "first", "--agent.encoder-sizes", "[4]"], "is of another agent"),
     ):
         line = fails(capsys, train, [str(tiny), "--run-dir", "second", *options])
         assert message in line
