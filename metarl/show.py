@@ -135,7 +135,7 @@ def told(folder: Path) -> Iterator[str]:
     done = steps_of(lines[-1]) if trains and lines else newest
     finished = newest >= config.budget
     state = "being trained now" if trains else "finished" if finished else "stopped"
-    share = math.floor(100 * done / config.budget)
+    share = min(100 * done // config.budget, 100)
     title = f"{config.name}, seed {config.seed}: {config.agent.kind} on {config.env.kind}"
     yield printable(title)
     yield f"{state} at {done:,} of {config.budget:,} {config.unit} ({share} %)"

@@ -59,7 +59,7 @@ def checkpoints(folder: Path) -> list[Path]:
         raise UserError(f"cannot read {folder}: {printable(error)}") from None
 
 
-def read_lines(path: Path) -> list[dict[str, float | int]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log, also of one that is being written; none if there is no log.
 
     Raises:
@@ -78,7 +78,7 @@ def read_lines(path: Path) -> list[dict[str, float | int]]:
     return [line for line in lines if isinstance(line, dict) and steps_of(line)]
 
 
-def steps_of(line: Mapping[str, float | int]) -> int:
+def steps_of(line: Mapping[str, object]) -> int:
     """Env steps or tasks after a line; 0 if it does not say."""
     count = line.get("env_steps", line.get("tasks"))
     return count if isinstance(count, int) and 0 < count <= 2**53 else 0
