@@ -40,6 +40,8 @@ from metarl.training.folder import (
 T = TypeVar("T")
 WIDTH, HEIGHT = 64, 10
 """Columns and lines of the learning curve, without its labels."""
+LARGEST = 1e100
+"""Numbers beyond it, infinity too, are not shown."""
 MOST_CHECKPOINTS = 6
 """Most checkpoints that are named one by one."""
 MEASURES = {
@@ -126,10 +128,12 @@ def told(folder: Path) -> Iterator[str]:
     """
     config = config_of(folder)
     problems: list[str] = []
-    saved = _or_noted(checkpoints, folder / CHECKPOINTS, [], problems)
-    trains = _or_noted(is_in_training, folder, False, problems)
-    lines = _or_noted(read_lines, folder / METRICS, [], problems)
-    published = bool(saved) and _or_noted(_is_published, saved[-1], False, problems)
+    saved = _or_noted(checkpoints, folder / CHECKPOINTS, otherwise=[], problems=problems)
+    trains = _or_noted(is_in_training, folder, otherwise=False, problems=problems)
+    lines = _or_noted(read_lines, folder / METRICS, otherwise=[], problems=problems)
+    published = bool(saved) and _or_noted(
+        _is_published, saved[-1], otherwise=False, problems=problems
+    )
     newest = int(saved[-1].name) if saved else 0
     # Without the lock, only what is saved counts: the rest is trained again.
     done = steps_of(lines[-1]) if trains and lines else newest
@@ -159,8 +163,8 @@ def told(folder: Path) -> Iterator[str]:
         yield typed(f"  python evaluate.py {folder}")
 
 
-def _or_noted(look: Callable[[Path], T], path: Path, otherwise: T, problems: list[str]) -> T:
-    """What lies at a path; if it cannot be read, the problem is noted."""
+def _or_noted(look: Callable[[Path], T], path: Path, *, otherwise: T, problems: list[str]) -> T:
+    """What lies at a path; if it cannot be read, `otherwise`, and the problem is noted."""
     try:
         return look(path)
     except (OSError, UserError) as error:
@@ -186,9 +190,9 @@ def _is_published(checkpoint: Path) -> bool:
 
 
 def number(line: Mapping[str, object], name: str) -> float | None:
-    """A metric; None if the line has no finite number of that name."""
+    """A metric; None if the line has no number of that name that can be drawn."""
     value = line.get(name)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if isinstance(value, int | float) and abs(value) < LARGEST else None
 
 
 def newest_metrics(line: Mapping[str, object], unit: str) -> Iterator[str]:

@@ -74,7 +74,7 @@ def test_the_wheel_holds_all_that_runs_and_no_more(wheel: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for folder in SHIPPED
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if path.is_file() and "__pycache__" not in path.parts
     }
     about = {name for name in names if ".dist-info/" in name}
     assert {f"metarl/report/page.{kind}" for kind in ("css", "html")} <= needed

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = made.add_argument
-    add("config", nargs="?", type=Path, help="all trials start from it: a file, or our name of it")
+    add("config", nargs="?", type=Path, help="what all trials start from: a file, or a name")
     add("--seeds", metavar="SEEDS", help="seeds of every trial: 1-5, or 1,3,7 (default: 1)")
     add("--set", action="append", default=[], metavar="KEY=V1,V2,…", help="values of a grid")
     add("--search", action="append", default=[], metavar="KEY=RANGE", help=FORMS)

@@ -57,7 +57,13 @@ def test_what_is_damaged_is_a_line(run: Path) -> None:
     shown = list(told(run))
     assert "nothing logged yet" in shown and "  no summary in it" in shown
     assert sum("cannot read" in line for line in shown) == 3
-    log = [[], "x", {"env_steps": "many"}, {"env_steps": 5, "return/last_episode": [1]}]
+    log = [
+        [],
+        "x",
+        {"env_steps": "many"},
+        {"env_steps": 5, "return/last_episode": [1]},
+        {"env_steps": 6, "return/last_episode": 10**400, "train/return": float("nan")},
+    ]
     (run / "metrics.jsonl").write_text("{\n" + "".join(json.dumps(each) + "\n" for each in log))
     assert "newest       iteration 0" in list(told(run))
     for config in ("name: 1", CONFIG.replace("env_steps", "steps"), "- a"):
