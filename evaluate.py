@@ -76,6 +76,7 @@ from metarl.system import ranks
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.system.files import check_can_write
+from metarl.system.started import typed
 from metarl.training.experiment import (
     FewShotExperiment,
     load_run,
@@ -178,14 +179,13 @@ def main(arguments: list[str]) -> None:
     ]
     positional, options = split_command_line(arguments, switches=("help", *switches))
     if options.pop("help", False):
-        print(__doc__)
-        tyro.cli(EvaluationConfig, args=["--help"], prog="python evaluate.py RUN")
+        print(typed(__doc__ or ""))
+        tyro.cli(EvaluationConfig, args=["--help"], prog=typed("python evaluate.py RUN"))
     config = validate(EvaluationConfig, override({}, options), source="evaluate.py")
     folders = [Path(name) for name in positional]
     if not folders or (len(folders) > 1 and not config.compare):
-        raise UserError(
-            "name one run: python evaluate.py runs/EXPERIMENT/SEED, or several with --compare"
-        )
+        wanted = typed("python evaluate.py runs/EXPERIMENT/SEED")
+        raise UserError(f"name one run: {wanted}, or several with --compare")
     experiments = [load_run(folder, trusted=config.trust) for folder in folders]
     few_shot = [each for each in experiments if isinstance(each, FewShotExperiment)]
     check_options(config, few_shot=bool(few_shot))

@@ -1,7 +1,8 @@
 """Trains a meta-learning agent; `train` is the loop, `train_few_shot` that of few-shot learning.
 
 python train.py                                            the default experiment
-python train.py configs/rl2_bandit.yaml --seed 3           another experiment; any value is a flag
+python train.py rl2_bandit --seed 3                        another experiment; any value is a flag
+python train.py my_experiment.yaml                         an experiment of your own
 python train.py --resume runs/rl2_bandit/seed3             continue a stopped run
 python train.py --check my_module.py                       check your own tasks for mistakes
 python train.py --list                                     list all distributions and experiments
@@ -27,7 +28,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import numpy as np
 import tyro
 
-from metarl.config import split_command_line
+from metarl.config import CONFIGS, find_config, split_command_line
 from metarl.errors import UserError
 from metarl.learning.belief import Believer, belief_metrics
 from metarl.protocols import Agent, TaskDistribution
@@ -38,6 +39,7 @@ from metarl.rollout.trial import trial_in_parts
 from metarl.system import ranks
 from metarl.system.command_line import one_line_errors
 from metarl.system.seeding import derive_seed
+from metarl.system.started import typed
 from metarl.tasks import TaskSet
 from metarl.training.experiment import (
     FIELDS,
@@ -57,7 +59,7 @@ from metarl.training.run import Run
 from metarl.training.session import Budget, training_session
 from metarl.training.tensorboard import LINES, check_can_film
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "maml_trpo_ml1_reach.yaml"
+DEFAULT_CONFIG = CONFIGS / "maml_trpo_ml1_reach.yaml"
 
 
 def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
@@ -197,14 +199,14 @@ def print_list() -> None:
         for choice, meaning in config.choices.items():
             print(f"    {f'--env.{choice}':42}{meaning}")
     print("\nExperiments")
-    for path in sorted(DEFAULT_CONFIG.parent.glob("*.yaml")):
+    for path in sorted(CONFIGS.glob("*.yaml")):
         comment = " ".join(
             line.lstrip("# ")
             for line in path.read_text(encoding="utf-8").splitlines()
             if line.startswith("#")
         )
         sentence = re.match(r".*?[.](?=\s|$)", comment)
-        print(f"  {f'configs/{path.name}':42}  {sentence[0] if sentence else comment}")
+        print(f"  {path.stem:42}  {sentence[0] if sentence else comment}")
 
 
 def main(arguments: list[str]) -> None:
@@ -237,15 +239,15 @@ def main(arguments: list[str]) -> None:
         return
     if trusted:
         raise UserError("--trust is for --resume; a config that you train with is trusted anyway")
-    experiment = load(Path(positional[0] if positional else DEFAULT_CONFIG), options)
+    experiment = load(find_config(positional[0]) if positional else DEFAULT_CONFIG, options)
     if help_wanted:
         print(
-            __doc__,
+            typed(__doc__ or ""),
             "\nEvery value is a flag; a list is '[a, b]'. --run-dir DIR: the run's folder.\n",
         )
         tyro.cli(tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[type(experiment)]],
                  default=experiment, args=["--help"],
-                 prog="python train.py [CONFIG]")  # fmt: skip
+                 prog=typed("python train.py [CONFIG]"))  # fmt: skip
     default = Path("runs") / experiment.name / f"seed{experiment.seed}"
     start(experiment, Path(run_dir) if run_dir is not None else default, new=True)
 

@@ -35,6 +35,7 @@ from metarl.rollout.slots import SlotEnv
 from metarl.rollout.trial import first_step, run_trial
 from metarl.system.command_line import one_line_errors
 from metarl.system.finite import first_not_finite
+from metarl.system.started import typed
 from metarl.system.user_module import describe
 from metarl.training.experiment import config_of
 from metarl.training.iteration import Iteration
@@ -431,13 +432,12 @@ def main(arguments: list[str]) -> None:
     positional, options = split_command_line(arguments, switches=("help",))
     help_wanted = options.pop("help", False)
     if len(positional) != 1:
-        raise UserError(
-            "name one algorithm: python -m metarl.check_agent FILE.py:CLASS, or a kind such as rl2"
-        )
+        wanted = typed("python -m metarl.check_agent FILE.py:CLASS")
+        raise UserError(f"name one algorithm: {wanted}, or a kind such as rl2")
     (kind,) = positional
     model = config_of(kind, "metarl.agents")
     if help_wanted:
-        tyro.cli(model, args=["--help"], prog=f"python -m metarl.check_agent {kind}")
+        tyro.cli(model, args=["--help"], prog=typed(f"python -m metarl.check_agent {kind}"))
     small: dict[str, Any] = {}
     if hasattr(model, "small"):
         try:

@@ -15,8 +15,11 @@ from pydantic_core import PydanticSerializationError
 from metarl.errors import UserError, nearest, printable
 from metarl.system.files import read_text
 from metarl.system.plain_yaml import DEEPEST, parse_yaml, read_argument, to_yaml, written
+from metarl.system.started import SCRIPTS
 
 C = TypeVar("C", bound="Config")
+CONFIGS = SCRIPTS / "configs"
+"""Folder of the toolkit's own configs."""
 
 Positive = Annotated[float, Field(gt=0, lt=1e30)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -58,6 +61,13 @@ class Config(BaseModel):
         return {key: _taken_as(declared.get(key, set()), value) for key, value in values.items()}
 
 
+def find_config(given: str | Path) -> Path:
+    """The config that a user names: a file or, where there is no such file, one of the toolkit's
+    own by its name alone."""
+    path, ours = Path(given), CONFIGS / f"{given}.yaml"
+    return ours if ours.parent == CONFIGS and ours.is_file() and not path.is_file() else path
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -68,7 +78,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = read_text(path)
     except FileNotFoundError:
         known = [str(p) for p in sorted(path.parent.glob("*.yaml"))]
-        raise UserError(f"no config file {path}.{nearest(str(path), known)}") from None
+        ours = [p.stem for p in CONFIGS.glob("*.yaml")]
+        close = nearest(str(path), known) or nearest(path.stem, ours)
+        raise UserError(f"no config file {path}.{close}") from None
     values = parse_yaml(text, source=str(path))
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"

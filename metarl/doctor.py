@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -34,10 +35,11 @@ from metarl.system.cache import cache_folder, has_home
 from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.system.hardware import num_processors
+from metarl.system.started import typed
 from metarl.visual.rendering.backends import ADVICE, BACKENDS, Probe, find_backend, probe
 
 PROJECT = "metarl"
-COMMAND = "python -m metarl.doctor"
+COMMAND = typed("python -m metarl.doctor")
 SHOWN = ("torch", "mujoco", "metaworld", "gymnasium", "numpy")
 """Packages whose versions affect results most."""
 PATIENCE = 8.0
@@ -81,9 +83,10 @@ def python() -> Finding:
 def packages() -> Finding:
     """Versions of the installed packages, compared with those that the project requires."""
     needed = _requirements("")
-    wrong = list(filter(None, map(_mismatch, needed)))
-    if wrong:
-        return Finding("packages", Verdict.FAILS, f"{'; '.join(wrong)}; try: pip install -e .")
+    if wrong := {each: why for each in needed if (why := _mismatch(each))}:
+        again = shlex.join(f"{each.name}{each.specifier}" for each in wrong)
+        said = f"{'; '.join(wrong.values())}; try: pip install {again}"
+        return Finding("packages", Verdict.FAILS, said)
     shown = ", ".join(f"{name} {metadata.version(name)}" for name in SHOWN)
     return Finding("packages", Verdict.WORKS, f"all {len(needed)} as required: {shown}")
 
@@ -298,7 +301,7 @@ def _looked(name: str, look: Callable[[], Finding], otherwise: Verdict) -> Findi
 def main(arguments: Sequence[str] = ()) -> int:
     """Prints all findings; returns the exit code."""
     if list(arguments) in (["-h"], ["--help"]):
-        print(__doc__)
+        print(typed(__doc__ or ""))
         return 0
     if arguments:
         raise UserError(f"{arguments[0]!r} is one argument too many: {COMMAND} takes none")

@@ -29,7 +29,8 @@ FLOORS = (
     ("check_agent",),
     ("evaluation",),
     ("report",),
-    ("sweep",),
+    ("sweep", "show"),
+    ("__main__",),
 )
 """Rooms of `metarl`, lowest first; each imports only from itself and from floors below."""
 

@@ -230,7 +230,7 @@ def test_the_list_has_a_line_for_everything_there_is(capsys) -> None:
         assert f"--env.kind {kind}" in listed
     assert {f"--env.variant={name}" for name in VARIANTS} <= listed
     configs = Path(train.__file__).parent / "configs"
-    assert {f"configs/{path.name}" for path in configs.glob("*.yaml")} <= listed
+    assert {path.stem for path in configs.glob("*.yaml")} <= listed
 
 
 def test_evaluation_says_over_what_and_keeps_the_raw_numbers(tiny: Path, capsys) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from metarl.config import find_config
 from metarl.errors import UserError, note, printable
 from metarl.evaluation.options import EvaluationOptions
 from metarl.evaluation.record import (
@@ -311,8 +312,8 @@ def find_distribution(experiment: Experiment, config: EvaluationOptions) -> Task
     """The distribution that the agent was trained on, or the requested one."""
     if config.tasks is None:
         return experiment.env.build()
-    if config.tasks.endswith(".yaml"):
-        env: Any = load_env(Path(config.tasks))
+    if (path := find_config(config.tasks)).suffix == ".yaml":
+        env: Any = load_env(path)
         return env.build()
     return distribution_named(config.tasks)
 

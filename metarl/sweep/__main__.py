@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from metarl.config import validate
+from metarl.config import find_config, validate
 from metarl.errors import UserError, note
 from metarl.sweep.jobs import Children, lanes_of, side_by_side
 from metarl.sweep.lanes import Sweep
@@ -34,6 +34,7 @@ from metarl.system.command_line import one_line_errors
 from metarl.system.console import plain_console
 from metarl.system.files import check_can_write
 from metarl.system.hardware import num_processors
+from metarl.system.started import typed
 
 TRIALS = 20
 
@@ -46,11 +47,11 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = _Parser(
-        prog="python -m metarl.sweep", description=__doc__, allow_abbrev=False,
+        prog=typed("python -m metarl.sweep"), description=typed(__doc__ or ""), allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = made.add_argument
-    add("config", nargs="?", type=Path, help="the config that all trials start from")
+    add("config", nargs="?", type=Path, help="what all trials start from: a file, or a name")
     add("--seeds", metavar="SEEDS", help="seeds of every trial: 1-5, or 1,3,7 (default: 1)")
     add("--set", action="append", default=[], metavar="KEY=V1,V2,…", help="values of a grid")
     add("--search", action="append", default=[], metavar="KEY=RANGE", help=FORMS)
@@ -82,13 +83,14 @@ def planned(options: argparse.Namespace) -> Plan:
         UserError: something in it is wrong.
     """
     if options.config is None:
-        raise UserError("name a config, such as configs/rl2_bandit.yaml, or --resume FOLDER")
+        raise UserError("name a config, such as rl2_bandit, or --resume FOLDER")
+    base = find_config(options.config)
     search = assignments(options.search, option="--search")
     for option, given in (("--trials", options.trials), ("--storage", options.storage)):
         if given is not None and not search:
             raise UserError(f"{option} is for searches; add --search or leave it out")
     values = {
-        "name": options.config.stem,
+        "name": base.stem,
         "seeds": options.seeds,
         "set": assignments(options.set, option="--set"),
         "search": search,
@@ -102,7 +104,7 @@ def planned(options: argparse.Namespace) -> Plan:
     given = {key: value for key, value in values.items() if value is not None}
     settings = validate(SweepSettings, given, source="the command line")
     folder = options.folder or Path("runs") / "sweeps" / settings.name
-    return Plan(folder, settings, options.config)
+    return Plan(folder, settings, base)
 
 
 def given_plan(options: argparse.Namespace) -> Plan:
@@ -147,8 +149,8 @@ def work(plan: Plan, objective: Objective, *, jobs: int) -> Sweep:
     try:
         side_by_side([lane(on) for on in lanes], sweep.children)
     except KeyboardInterrupt:
-        print(f"Stopped, all is saved; go on with: python -m metarl.sweep --resume {plan.folder}",
-              flush=True)  # fmt: skip
+        again = typed(f"python -m metarl.sweep --resume {plan.folder}")
+        print(f"Stopped, all is saved; go on with: {again}", flush=True)
         raise SystemExit(stopping.EXIT_CODE) from None
     show(plan, objective, search, sweep.failed)
     return sweep

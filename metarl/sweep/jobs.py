@@ -16,10 +16,9 @@ from filelock import FileLock, Timeout
 from metarl.errors import UserError, printable
 from metarl.system import stopping
 from metarl.system.hardware import processors
+from metarl.system.started import SCRIPTS
 
 Processors = tuple[int, ...]
-SCRIPTS = Path(__file__).parents[2]
-"""Folder of train.py and evaluate.py: that of the packages, also where they are installed."""
 PAUSE = 0.1
 """Seconds between looks at the processes."""
 DONE = object()

@@ -10,12 +10,12 @@ from functools import partial
 
 from metarl.errors import UserError, say
 from metarl.sweep.jobs import Children, Processors, Work, claimed, last_line
-from metarl.sweep.objective import PARTS, Objective, UnknownMetricError, read_lines
+from metarl.sweep.objective import PARTS, Objective, UnknownMetricError
 from metarl.sweep.plan import LOCKS, Plan, PlannedRun, Trial
 from metarl.sweep.search import Asked, Search
 from metarl.sweep.settings import as_argument, said_value
 from metarl.system import stopping
-from metarl.training.run import LOCK
+from metarl.training.folder import is_in_training, read_lines
 
 LOOK = 2.0
 """Seconds between looks at the log of a run."""
@@ -129,7 +129,7 @@ class Sweep:
             UnknownMetricError: no run logs the objective.
         """
         with claimed(self.plan.folder / LOCKS / run.label.replace("/", "-")) as ours:
-            if not ours or is_in_training(run):
+            if not ours or is_in_training(run.folder):
                 self.unfinished.append(run.label)
                 print(f"{run.label} is trained by another process", flush=True)
                 return None
@@ -206,14 +206,6 @@ class Sweep:
     def _fails(self, label: str, why: str) -> None:
         self.failed[label] = why
         say(f"{label} failed: {why}")
-
-
-def is_in_training(run: PlannedRun) -> bool:
-    """True if a process trains the run, perhaps one that outlived its sweep."""
-    if not run.folder.is_dir():
-        return False
-    with claimed(run.folder / LOCK) as free:
-        return not free
 
 
 def said_of(on: Processors) -> str:

@@ -5,12 +5,10 @@ Held-out tasks choose nothing: a setting that was chosen by them could not be ju
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from metarl.evaluation.record import Evaluation, stored_file
 from metarl.evaluation.statistics import REAL, SHARE, Estimate, estimate
 from metarl.report.terminal import with_interval
 from metarl.sweep.plan import Plan, PlannedRun
+from metarl.training.folder import read_lines, steps_of
 
 DEFAULT, FEW_SHOT_DEFAULT = "return/last_episode", "train/loss"
 PARTS = 10
@@ -168,32 +167,6 @@ def objective_of(plan: Plan) -> Objective:
             f"{', '.join(f'{each}/' for each in GROUPS)}"
         )
     return Objective(metric=metric, minimize=settings.minimize, folds=None)
-
-
-def read_lines(path: Path) -> list[dict[str, float | int]]:
-    """The whole lines of a log, also of one that is being written; none if there is no log.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {printable(error)}") from None
-    lines: list[Any] = []
-    for line in text.split("\n")[:-1]:  # what follows the last newline is being written
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue  # the run itself tells of damaged lines when it is resumed
-    return [line for line in lines if isinstance(line, dict) and steps_of(line)]
-
-
-def steps_of(line: Line) -> int:
-    """Env steps or tasks after a line."""
-    return int(line.get("env_steps", line.get("tasks", 0)))
 
 
 def part_of(line: Line, run: PlannedRun, parts: int) -> int:

@@ -17,11 +17,13 @@ from metarl.evaluation.record import count
 from metarl.evaluation.statistics import Estimate
 from metarl.report.blocks import Block, Cell, Curves, Line, Report, Scatter, Section, Table
 from metarl.report.page import cell, write_report
-from metarl.sweep.objective import Objective, part_of, read_lines, steps_of
+from metarl.sweep.objective import Objective, part_of
 from metarl.sweep.plan import Plan, PlannedRun, Trial
 from metarl.sweep.search import Search
 from metarl.sweep.settings import Choice, Numbers, said_value
 from metarl.system.files import written_whole
+from metarl.system.started import typed
+from metarl.training.folder import read_lines, steps_of
 from metarl.training.provenance import environment
 
 POINTS = 25
@@ -226,7 +228,7 @@ def report_of(plan: Plan, objective: Objective, results: Sequence[Result]) -> Re
             "intervals": said_of_seeds(plan),
             "versions": ", ".join(f"{name} {v}" for name, v in here["versions"].items()),
             "machine": f"{here['cpu']}, {here['platform']}",
-            "command": here["command"].replace("__main__.py", "python -m metarl.sweep", 1),
+            "command": here["command"].replace("__main__.py", typed("python -m metarl.sweep"), 1),
             "when": here["time"],
         },
     )  # fmt: skip

@@ -234,7 +234,7 @@ def check_installed() -> None:
         UserError: it is not; says how to install it.
     """
     if find_spec("optuna") is None:
-        raise UserError("--search needs Optuna; install it with: pip install -e '.[sweep]'")
+        raise UserError("--search needs Optuna; install it with: pip install 'optuna>=4'")
 
 
 def sampler(number: int) -> optuna.samplers.BaseSampler:

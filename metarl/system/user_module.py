@@ -14,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 
 from metarl.errors import MESSAGE_LIMIT, UserError, nearest, printable
+from metarl.system.started import SCRIPTS
 
-OURS = Path(__file__).parents[2]
 NOT_THEIRS = ("site-packages", "<frozen", sysconfig.get_path("stdlib"),
-              str(OURS / "metarl"), str(OURS / "envs" / "worker"))  # fmt: skip
+              str(SCRIPTS / "metarl"), str(SCRIPTS / "envs" / "worker"))  # fmt: skip
 """Parts of the paths of files that are not the user's; errors are not located in them."""
 
 

@@ -24,9 +24,9 @@ from metarl.learning import optim, replay
 from metarl.system.files import check_is_file, read_json, read_text
 from metarl.system.finite import first_not_finite
 from metarl.tasks import ContentHashes
+from metarl.training.folder import META, checkpoints
 
 TENSORS = "tensors.safetensors"
-META = "meta.json"
 SUMS = "SHA256SUMS"
 FORMAT = 2
 """Newest format; format 1, which had no checksums, is still read."""
@@ -155,23 +155,6 @@ def read_meta(folder: Path) -> Meta:
             "it that name again, or remove it"
         )
     return meta
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints in a folder, oldest first; other names are ignored.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
-    if not os.path.lexists(folder):
-        return []
-    try:
-        # isdecimal accepts digits of every script, and `007`; neither names a checkpoint.
-        numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-        named = [folder / str(number) for number in sorted(set(numbers))]
-        return [path for path in named if os.path.lexists(path)]
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {printable(error)}") from None
 
 
 def check_fits(loaded: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:

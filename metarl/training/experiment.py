@@ -28,6 +28,7 @@ from metarl.protocols import Agent, FewShotLearner, TaskDistribution, TaskVector
 from metarl.system import stopping
 from metarl.system.memory import check_trial_fits
 from metarl.system.seeding import derive_seed
+from metarl.system.started import SCRIPTS, typed
 from metarl.system.user_module import UserModule, describe
 from metarl.training.run import CONFIG, choose_device
 from metarl.training.settings import FewShotTrainConfig, RunConfig, TrainConfig
@@ -207,7 +208,8 @@ def told_in_a_line(values: Mapping[str, Any]) -> Iterator[None]:
             raise
         kind = of_user[0]
         raise UserError(
-            f"{kind} failed: {describe(error)}; python -m metarl.check_agent {kind} may say more"
+            f"{kind} failed: {describe(error)}; "
+            + typed(f"python -m metarl.check_agent {kind} may say more")
         ) from error
 
 
@@ -385,7 +387,7 @@ def _loaded(entry_point: EntryPoint) -> type[Config]:
 
 def _hidden_by(package: str) -> str:
     """Message part that names another package of this name, if Python finds that one first."""
-    ours, found = Path(__file__).parents[2] / package, find_spec(package)
+    ours, found = SCRIPTS / package, find_spec(package)
     places = list(found.submodule_search_locations or [found.origin]) if found else []
     if not ours.is_dir() or not places or Path(str(places[0])).resolve() == ours.resolve():
         return ""

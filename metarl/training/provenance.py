@@ -20,6 +20,7 @@ import torch
 
 from metarl.errors import UserError, note, printable
 from metarl.system.files import read_json, set_aside, written_whole
+from metarl.system.started import SCRIPTS
 from metarl.tasks import ContentHashes
 
 STARTS = "env.json"
@@ -55,10 +56,11 @@ def cpu_name() -> str:
 
 
 def _git_revision() -> str | None:
-    here = Path(__file__).parent
+    if not (SCRIPTS / "pyproject.toml").is_file():
+        return None  # installed: a repository around it is another one
     try:
         revision = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(SCRIPTS), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):

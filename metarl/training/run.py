@@ -41,19 +41,14 @@ from metarl.training.checkpoint import (
     Meta,
     Saved,
     check_fits,
-    checkpoints,
     load_checkpoint,
     read_meta,
     save_checkpoint,
 )
+from metarl.training.folder import CHECKPOINTS, CONFIG, LOCK, METRICS, REPLAY, checkpoints
 from metarl.training.provenance import append_start, check_same_content
 from metarl.training.tensorboard import Board
 
-CONFIG = "config.yaml"
-METRICS = "metrics.jsonl"
-CHECKPOINTS = "checkpoints"
-REPLAY = "replay"
-LOCK = ".lock"
 LONGEST_LINE = 2**20
 """Largest size of a line of metrics (bytes); a longer line was not written by this module."""
 

@@ -28,6 +28,7 @@ from metarl.protocols import FewShotDistribution, Learner, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.system import ranks, stopping
 from metarl.system.command_line import take_any_output
+from metarl.system.started import typed
 from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import checkpoints
 from metarl.training.experiment import Experiment, FewShotExperiment, codes_of, file_hash
@@ -218,12 +219,13 @@ def how_it_ends(run: Run | Follower, budget: Budget) -> Iterator[None]:
             return
         take_any_output()  # an environment may have closed stdout
         print(f"Trained for {run.env_steps:,} {unit}; saved in {run.save()}. Evaluate with:\n"
-              f"  python evaluate.py {run.folder}")  # fmt: skip
+              f"  {typed(f'python evaluate.py {run.folder}')}")  # fmt: skip
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be gone
             if isinstance(run, Run):
-                print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n"
-                      f"  python train.py --resume {run.folder}", flush=True)  # fmt: skip
+                again = typed(f"python train.py --resume {run.folder}")
+                print(f"\nStopped, saved at {run.env_steps:,} {unit}. Go on with:\n  {again}",
+                      flush=True)  # fmt: skip
         raise SystemExit(stopping.EXIT_CODE) from None
     except BrokenPipeError:  # handled by the command line: `train.py | head`
         raise
@@ -238,7 +240,7 @@ def what_is_saved(run: Run | Follower) -> str:
     whole = checkpoints(run.folder / "checkpoints")
     return (
         f"{f'saved is {whole[-1]}' if whole else 'nothing is saved yet'}. Make room or let it be "
-        f"written to, then go on with: python train.py --resume {run.folder}"
+        f"written to, then go on with: {typed('python train.py')} --resume {run.folder}"
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from metarl import renames
-from metarl.config import override, read_yaml, split_command_line, write_yaml
+from metarl.config import find_config, override, read_yaml, split_command_line, write_yaml
 from metarl.errors import UserError
 from metarl.renames import renamed
 from metarl.training.experiment import experiment_of, load
@@ -215,3 +215,16 @@ def test_names_of_before_still_load(tmp_path: Path) -> None:
     path.write_text(text % "tasks_per_trial: 7, meta_batch_size: 8")
     with pytest.raises(UserError, match=r"unknown key 'train\.tasks_per_trial'"):
         load(path)
+
+
+def test_configs_of_ours_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("rl2_bandit") == ROOT / "configs" / "rl2_bandit.yaml"
+    Path("rl2_bandit").mkdir()  # a folder of runs, say
+    assert find_config("rl2_bandit") == ROOT / "configs" / "rl2_bandit.yaml"
+    for file in ("rl2_point", "rl2_point.yaml"):
+        Path(file).touch()
+        assert find_config(file) == Path(file)
+    for missing in ("rl2_bandits", "configs/rl2_bandit.yaml", "../configs/rl2_bandit"):
+        with pytest.raises(UserError, match=f"no config file {missing}. Did you mean rl2_bandit"):
+            read_yaml(find_config(missing))

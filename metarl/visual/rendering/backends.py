@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from metarl.errors import UserError
+from metarl.system.started import typed
 
 BACKENDS = ("egl", "osmesa", "glfw") if sys.platform == "linux" else ("glfw",)
 """Back ends in the order of testing: GPU or driver, software, display."""
-ADVICE = "`python -m metarl.doctor` says more"
+ADVICE = typed("`python -m metarl.doctor` says more")
 SWITCHED_OFF = ("disable", "disabled", "off", "false", "0")
 """Values of MUJOCO_GL that forbid OpenGL."""
 
