@@ -36,7 +36,7 @@ CONFIGS = ROOT / "configs"
 EXPERIMENTS = ("rl2_ml10", "maml_trpo_ml10")
 EXCHANGING = (
     "rl2_ml10", "maml_trpo_ml10", "promp_point", "varibad_cheetah_vel", "pearl_cheetah_vel",
-    "maml_omniglot", "reptile_omniglot", "prototypical_omniglot", "matching_omniglot",
+    "maml_glyphs", "reptile_glyphs", "prototypical_glyphs", "matching_glyphs",
 )  # fmt: skip
 SIZES = (1, 1_000, 10_000, 100_000, 1_000_000, 4_000_000)
 PARTS = ("speed", "traffic", "sums")
@@ -216,21 +216,26 @@ def main(arguments: list[str]) -> None:
     command_line.check_known("part", options.parts, PARTS)
     stored = options.output / "scaling.json"
     measured = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else {}
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    def store() -> None:
+        measured["environment"] = environment()
+        stored.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        table = stored.with_suffix(".md")
+        table.write_text(report(measured) + "\n", encoding="utf-8")
+
     for part in options.parts:
         if part == "sums":
             measured[part] = run("sums", {}, ranks=2, threads=1)
-            continue
-        for experiment in options.experiments if part == "speed" else EXCHANGING:
+        for experiment in {"speed": options.experiments, "traffic": EXCHANGING}.get(part, ()):
             found = (
                 speed(experiment, rounds=options.rounds, counted=options.iterations)
                 if part == "speed"
                 else traffic(experiment)
             )
             measured.setdefault(part, {})[experiment] = found
-    measured["environment"] = environment()
-    options.output.mkdir(parents=True, exist_ok=True)
-    stored.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    (options.output / "scaling.md").write_text(report(measured) + "\n", encoding="utf-8")
+            store()
+        store()
     print(f"{report(measured)}\n\nStored in {options.output}")
 
 
