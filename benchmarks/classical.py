@@ -64,14 +64,6 @@ PULLS_10 = {
     "train.env_steps": 2_000_000,
 }
 PULLS_100 = {"agent.learning_rate_decay": 0.99, "train.env_steps": 3_000_000}
-PULLS_500 = {
-    "agent.learning_rate": 7e-4,
-    "agent.learning_rate_decay": 0.98,
-    "agent.entropy_coef": 2e-3,
-    "agent.chunk_length": 250,
-    "train.meta_batch_size": 50,
-    "train.env_steps": 2_000_000,
-}
 
 
 def in_parts(steps: int) -> dict[str, Any]:
@@ -87,9 +79,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bandit_5x100": PULLS_100,
     "bandit_10x100": PULLS_100,
     "bandit_50x100": PULLS_100,
-    "bandit_5x500": PULLS_500,
-    "bandit_10x500": PULLS_500,
-    "bandit_50x500": PULLS_500,
+    "bandit_5x500": PULLS_100,
+    "bandit_10x500": PULLS_100,
+    "bandit_50x500": PULLS_100,
     "tabular_10": {},
     "tabular_25": {**in_parts(250), "train.env_steps": 4_000_000},
     "tabular_50": {**in_parts(250), "train.env_steps": 5_000_000},
@@ -98,9 +90,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-BEGINS_WITH = {f"bandit_{arms}x500": f"bandit_{arms}x100" for arms in (5, 10, 50)}
-"""Settings whose agents begin with what those of other settings have learned. A trial of 500 pulls
-tells as much about exploring as one of 100, and takes five times as many env steps."""
+PLAYED_BY = {f"bandit_{arms}x500": f"bandit_{arms}x100" for arms in (5, 10, 50)}
+"""Settings that are played by agents of another one: trained on trials of 500 pulls, agents are
+worse (docs/small_distributions.md)."""
 
 
 def trained_for(setting: str, seed: int) -> Experiment:
@@ -155,29 +147,19 @@ def measure(setting: str) -> dict[str, Any]:
 
 def measure_rl2(setting: str, seed: int, runs: Path) -> dict[str, Any]:
     """Total rewards of RL² on the same tasks, after its training with a seed."""
-    experiment, folders = trained(setting, seed, runs)
+    trained_as = PLAYED_BY.get(setting, setting)
+    experiment, folder = trained_for(trained_as, seed), runs / trained_as / f"seed{seed}"
+    train_to_the_end(experiment, folder)
     tasks = TaskSet(experiment.env.build().test[:NUM_TASKS])
-    returns = rl2_returns(experiment, folders[0], tasks, episodes=num_episodes(setting), seed=seed)
+    returns = rl2_returns(experiment, folder, tasks, episodes=num_episodes(setting), seed=seed)
     return {
         "experiment": experiment.model_dump(mode="json"),
-        "env_steps": sum(int(checkpoints(each / "checkpoints")[-1].name) for each in folders),
-        "training_s": sum(map(training_seconds, folders)),
-        "curve": learning_curve(folders[0], points=40),
+        "env_steps": int(checkpoints(folder / "checkpoints")[-1].name),
+        "training_s": training_seconds(folder),
+        "curve": learning_curve(folder, points=40),
         "totals": totals_of(returns),
         "environment": environment(),
     }
-
-
-def trained(setting: str, seed: int, runs: Path) -> tuple[Experiment, list[Path]]:
-    """The experiment of a setting, and the folders of its run and of one that it may begin with;
-    both are trained to the end."""
-    experiment, folders = trained_for(setting, seed), [runs / setting / f"seed{seed}"]
-    if setting in BEGINS_WITH:
-        _, before = trained(BEGINS_WITH[setting], seed, runs)
-        experiment = experiment.model_copy(update={"start_from": str(before[0])})
-        folders += before
-    train_to_the_end(experiment, folders[0])
-    return experiment, folders
 
 
 def totals_of(rewards: np.ndarray) -> list[float]:

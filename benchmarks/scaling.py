@@ -36,7 +36,7 @@ CONFIGS = ROOT / "configs"
 EXPERIMENTS = ("rl2_ml10", "maml_trpo_ml10")
 EXCHANGING = (
     "rl2_ml10", "maml_trpo_ml10", "promp_point", "varibad_cheetah_vel", "pearl_cheetah_vel",
-    "maml_glyphs", "reptile_glyphs", "prototypical_glyphs", "matching_glyphs",
+    "maml_glyphs",
 )  # fmt: skip
 SIZES = (1, 1_000, 10_000, 100_000, 1_000_000, 4_000_000)
 PARTS = ("speed", "traffic", "sums")
