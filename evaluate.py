@@ -211,7 +211,11 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     with one_line_errors("evaluate.py"), ranks.joined("evaluate.py"):
         if ranks.is_first():
-            main(sys.argv[1:])
+            try:
+                main(sys.argv[1:])
+            except SystemExit:  # all is said, as after --help
+                ranks.from_first(None)
+                raise
             ranks.from_first(None)
         else:
             play_along()

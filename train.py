@@ -53,10 +53,17 @@ from metarl.training.experiment import (
     told_in_a_line,
     training_shape,
 )
-from metarl.training.iteration import episode_metrics, means, to_learn_from, update_metrics, whole
+from metarl.training.iteration import (
+    episode_metrics,
+    means,
+    same_stream,
+    to_learn_from,
+    update_metrics,
+    whole,
+)
 from metarl.training.progress import RETURN_AND_SUCCESS
 from metarl.training.run import Run
-from metarl.training.session import Budget, training_session
+from metarl.training.session import Budget, is_of_this_job, training_session
 from metarl.training.tensorboard import LINES, check_can_film
 
 DEFAULT_CONFIG = CONFIGS / "maml_trpo_ml1_reach.yaml"
@@ -101,6 +108,7 @@ def train(experiment: Experiment, folder: Path, *, new: bool) -> None:
                 for part in step.each_timed("rollout", parts):
                     with step.timed("update"):
                         given = to_learn_from(part, experiment.agent)
+                        same_stream(step.generator)
                         learned.append(agent.meta_update(given, generator=step.generator))
                     trial.append(part)
                 played = whole(trial)
@@ -155,10 +163,9 @@ def train_few_shot(experiment: FewShotExperiment, folder: Path, *, new: bool) ->
 def start(experiment: Experiment | FewShotExperiment, folder: Path, *, new: bool) -> None:
     """Begins or resumes a training, of whichever kind of learning the experiment is.
 
-    Where torchrun starts failed ranks again, they resume the run that they had begun.
+    Ranks that torchrun starts again resume the run that they had begun.
     """
-    if new and ranks.restarted() and ranks.is_first() and folder.exists():
-        new = load_run(folder, trusted=True) != experiment
+    new = new and not is_of_this_job(folder)
     ranks.check_enough(experiment.train.meta_batch_size, "train.meta_batch_size")
     with told_in_a_line(experiment.model_dump()):
         if isinstance(experiment, FewShotExperiment):

@@ -158,6 +158,18 @@ def test_two_ranks_evaluate_to_the_bit_what_one_process_does(tiny: Path, tmp_pat
         assert alone[name] == together[name], name
 
 
+def test_ranks_that_start_again_leave_the_run_of_others_alone(tmp_path: Path, tiny: Path) -> None:
+    run = tmp_path / "run"
+    main([str(tiny), "--run-dir", str(run), "--train.env-steps", "100"])
+    before = sha256(run)
+    done = torchrun(ROOT / "train.py", tiny, "--run-dir", run, "--train.env-steps", 100,
+                    ranks=2, restarts=1)  # fmt: skip
+    assert done.returncode != 0
+    told = [line for line in done.stderr.splitlines() if line.startswith("train.py:")]
+    assert len(told) == 2 and all("exists already" in line for line in told)
+    assert sha256(run) == before
+
+
 def test_a_meta_batch_smaller_than_the_ranks_is_one_line(tmp_path: Path) -> None:
     done = torchrun("train.py", "configs/rl2_point.yaml", "--train.meta_batch_size", 1,
                     "--run-dir", tmp_path / "run", ranks=2)  # fmt: skip

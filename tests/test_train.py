@@ -206,6 +206,15 @@ def test_a_new_run_begins_with_what_another_has_learned(tiny: Path, agent: str) 
         shutil.rmtree("second")
 
 
+def test_a_run_that_died_before_its_first_checkpoint_still_begins_with_another(tiny: Path) -> None:
+    train.main([str(tiny), "--run-dir", "first"])
+    train.main([str(tiny), "--run-dir", "second", "--start-from", "first"])
+    expected = final_bytes(Path("second"))
+    shutil.rmtree("second/checkpoints")
+    train.main(["--resume", "second"])
+    assert final_bytes(Path("second")) == expected
+
+
 def test_what_a_run_cannot_begin_with_is_one_line(tiny: Path, capsys) -> None:
     train.main([str(tiny), "--run-dir", "first"])
     for options, message in (

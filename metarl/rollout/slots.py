@@ -206,8 +206,8 @@ class SlotEnv(VectorEnv, Generic[T]):
 
     def _where(self, slot: int) -> str:
         """A slot as messages name it, with the class of its task if that has a name."""
-        name = getattr(self.tasks[slot], "env_name", "")
-        return f"slot {slot} ({name})" if name else f"slot {slot}"
+        name, number = getattr(self.tasks[slot], "env_name", ""), self.first_slot + slot
+        return f"slot {number} ({name})" if name else f"slot {number}"
 
     def _check_playing(self) -> None:
         if self.closed:

@@ -89,8 +89,12 @@ def trial_in_parts(
                     agent, env, state, step, num_steps=num_steps, played=played, generator=generator
                 )
         except SlotNotFiniteError as error:
-            task = error.slot // shape.slots_per_task
-            raise NotFiniteError(error.what, task=task, env_name=tasks[task].env_name) from None
+            task, first = error.slot // shape.slots_per_task, place.start if place else 0
+            raise NotFiniteError(
+                error.said(first * shape.slots_per_task),
+                task=first + task,
+                env_name=tasks[task].env_name,
+            ) from None
         return replace(rollout, task=numbers)
 
     if shape.rollout_steps is not None:
@@ -112,8 +116,12 @@ class SlotNotFiniteError(NotFiniteError):
     """A NaN or an infinity in the observations, rewards or actions of a slot."""
 
     def __init__(self, what: str, *, slot: int, step: int) -> None:
-        self.what, self.slot = f"{what} in step {step} of slot {slot}", slot
-        super().__init__(self.what)
+        self.what, self.slot, self.step = what, slot, step
+        super().__init__(self.said())
+
+    def said(self, first_slot: int = 0) -> str:
+        """What is not finite, and where; slots are counted from `first_slot`."""
+        return f"{self.what} in step {self.step} of slot {first_slot + self.slot}"
 
 
 def _check_rollout(rollout: Rollout) -> None:

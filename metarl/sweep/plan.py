@@ -45,7 +45,7 @@ from metarl.training.experiment import (
     told_in_a_line,
     training_shape,
 )
-from metarl.training.run import CHECKPOINTS, CONFIG, METRICS
+from metarl.training.run import CHECKPOINTS, CONFIG, METRICS, checkpoint_of
 from metarl.training.settings import NAME_LENGTH, FewShotTrainConfig
 from metarl.training.trust import check_trusted, code_of
 
@@ -261,6 +261,8 @@ def check_can_train(experiment: Experiment | FewShotExperiment) -> None:
         UserError: it cannot; says why.
     """
     with told_in_a_line(experiment.model_dump()):
+        if experiment.start_from is not None:
+            checkpoint_of(Path(experiment.start_from))
         distribution = experiment.env.build()
         if isinstance(experiment, Experiment):
             training_shape(experiment, distribution)

@@ -28,7 +28,7 @@ from metarl.errors import UserError, say
 from metarl.system import stopping
 from metarl.system.heartbeat import EXIT_CODE, Heartbeat, may_tell
 
-SECONDS = 60.0
+SECONDS = float(os.environ.get("METARL_SECONDS_TO_GO_ON", "60"))
 """Time after which a rank that does not go on ends the training of all."""
 
 SECONDS_TO_TELL = 1.0
@@ -98,10 +98,11 @@ def device_number() -> int:
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0
 
 
-def restarted() -> bool:
-    """True if torchrun started the ranks again, after one had failed. All ranks must call this: the
-    torchrun of a machine that has just joined does not know."""
-    return launched() and summed(int(os.environ["TORCHELASTIC_RESTART_COUNT"])) > 0
+def job() -> str:
+    """Name of the job of torchrun's that this process belongs to, also after it was started again:
+    the `--rdzv-id`, or the process of torchrun where none is given."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
 
 
 def name() -> str:
@@ -207,6 +208,10 @@ def _told(store: Any, program: str) -> Iterator[None]:
     """Context whose failure is told by the first rank that has one."""
     try:
         yield
+    except KeyboardInterrupt:  # torchrun stops the ranks that are left, and may stop all
+        if own() > 0 or store.check(["told"]):
+            raise SystemExit(stopping.EXIT_CODE) from None
+        raise
     except RankLostError as error:
         time.sleep(SECONDS_TO_TELL)  # the rank that failed knows why
         if may_tell(store):

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.errors import UserError
 from metarl.learning.few_shot import MEASURES
 from metarl.protocols import AgentConfig
 from metarl.rollout.curve import adaptation_curve
 from metarl.system import ranks
 from metarl.system.seeding import derive_seed
 from metarl.tasks import Task
-from metarl.types import Rollout, TrialShape
+from metarl.types import Rollout, TimeStep, TrialShape
 
 T = TypeVar("T")
 
@@ -74,6 +75,13 @@ def whole(parts: Sequence[list[Rollout]]) -> list[Rollout]:
     return [Rollout.one_after_another([rollout for part in parts for rollout in part])]
 
 
+def same_stream(generator: torch.Generator) -> None:
+    """Sets a generator to the state that it has on the first rank: what an agent draws by itself
+    while it plays depends on its number of slots."""
+    if ranks.number() > 1:
+        generator.set_state(ranks.from_first(generator.get_state()))
+
+
 def to_learn_from(trial: list[Rollout], config: AgentConfig) -> list[Rollout]:
     """The rollouts that an agent learns from: those on this rank's tasks, if it sums over ranks
     itself, or those on the tasks of all ranks."""
@@ -83,10 +91,18 @@ def to_learn_from(trial: list[Rollout], config: AgentConfig) -> list[Rollout]:
 
 
 def _of_all_ranks(rollout: Rollout) -> Rollout:
-    gathered: dict[str, Any] = {"seen": rollout.seen.map(ranks.gathered)}
+    gathered: dict[str, Any] = {}
     for field in fields(rollout):
-        if isinstance(values := getattr(rollout, field.name), Tensor):
+        values = getattr(rollout, field.name)
+        if isinstance(values, TimeStep):
+            gathered[field.name] = values.map(ranks.gathered)
+        elif isinstance(values, Tensor):
             gathered[field.name] = ranks.gathered(values)
+        elif values is not None:
+            raise UserError(
+                f"the agent's state is a {type(values).__name__}, which ranks cannot gather; leave "
+                "out train.rollout_steps, or make it a tensor with one row a slot"
+            )
     return Rollout(**gathered)
 
 

@@ -401,15 +401,25 @@ def begin_with(agent: Learner, source: Path) -> None:
     Raises:
         UserError: there is no checkpoint, it is damaged, or it does not fit the agent.
     """
-    of_run = checkpoints(source / CHECKPOINTS)
-    folder = of_run[-1] if of_run else source
-    if not os.path.lexists(folder / META):
-        raise UserError(f"start_from: {source} is no run with a checkpoint, and no checkpoint")
+    folder = checkpoint_of(source)
     tensors, own = load_checkpoint(folder).tensors, agent.state_dict()
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(GROWING)}
     tensors |= {name: tensor for name, tensor in own.items() if name.startswith(GROWING)}
     check_fits(tensors, own, source=folder)
     agent.load_state_dict({name: tensor.to(agent.device) for name, tensor in tensors.items()})
+
+
+def checkpoint_of(source: Path) -> Path:
+    """The newest checkpoint of a run, or the checkpoint itself.
+
+    Raises:
+        UserError: it is neither.
+    """
+    of_run = checkpoints(source / CHECKPOINTS)
+    folder = of_run[-1] if of_run else source
+    if not os.path.lexists(folder / META):
+        raise UserError(f"start_from: {source} is no run with a checkpoint, and no checkpoint")
+    return folder
 
 
 def is_published(checkpoint: Path) -> bool:

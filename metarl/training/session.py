@@ -28,6 +28,7 @@ from metarl.protocols import FewShotDistribution, Learner, TaskDistribution
 from metarl.rollout.interface import Interface
 from metarl.system import ranks, stopping
 from metarl.system.command_line import take_any_output
+from metarl.system.files import read_text
 from metarl.system.started import typed
 from metarl.tasks import ContentHashes
 from metarl.training.checkpoint import checkpoints
@@ -36,6 +37,9 @@ from metarl.training.iteration import Iteration
 from metarl.training.progress import Progress
 from metarl.training.run import Follower, Run, begin_together, begin_with
 from metarl.training.trust import trust
+
+JOB = ".torchrun"
+"""File of a run's folder that names the job whose ranks began it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +179,14 @@ def begun(
 ) -> Run:
     """The run in a folder, new or resumed from its newest checkpoint, and locked; its arguments are
     those of `training_session`."""
+    if experiment.start_from is not None and not checkpoints(folder / "checkpoints"):
+        begin_with(learner, Path(experiment.start_from))
     if new:
         for code in codes_of(experiment):  # before `create`, so that --resume need not ask again
             trust(code)
-        if experiment.start_from is not None:
-            begin_with(learner, Path(experiment.start_from))
         Run.create(folder, experiment)
+        if ranks.launched():
+            (folder / JOB).write_text(ranks.job(), encoding="utf-8")
     try:
         if interface is not None:
             interface.check(folder)
@@ -190,6 +196,13 @@ def begun(
     except OSError as error:
         raise UserError(f"cannot write the run {folder}: {error}") from None
     return run
+
+
+def is_of_this_job(folder: Path) -> bool:
+    """True if ranks of this job of torchrun's have begun the run in a folder."""
+    return (
+        ranks.launched() and (folder / JOB).is_file() and (read_text(folder / JOB) == ranks.job())
+    )
 
 
 @contextmanager
