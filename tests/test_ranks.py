@@ -89,6 +89,7 @@ def test_ranks_learn_what_one_process_learns(trained: dict[int, Path], name: str
             assert (one[key] - other[key]).abs().max() <= close * scale, key
 
 
+@pytest.mark.long
 def test_ranks_that_were_killed_start_again_and_end_with_the_same_bits(
     trained: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_two_ranks_evaluate_to_the_bit_what_one_process_does(tiny: Path, tmp_pat
         assert alone[name] == together[name], name
 
 
+@pytest.mark.long
 def test_ranks_that_start_again_leave_the_run_of_others_alone(tmp_path: Path, tiny: Path) -> None:
     run = tmp_path / "run"
     main([str(tiny), "--run-dir", str(run), "--train.env-steps", "100"])

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -183,7 +183,11 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
     )  # fmt: skip
     try:
         with heartbeat, _told(store, program):
-            yield
+            try:
+                yield
+            except SystemExit as ended:
+                if ended.code:
+                    raise
             with _waiting():
                 dist.barrier()
     finally:
@@ -208,14 +212,15 @@ def _told(store: Any, program: str) -> Iterator[None]:
     """Context whose failure is told by the first rank that has one."""
     try:
         yield
-    except KeyboardInterrupt:  # torchrun stops the ranks that are left, and may stop all
+    except KeyboardInterrupt:
         if own() > 0 or store.check(["told"]):
             raise SystemExit(stopping.EXIT_CODE) from None
         raise
     except RankLostError as error:
-        time.sleep(SECONDS_TO_TELL)  # the rank that failed knows why
-        if may_tell(store):
-            say(f"{program}: {error}; all ranks end")
+        with suppress(KeyboardInterrupt):  # torchrun stops the ranks that are left
+            time.sleep(SECONDS_TO_TELL)  # the rank that failed knows why
+            if may_tell(store):
+                say(f"{program}: {error}; all ranks end")
         raise SystemExit(EXIT_CODE) from None
     except UserError as error:
         if not may_tell(store):
