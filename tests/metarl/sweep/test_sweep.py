@@ -95,6 +95,7 @@ def test_a_grid_is_trained_once(started: list[list[str]], capsys) -> None:
     assert len(started) == 4
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_stopped_goes_on_to_the_same_weights(tiny: Path, capsys) -> None:
     """With real processes, of which one is stopped while it trains."""
     tiny.write_text(tiny.read_text().replace("env_steps: 500", "env_steps: 6000"))
