@@ -1,7 +1,7 @@
 # Two commands do everything on a machine that has Python and pip:
 #   make train    install, train the default experiment, evaluate it before and after, report on it
 #   make test     install, run the tests
-#   make test-long  the tests that train for minutes
+#   make test-long  the tests that train for minutes or start many processes
 #   make test-gpu install MuJoCo Warp beside it, run the tests of rollouts on a GPU, or on the processor
 PYTHON ?= python3
 VENV := .venv
