@@ -3,12 +3,11 @@
     python -m tests.ranks_worker FOLDER NAME…     trains into FOLDER/NAME
 
 With the environment variable FAULT=RANK:UPDATE:HOW a rank comes to harm in an update of RL²; not
-again once torchrun has started the ranks anew. HOW: raise, kill, stop, hang or nan; or later: the
+again once torchrun has started the ranks anew. HOW: raise, kill, stop or hang; or later: the
 rank of any agent is killed UPDATE milliseconds after the beginning.
 """
 
 import itertools
-import math
 import os
 import signal
 import sys
@@ -98,8 +97,6 @@ def with_fault(rank: int, update: int, how: str) -> None:
         if next(updates) == update and ranks.own() == rank and not RESTARTED:
             if how == "raise":
                 raise EnvironmentFailedError("slot 0 is on fire")
-            elif how == "nan":
-                trial[0].reward.fill_(math.nan)
             elif how == "hang":
                 time.sleep(3600)
             else:
@@ -111,8 +108,7 @@ def with_fault(rank: int, update: int, how: str) -> None:
 
 if __name__ == "__main__":
     folder, *names = sys.argv[1:]
-    seconds = float(os.environ.get("SECONDS_TO_GO_ON", ranks.SECONDS))
-    with one_line_errors("ranks_worker"), ranks.joined("ranks_worker", seconds=seconds):
+    with one_line_errors("ranks_worker"), ranks.joined("ranks_worker"):
         if fault := os.environ.get("FAULT"):
             rank, update, how = fault.split(":")
             with_fault(int(rank), int(update), how)

@@ -137,7 +137,7 @@ def test_ranks_killed_at_any_time_go_on_to_the_same_bits(tmp_path: Path) -> None
     ("how", "cause"), [("hang", "did not go on for 8 s"), ("stop", "was not heard of for 4 s")]
 )
 def test_a_rank_that_hangs_or_is_frozen_is_named(tmp_path: Path, how: str, cause: str) -> None:
-    done = worker(tmp_path, "rl2", ranks=2, FAULT=f"1:2:{how}", SECONDS_TO_GO_ON="8")
+    done = worker(tmp_path, "rl2", ranks=2, FAULT=f"1:2:{how}", METARL_SECONDS_TO_GO_ON="8")
     assert done.returncode != 0
     (told,) = (line for line in done.stderr.splitlines() if line.startswith("ranks_worker:"))
     assert "rank 1 of 2 on " in told and cause in told

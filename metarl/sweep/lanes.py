@@ -37,7 +37,7 @@ class Sweep:
     unfinished: list[str] = field(default_factory=list)
     """Runs that other processes train or stopped."""
     known_metric: bool = False
-    """Whether a run has logged the objective."""
+    """True once a run has logged the objective."""
 
     def grid(self, trials: list[Trial]) -> Callable[[Processors], Work]:
         """The work of a lane that takes the next run of a grid until none is left; all lanes take

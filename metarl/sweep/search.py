@@ -167,7 +167,7 @@ class Search:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Where processes share the folder, one at a time asks."""
+        """Context that one process at a time is in, of those that share the folder."""
         folder = self._plan.folder / LOCKS
         try:
             folder.mkdir(exist_ok=True)

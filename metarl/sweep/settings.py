@@ -46,11 +46,11 @@ class SweepSettings(Config):
     objective: str | None = None
     """The training metric that trials are judged by; None for its default."""
     minimize: bool = False
-    """Whether lower is better."""
+    """True if lower is better."""
     prune: bool = True
-    """Whether trials of a search that are worse than most end early."""
+    """True if trials of a search that are worse than most end early."""
     storage: str | None = None
-    """Where a search keeps its trials; None for a file in the sweep's folder."""
+    """Storage of a search's trials; None for a file in the sweep's folder."""
     id: str = Field(default_factory=lambda: secrets.token_hex(8))
     """What tells apart two folders that share a storage."""
 

@@ -127,7 +127,7 @@ class Heartbeat:
         self._who, self._program = who, program
         self._every = seconds / BEATS
         self._watched = range(size) if rank == 0 else range(1)
-        self._all_there = len(self._watched) == size
+        self._size = size
         self._watch = Watch(seconds)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -158,7 +158,7 @@ class Heartbeat:
                     self._end(f"{self._who}: the other ranks cannot be reached ({error})")
                 return
             found = self._watch.lost(
-                heard, now=time.monotonic(), all_there=self._all_there and len(heard) > 1
+                heard, now=time.monotonic(), all_there=len(heard) == self._size
             )
             if found is not None:
                 self._end(found)

@@ -24,13 +24,14 @@ import torch.distributed as dist
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from metarl.errors import UserError, say
+from metarl.errors import UserError, printable, say
 from metarl.system import stopping
 from metarl.system.heartbeat import EXIT_CODE, Heartbeat, may_tell
 
-SECONDS = float(os.environ.get("METARL_SECONDS_TO_GO_ON", "60"))
+SECONDS = 60.0
 """Time after which a rank that does not go on ends the training of all."""
-
+VARIABLE = "METARL_SECONDS_TO_GO_ON"
+"""Environment variable with another such time."""
 SECONDS_TO_TELL = 1.0
 """Time that a rank which failed has to tell why, before one that only lost it speaks."""
 c10d: Any = dist  # whose stub lacks stores
@@ -101,8 +102,8 @@ def device_number() -> int:
 def job() -> str:
     """Name of the job of torchrun's that this process belongs to, also after it was started again:
     the `--rdzv-id`, or the process of torchrun where none is given."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    return name if name != "none" else f"{socket.gethostname()} {os.getppid()}"
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return run_id if run_id != "none" else f"{socket.gethostname()} {os.getppid()}"
 
 
 def name() -> str:
@@ -148,23 +149,21 @@ def watch() -> None:
 
 
 @contextmanager
-def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
+def joined(program: str) -> Iterator[None]:
     """Context in which the processes that torchrun started are ranks of one training.
 
     The first rank that fails tells why, in one line that names it, and the others end without a
-    word. So they do, within `seconds`, if a rank is killed, hangs or cannot be reached.
-
-    Args:
-        program: begins messages.
-        seconds: time after which a rank that does not go on counts as lost.
+    word. So they do, within `SECONDS`, if a rank is killed, hangs or cannot be reached. `program`
+    begins messages.
 
     Raises:
-        UserError: this rank failed, and is the one that tells.
+        UserError: this rank failed, and is the one that tells; or `VARIABLE` is no time.
         SystemExit: this rank ends because another failed.
     """
     if not launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
+    seconds = _seconds()
     with_gpu = torch.cuda.is_available()
     if with_gpu:
         torch.cuda.set_device(device_number())
@@ -192,6 +191,17 @@ def joined(program: str, *, seconds: float = SECONDS) -> Iterator[None]:
                 dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _seconds() -> float:
+    text = os.environ.get(VARIABLE, str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise UserError(f"{VARIABLE} should be a number of seconds, not {printable(text)!r}")
+    return seconds
 
 
 def _store(rank: int, size: int) -> Any:
@@ -383,7 +393,7 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def gathered_objects(objects: list[T]) -> list[T]:
-    """The objects of all ranks, one after the other; on the first rank. They are pickled."""
+    """The objects of all ranks, one after the other. They are pickled."""
     if number() == 1:
         return objects
     lists: list[list[T]] = [[]] * number()

@@ -259,7 +259,7 @@ class Follower:
         self.metrics = metrics
 
     def save(self) -> Path:
-        """Where the first rank saves."""
+        """The folder that the first rank saves in."""
         return self.folder / CHECKPOINTS
 
     def close(self) -> None:
